@@ -1,0 +1,10 @@
+//! mesh, user space: one binary that is agent, resolver, task supervisor and command line.
+//!
+//! ```text
+//! {cli, agent} → api → {leader, plan, edges} → model → mesh-common
+//!                       edges: store membership runtime kernel dns
+//! ```
+//! Imports go down only; `cargo xtask tidy` reads the `use` lines and fails on an upward one.
+//! Pure (no clock, no socket, no await): manifest, model, leader, plan, dns::zone.
+
+pub mod model;

@@ -1,0 +1,32 @@
+//! The words of the product as types: nodes, networks, services, tasks, and the two kinds of fact about them.
+//!
+//! *Desired* facts ([`Cluster`]) are written by the leader and the user's commands and live in the store.
+//! *Observed* facts ([`Observed`]) are written by the node they are about and travel by gossip.
+//! Everything above (leader, plan, api, agent) speaks these types; nothing here does I/O, reads a clock or waits.
+
+mod cluster;
+mod exec;
+mod id;
+mod network;
+mod node;
+mod observed;
+mod service;
+mod stack;
+mod task;
+
+pub use cluster::{Cluster, Settings};
+pub use exec::{ExecEvent, ExecInput, ExecRequest, LogLine, LogStream, WindowSize};
+pub use id::{Id, ParseIdError};
+pub use network::{Network, NetworkSpec};
+pub use node::{Availability, Node, Role};
+pub use observed::{NodeStatus, Observed, TaskStatus};
+pub use service::{
+    Affinity, Algorithm, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, PortSpec, Protocol, PublishMode,
+    Resources, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec, UpdateConfig,
+    UpdateFailureAction, UpdateOrder, Vip,
+};
+pub use stack::Stack;
+pub use task::{Attachment, Task, TaskState};
+
+/// Milliseconds since the Unix epoch, as handed in from outside: the model has no clock.
+pub type UnixMs = u64;

@@ -1,0 +1,54 @@
+//! What nodes report about themselves and their tasks; each record is written by one node only.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Id, TaskState, UnixMs};
+
+/// A task's state of the moment, by its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    pub state: TaskState,
+    /// Running, programmed and (if it has a check) healthy: may be in rings and DNS.
+    pub ready: bool,
+    /// One line for people: `started`, `stopped`, …
+    pub message: String,
+    /// Why it failed or was rejected.
+    pub error: Option<String>,
+    pub exit_code: Option<i32>,
+    pub pid: Option<u32>,
+    /// When this state began.
+    pub since: UnixMs,
+}
+
+/// A node's report about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Start of this agent's life; a restarted agent has a higher one.
+    pub generation: u64,
+    pub agent_version: String,
+    /// Highest store revision whose tables this node has applied to its kernel.
+    pub applied_revision: u64,
+    /// Layout version of its BPF maps.
+    pub layout_version: u32,
+    /// Published ports (protocol/port) this node could not take, because the host itself uses them.
+    pub ports_not_taken: Vec<String>,
+    /// Warnings for `mesh status`.
+    pub warnings: Vec<String>,
+}
+
+/// Everything this node has heard, its own reports included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// By node id.
+    pub nodes: BTreeMap<Id, NodeStatus>,
+    /// By task id.
+    pub tasks: BTreeMap<Id, TaskStatus>,
+    /// Node id → SWIM believes its agent alive. Absent: never heard of.
+    pub agent_alive: BTreeMap<Id, bool>,
+    /// Node id → since when SWIM believes its agent gone.
+    pub agent_gone_since: BTreeMap<Id, UnixMs>,
+    /// Node id → since when its echo frames stay unanswered here. Absent: reachable.
+    pub unreachable_since: BTreeMap<Id, UnixMs>,
+}

@@ -1,0 +1,246 @@
+//! A service: what to run, how many, on which networks, behind which ports.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Id, UnixMs};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// A command in namespaces of its own, on the host's file system.
+    Exec,
+    /// A container of the Docker Engine.
+    Docker,
+}
+
+/// How many tasks a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Replicated {
+        replicas: u32,
+    },
+    /// One task on every eligible node.
+    Global,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointMode {
+    /// A virtual IP that never changes.
+    Vip,
+    /// No VIP: the name resolves to all tasks.
+    Dnsrr,
+}
+
+/// How the first packet of a flow chooses its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    RoundRobin,
+    Maglev,
+    Random,
+}
+
+/// A client keeps its backend for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    pub timeout_s: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishMode {
+    /// On every node.
+    Ingress,
+    /// Only on nodes that run a task.
+    Host,
+}
+
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortSpec {
+    pub protocol: Protocol,
+    /// The port tasks listen on.
+    pub target: u16,
+    /// The port on the nodes; 0 in a spec asks the allocator for one of 30000–32767.
+    pub published: u16,
+    pub mode: PublishMode,
+}
+
+/// A service's place on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAttachment {
+    /// Name or id as the user gave it; the leader stores the id's 32 digits.
+    pub network: String,
+    /// Further names of the service on this network.
+    pub aliases: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// `bind`, `volume` or `tmpfs`.
+    pub kind: String,
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    pub command: Vec<String>,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub retries: u32,
+    pub start_period_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    pub limit_nano_cpus: Option<u64>,
+    pub limit_memory_bytes: Option<u64>,
+    pub reserve_nano_cpus: Option<u64>,
+    pub reserve_memory_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartCondition {
+    None,
+    OnFailure,
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    pub condition: RestartCondition,
+    pub delay_ms: u64,
+    /// 0: without limit.
+    pub max_attempts: u32,
+    /// Attempts older than this don't count; 0: all count.
+    pub window_ms: u64,
+}
+
+impl Default for RestartPolicy {
+    /// Swarm's: any, 5 s, forever.
+    fn default() -> Self {
+        RestartPolicy { condition: RestartCondition::Any, delay_ms: 5_000, max_attempts: 0, window_ms: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    StopFirst,
+    StartFirst,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateFailureAction {
+    Pause,
+    Continue,
+    Rollback,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpdateConfig {
+    /// Tasks replaced at once; 0: all.
+    pub parallelism: u32,
+    pub delay_ms: u64,
+    pub monitor_ms: u64,
+    pub failure_action: UpdateFailureAction,
+    pub max_failure_ratio: f32,
+    pub order: UpdateOrder,
+}
+
+impl Default for UpdateConfig {
+    /// Swarm's: one at a time, stop first, pause on failure, monitor 5 s.
+    fn default() -> Self {
+        UpdateConfig {
+            parallelism: 1,
+            delay_ms: 0,
+            monitor_ms: 5_000,
+            failure_action: UpdateFailureAction::Pause,
+            max_failure_ratio: 0.0,
+            order: UpdateOrder::StopFirst,
+        }
+    }
+}
+
+/// What one task runs; copied into each task, so that an update shows which tasks are old.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub runtime: Runtime,
+    /// Image reference; empty with runtime `exec`.
+    pub image: String,
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub user: Option<String>,
+    pub hostname: Option<String>,
+    pub workdir: Option<String>,
+    pub mounts: Vec<Mount>,
+    pub health: Option<HealthCheck>,
+    pub stop_signal: Option<String>,
+    pub stop_grace_period_ms: u64,
+    pub resources: Resources,
+    pub restart: RestartPolicy,
+    pub constraints: Vec<String>,
+    /// 0: without limit.
+    pub max_replicas_per_node: u32,
+    /// Bumped by `service update --force`.
+    pub force_update: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub mode: Mode,
+    pub task: TaskSpec,
+    pub networks: Vec<NetworkAttachment>,
+    pub ports: Vec<PortSpec>,
+    pub endpoint_mode: EndpointMode,
+    pub lb: Algorithm,
+    pub affinity: Option<Affinity>,
+    pub update: UpdateConfig,
+    pub rollback: UpdateConfig,
+}
+
+/// A service's virtual address on one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    pub network_id: Id,
+    pub addr: Ipv4Addr,
+    /// Number of this (service, network) pair in BPF maps; never 0, never re-used inside the quarantine.
+    pub pool: u32,
+}
+
+/// A service with what the allocator gave it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub id: Id,
+    pub spec: ServiceSpec,
+    pub previous_spec: Option<ServiceSpec>,
+    /// Counts changes of the spec; a task of an older version is replaced by the updater.
+    pub version: u64,
+    /// One per network of the spec, in its order (with mode `dnsrr` too: `pool` is used, `addr` is not announced).
+    pub vips: Vec<Vip>,
+    /// The spec's ports with every published port decided.
+    pub ports: Vec<PortSpec>,
+    /// Why the allocator can't satisfy the spec, shown by `service ps`.
+    pub pending_reason: Option<String>,
+    pub created_at: UnixMs,
+    pub updated_at: UnixMs,
+}
