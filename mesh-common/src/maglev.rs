@@ -1,0 +1,92 @@
+//! Maglev rings (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4).
+//!
+//! A ring is a table of a prime number of slots, each naming one backend. Every node fills it from the same backends and gets
+//! the same table; when a backend comes or goes, few slots change hands.
+
+use crate::hash;
+
+/// Ring lengths in use, all prime; a ring has at least 100 slots per backend (the paper's rule for about 1 % imbalance).
+pub const LENGTHS: [u32; 5] = [251, 1_021, 4_093, 16_381, 65_521];
+
+/// The ring length for this many backends: the shortest with 100 slots each, else the longest.
+pub fn length_for(backends: usize) -> u32 {
+    let mut i = 0;
+    while i + 1 < LENGTHS.len() && (LENGTHS[i] as usize) < backends * 100 {
+        i += 1;
+    }
+    LENGTHS[i]
+}
+
+/// Fills `ring` (its length is prime) with the numbers in `backends`; 0 everywhere if there are none.
+///
+/// The result depends on the set alone where the caller passes it sorted. `next` is scratch of `backends`' length.
+///
+/// # Panics
+/// If `next` is shorter than `backends`.
+pub fn fill(ring: &mut [u32], backends: &[u32], next: &mut [u32]) {
+    ring.fill(0);
+    let len = ring.len() as u32;
+    if backends.is_empty() || len < 2 {
+        if let ([slot], Some(only)) = (ring, backends.first()) {
+            *slot = *only;
+        }
+        return;
+    }
+    next[..backends.len()].fill(0);
+    let mut filled = 0;
+    loop {
+        for (i, &backend) in backends.iter().enumerate() {
+            let offset = hash::words(backend, 0x6d65_7368, 0, 0) % len;
+            let skip = hash::words(backend, 0x7269_6e67, 0, 0) % (len - 1) + 1;
+            loop {
+                let at = ((offset as u64 + next[i] as u64 * skip as u64) % len as u64) as usize;
+                next[i] += 1;
+                if ring[at] == 0 {
+                    ring[at] = backend;
+                    break;
+                }
+            }
+            filled += 1;
+            if filled == len {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring_of(backends: &[u32]) -> Vec<u32> {
+        let mut ring = vec![0; length_for(backends.len()) as usize];
+        fill(&mut ring, backends, &mut vec![0; backends.len()]);
+        ring
+    }
+
+    #[test]
+    fn a_ring_is_full_and_fair() {
+        let ring = ring_of(&[1, 2, 3, 4, 5]);
+        assert_eq!(ring.len(), 1_021);
+        for backend in 1..=5 {
+            let share = ring.iter().filter(|slot| **slot == backend).count();
+            assert!((204..=205).contains(&share), "backend {backend} has {share} slots");
+        }
+    }
+
+    #[test]
+    fn losing_one_of_ten_moves_few_slots_of_the_others() {
+        let all: Vec<u32> = (1..=10).collect();
+        let mut before = vec![0; 4_093];
+        let mut after = before.clone();
+        fill(&mut before, &all, &mut [0; 10]);
+        fill(&mut after, &all[..9], &mut [0; 9]);
+        let moved = before.iter().zip(&after).filter(|(b, a)| **b != 10 && b != a).count();
+        assert!(moved * 100 < 4_093 * 10, "{moved} slots moved needlessly");
+    }
+
+    #[test]
+    fn no_backend_means_an_empty_ring() {
+        assert!(ring_of(&[]).iter().all(|slot| *slot == 0));
+    }
+}

@@ -1,0 +1,307 @@
+//! From bytes to a [`Packet`]: Ethernet, IPv4 or IPv6, and the ports of TCP, UDP, SCTP or ICMP echo.
+//!
+//! Three outcomes, kept apart by the hooks: a packet, "malformed" or "not carried" (a [`DropReason`]). Only headers are read, through a
+//! [`Cursor`], so that the same code runs over a slice on the host and over an sk_buff under the verifier.
+
+use crate::family::{Family, V4, V6};
+use crate::verdict::DropReason;
+
+/// Reads bytes at an offset of the frame.
+pub trait Cursor {
+    /// `N` bytes from `offset`; None past the end.
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+impl Cursor for &[u8] {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+}
+
+/// Length of an Ethernet header without VLAN tag.
+pub const ETHERNET_LEN: usize = 14;
+/// EtherType of ARP (RFC 826).
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// EtherType of our reachability echo: IEEE 802 local experimental 1.
+pub const ETHERTYPE_ECHO: u16 = 0x88b5;
+
+/// IP protocol numbers (IANA).
+pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// TCP flag bits (RFC 9293, 3.1), as in byte 13 of the header.
+pub mod tcp_flag {
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// Acknowledgement field counts.
+    pub const ACK: u8 = 0x10;
+}
+
+/// An Ethernet header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Destination.
+    pub dst: [u8; 6],
+    /// Source.
+    pub src: [u8; 6],
+    /// EtherType, host order.
+    pub ethertype: u16,
+}
+
+/// Reads the Ethernet header.
+#[inline(always)]
+pub fn ethernet(cursor: &impl Cursor) -> Option<Ethernet> {
+    let b: [u8; ETHERNET_LEN] = cursor.load(0)?;
+    Some(Ethernet {
+        dst: [b[0], b[1], b[2], b[3], b[4], b[5]],
+        src: [b[6], b[7], b[8], b[9], b[10], b[11]],
+        ethertype: u16::from_be_bytes([b[12], b[13]]),
+    })
+}
+
+/// What stands behind the IP header.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// TCP, UDP or SCTP with both ports.
+    Ports,
+    /// ICMP echo request: the identifier is the source port, the destination port is 0.
+    EchoRequest,
+    /// ICMP echo reply: the identifier is the destination port, the source port is 0.
+    EchoReply,
+    /// An ICMP error, which quotes another packet.
+    IcmpError,
+    /// A later fragment: ports unknown, both 0.
+    Fragment,
+    /// Another protocol: no ports, both 0.
+    Other,
+}
+
+/// A packet as the stages see it. Ports in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<F: Family> {
+    /// Source address.
+    pub src: F::Addr,
+    /// Destination address.
+    pub dst: F::Addr,
+    /// Source port, or the identifier of an echo request.
+    pub sport: u16,
+    /// Destination port, or the identifier of an echo reply.
+    pub dport: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// What the ports mean.
+    pub form: Form,
+    /// Offset of the transport header in the frame.
+    pub l4: u16,
+    /// Bytes behind the IP header, as the IP header says.
+    pub l4_len: u16,
+}
+
+impl<F: Family> Packet<F> {
+    /// The first packet of a connection, or of anything without connections.
+    #[inline(always)]
+    pub fn may_open(&self) -> bool {
+        self.protocol != protocol::TCP || self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+    }
+
+    /// The flow hash of this direction.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        crate::hash::tuple::<F>(self.src, self.dst, self.sport, self.dport, self.protocol)
+    }
+}
+
+/// What [`packet`] needs of an IP header.
+pub struct Ip<F: Family> {
+    src: F::Addr,
+    dst: F::Addr,
+    protocol: u8,
+    l4: usize,
+    l4_len: u16,
+    later_fragment: bool,
+}
+
+/// Reads the IP header of a family.
+pub trait ParseIp: Family {
+    /// The header at the Ethernet payload.
+    fn ip(cursor: &impl Cursor) -> Result<Ip<Self>, DropReason>;
+}
+
+impl ParseIp for V4 {
+    #[inline(always)]
+    fn ip(cursor: &impl Cursor) -> Result<Ip<V4>, DropReason> {
+        let b: [u8; 20] = cursor.load(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+        let header_len = (b[0] & 0xf) as usize * 4;
+        let total_len = u16::from_be_bytes([b[2], b[3]]) as usize;
+        if b[0] >> 4 != 4 || header_len < Self::HEADER_LEN || total_len < header_len {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Ip {
+            src: [b[12], b[13], b[14], b[15]],
+            dst: [b[16], b[17], b[18], b[19]],
+            protocol: b[9],
+            l4: ETHERNET_LEN + header_len,
+            l4_len: (total_len - header_len) as u16,
+            later_fragment: u16::from_be_bytes([b[6], b[7]]) & 0x1fff != 0,
+        })
+    }
+}
+
+impl ParseIp for V6 {
+    #[inline(always)]
+    fn ip(cursor: &impl Cursor) -> Result<Ip<V6>, DropReason> {
+        let b: [u8; 40] = cursor.load(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+        if b[0] >> 4 != 6 {
+            return Err(DropReason::Malformed);
+        }
+        let (mut src, mut dst) = ([0; 16], [0; 16]);
+        src.copy_from_slice(&b[8..24]);
+        dst.copy_from_slice(&b[24..40]);
+        // Extension headers are not walked: such a packet has no ports for us (Form::Other).
+        Ok(Ip {
+            src,
+            dst,
+            protocol: b[6],
+            l4: ETHERNET_LEN + 40,
+            l4_len: u16::from_be_bytes([b[4], b[5]]),
+            later_fragment: false,
+        })
+    }
+}
+
+/// Reads the IP packet in a frame whose EtherType is the family's.
+#[inline(always)]
+pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Result<Packet<F>, DropReason> {
+    let ip = F::ip(cursor)?;
+    let mut packet = Packet {
+        src: ip.src,
+        dst: ip.dst,
+        sport: 0,
+        dport: 0,
+        protocol: ip.protocol,
+        tcp_flags: 0,
+        form: Form::Other,
+        l4: ip.l4 as u16,
+        l4_len: ip.l4_len,
+    };
+    if ip.later_fragment {
+        packet.form = Form::Fragment;
+        return Ok(packet);
+    }
+    match ip.protocol {
+        protocol::TCP => {
+            let b: [u8; 14] = cursor.load(ip.l4).ok_or(DropReason::Malformed)?;
+            if ip.l4_len < 20 || b[12] >> 4 < 5 {
+                return Err(DropReason::Malformed);
+            }
+            packet.sport = u16::from_be_bytes([b[0], b[1]]);
+            packet.dport = u16::from_be_bytes([b[2], b[3]]);
+            packet.tcp_flags = b[13];
+            packet.form = Form::Ports;
+        }
+        protocol::UDP | protocol::SCTP => {
+            let b: [u8; 4] = cursor.load(ip.l4).ok_or(DropReason::Malformed)?;
+            if ip.l4_len < 8 {
+                return Err(DropReason::Malformed);
+            }
+            packet.sport = u16::from_be_bytes([b[0], b[1]]);
+            packet.dport = u16::from_be_bytes([b[2], b[3]]);
+            packet.form = Form::Ports;
+        }
+        icmp if icmp == F::ICMP => {
+            let b: [u8; 6] = cursor.load(ip.l4).ok_or(DropReason::Malformed)?;
+            let id = u16::from_be_bytes([b[4], b[5]]);
+            if b[0] == F::ECHO_REQUEST {
+                packet.sport = id;
+                packet.form = Form::EchoRequest;
+            } else if b[0] == F::ECHO_REPLY {
+                packet.dport = id;
+                packet.form = Form::EchoReply;
+            } else {
+                packet.form = Form::IcmpError;
+            }
+        }
+        _ => {}
+    }
+    Ok(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// 192.0.2.1:40000 → 198.51.100.7:80, SYN.
+    const SYN: [u8; 54] = [
+        0xe6, 0x10, 0, 0, 0, 0, 0xe6, 0x11, 0, 0, 0, 7, 0x08, 0x00, // Ethernet
+        0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7, // IPv4
+        0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0, // TCP
+    ];
+
+    #[test]
+    fn a_syn_is_read() {
+        let frame: &[u8] = &SYN;
+        let eth = ethernet(&frame).unwrap();
+        assert_eq!((eth.dst, eth.ethertype), (crate::wire::mac::GATEWAY, 0x0800));
+        let p = packet::<V4>(&frame).unwrap();
+        assert_eq!((p.src, p.dst, p.sport, p.dport), ([192, 0, 2, 1], [198, 51, 100, 7], 40_000, 80));
+        assert_eq!((p.form, p.l4, p.l4_len, p.may_open()), (Form::Ports, 34, 20, true));
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_ports() {
+        let mut frame = SYN;
+        frame[21] = 1;
+        assert_eq!(packet::<V4>(&&frame[..]).unwrap().form, Form::Fragment);
+    }
+
+    #[test]
+    fn headers_that_contradict_each_other_are_malformed() {
+        for (at, value) in [(14, 0x65), (14, 0x44), (17, 19), (46, 0x40)] {
+            let mut frame = SYN;
+            frame[at] = value;
+            assert_eq!(packet::<V4>(&&frame[..]), Err(DropReason::Malformed), "byte {at}");
+        }
+        assert_eq!(packet::<V4>(&&SYN[..40]), Err(DropReason::Malformed));
+    }
+
+    #[test]
+    fn echo_carries_its_identifier_as_a_port() {
+        let mut frame = SYN;
+        frame[23] = protocol::ICMP;
+        frame[34] = 8;
+        frame[38..40].copy_from_slice(&[0x12, 0x34]);
+        let p = packet::<V4>(&&frame[..]).unwrap();
+        assert_eq!((p.form, p.sport, p.dport), (Form::EchoRequest, 0x1234, 0));
+        frame[34] = 0;
+        let p = packet::<V4>(&&frame[..]).unwrap();
+        assert_eq!((p.form, p.sport, p.dport), (Form::EchoReply, 0, 0x1234));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let frame: &[u8] = &bytes;
+            let _ = ethernet(&frame);
+            let _ = packet::<V4>(&frame);
+            let _ = packet::<V6>(&frame);
+        }
+    }
+}
