@@ -3,6 +3,7 @@
 //! Pure functions on values: the programs record flags, user space's sweeper asks [`timeout_s`] and lets a program delete both entries.
 
 use crate::parse::{protocol, tcp_flag};
+use crate::schema::{Flow, FlowKey, flow_flag, rewrite};
 
 /// Bits of `Flow::seen`.
 pub mod seen {
@@ -12,6 +13,40 @@ pub mod seen {
     pub const FIN: u8 = 0x02;
     /// A RST of this direction.
     pub const RST: u8 = 0x04;
+}
+
+/// Orders of the sweeper to the program `sweep`.
+pub mod order {
+    /// Delete the entry if nothing was seen since.
+    pub const EXPIRE: u8 = 0;
+    /// Mark the entry: its backend is gone, refuse its next packet.
+    pub const KILL: u8 = 1;
+}
+
+/// The key of the other direction's entry: the packet after the rewrite, turned round. None for a hairpin's forward entry, whose
+/// source becomes the gateway.
+pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<FlowKey<A>> {
+    let (mut src, mut dst, mut sport, mut dport) = (key.src, key.dst, key.sport, key.dport);
+    let replace = |old: u16, new: u16| if new == 0 { old } else { new };
+    let is_hairpin = flow.flags & flow_flag::HAIRPIN != 0;
+    match flow.rewrite {
+        rewrite::DESTINATION if is_hairpin => return None,
+        rewrite::DESTINATION => {
+            dst = flow.addr;
+            dport = replace(dport, flow.port);
+            sport = replace(sport, flow.other_port);
+        }
+        rewrite::SOURCE => {
+            if is_hairpin {
+                dst = src;
+            }
+            src = flow.addr;
+            sport = replace(sport, flow.port);
+            dport = replace(dport, flow.other_port);
+        }
+        _ => return None,
+    }
+    Some(FlowKey { src: dst, dst: src, sport: dport, dport: sport, protocol: key.protocol, pad: [0; 3] })
 }
 
 /// The new `seen` bits after a packet with these TCP flags.

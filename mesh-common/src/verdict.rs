@@ -109,6 +109,8 @@ drop_reasons! {
     IcmpError = 26, "icmp-error";
     /// A packet from outside for an overlay address.
     FromOutside = 27, "from-outside";
+    /// The flow table has no room for a flow that must be remembered.
+    TableFull = 28, "table-full";
 }
 
 /// Counters per hook: `DROPS[hook * STRIDE + reason]`.

@@ -1,0 +1,85 @@
+//! What this node's own stack sends into the overlay: calls to VIPs, answers of the resolver, the echoes of the agent.
+
+use mesh_common::family::{Family, V4};
+use mesh_common::parse::{self, ETHERTYPE_ECHO, Ethernet, Form};
+use mesh_common::schema::{Config, deliver as way, endpoint};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::{mac, vni};
+
+use crate::hook::{Code, Stop, encode, finish};
+use crate::maps::{PEERS, Tables};
+use crate::packet::tc::{OK, SHOT, Tc};
+use crate::stage::deliver::{KEYED, config, deliver, send_tunnel, to_task};
+use crate::stage::ingress::{Call, Entry, enter, to_owner};
+use crate::stage::owner::WayBack;
+use crate::stage::{answer, balance, flow, nat};
+
+const HOOK: Hook = Hook::FromHost;
+
+#[inline(always)]
+pub fn run(tc: &Tc) -> i32 {
+    if tc.mark() == KEYED {
+        tc.set_mark(0);
+        return OK;
+    }
+    let code = match (config(), parse::ethernet(tc)) {
+        (Ok(config), Some(eth)) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth, config),
+        (Ok(config), Some(eth)) if eth.ethertype == ETHERTYPE_ECHO => encode(echo(tc, &eth, config)),
+        // The stack's own chatter on a link (neighbour discovery, multicast) has no place in the overlay.
+        _ => SHOT,
+    };
+    finish(tc, HOOK, code)
+}
+
+/// The agent asks a peer whether it is there; an unreachable one is asked all the same.
+#[inline(always)]
+fn echo(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
+    let Some((mac::KIND_ECHO, node)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
+    // SAFETY: values change only as a whole.
+    match unsafe { PEERS.get(node) } {
+        Some(peer) => send_tunnel(tc, HOOK, config, peer.addr, vni::ECHO),
+        None => Err(Stop::drop(DropReason::NotConfigured)),
+    }
+}
+
+#[inline(never)]
+fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
+    encode(steps::<F>(tc, eth, config))
+}
+
+#[inline(always)]
+fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
+    let packet = parse::packet::<F>(tc)?;
+    if F::is_multicast(packet.dst) {
+        return Ok(SHOT);
+    }
+    let flow = match flow::lookup(&packet, tc.len())? {
+        Some(flow) => flow,
+        None => {
+            if let Some(target) = F::endpoint(&packet.dst) {
+                if target.kind != endpoint::TASK {
+                    return Err(Stop::drop(DropReason::NoEndpoint));
+                }
+                if target.ifindex != 0 {
+                    return to_task(tc, HOOK, target.ifindex, target.mac);
+                }
+                to_owner(&packet, target.number, target.node, Entry::Host)?
+            } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
+                if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
+                    return Ok(answer::echo(tc, HOOK, eth, &packet));
+                }
+                let back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
+                let call = Call { entry: Entry::Host, target_port: 0, node: config.node, back };
+                let code = enter(&packet, frontend, &call);
+                if code != 0 {
+                    return Ok(code);
+                }
+                flow::decided::<F>()?
+            } else {
+                return Err(Stop::refuse(DropReason::NoEndpoint));
+            }
+        }
+    };
+    nat::apply(tc, &packet, flow, &packet.src)?;
+    deliver(tc, HOOK, config, flow, 0)
+}

@@ -1,0 +1,188 @@
+//! What peers send: nobody but a peer, and each only for the addresses that live on it.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use mesh_common::family::{Family, V4};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Packet};
+use mesh_common::schema::{Address, Backend, Config, Echo, address_flag, deliver as way, endpoint};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::{mac, vni};
+
+use crate::hook::{Code, Stop, encode, finish};
+use crate::maps::{ECHOES, PEERS, Tables};
+use crate::packet::tc::{SHOT, Tc};
+use crate::stage::deliver::{config, deliver, send_tunnel, to_host, to_task, to_uplink};
+use crate::stage::owner::{self, WayBack};
+use crate::stage::{balance, flow, nat};
+
+const HOOK: Hook = Hook::FromOverlay;
+
+#[inline(always)]
+pub fn run(tc: &Tc) -> i32 {
+    finish(tc, HOOK, encode(arrive(tc)))
+}
+
+#[inline(always)]
+fn arrive(tc: &Tc) -> Result<i32, Stop> {
+    let config = config()?;
+    // Without a key it came through no tunnel: one of ours for the host's stack.
+    let Some((remote, id)) = tc.tunnel_source() else { return Err(Stop::PASS) };
+    let peer = match V4::address(&remote) {
+        Some(address) if address.flags & address_flag::TUNNEL != 0 => address,
+        _ => return Err(Stop::drop(DropReason::UnknownPeer)),
+    };
+    let Some(eth) = parse::ethernet(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    if eth.ethertype == ETHERTYPE_ECHO {
+        return echo(tc, config, peer, id);
+    }
+    if eth.ethertype != V4::ETHERTYPE {
+        return Err(Stop::drop(DropReason::Unsupported));
+    }
+    Ok(walk::<V4>(tc, &eth, config, peer, id))
+}
+
+#[inline(never)]
+fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Code {
+    encode(steps::<F>(tc, eth, config, peer, id))
+}
+
+#[inline(always)]
+fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
+    let packet = parse::packet::<F>(tc)?;
+    match id {
+        vni::REQUEST_WIRE | vni::SECOND_CHANCE_WIRE => request(tc, eth, config, peer, &packet, true),
+        vni::REQUEST_NODE | vni::SECOND_CHANCE_NODE => request(tc, eth, config, peer, &packet, false),
+        vni::REPLY_WIRE => reply_to_wire(tc, eth, &packet),
+        vni::REPLY_NODE => reply_to_node(tc, eth, config, &packet),
+        vni::INGRESS..=vni::LAST_NETWORK => network(tc, config, peer, &packet, id),
+        _ => Err(Stop::drop(DropReason::UnknownVni)),
+    }
+}
+
+/// Reachability: asks and answers between agents, without the agents.
+#[inline(always)]
+fn echo(tc: &Tc, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
+    if id == vni::ECHO {
+        // SAFETY: values change only as a whole.
+        let Some(target) = (unsafe { PEERS.get(peer.node) }) else { return Err(Stop::drop(DropReason::NotConfigured)) };
+        return send_tunnel(tc, HOOK, config, target.addr, vni::ECHO_REPLY);
+    }
+    if id != vni::ECHO_REPLY {
+        return Err(Stop::drop(DropReason::UnknownVni));
+    }
+    let Some(sequence) = tc.load::<8>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
+    // SAFETY: no arguments.
+    let answer = Echo { answered_ns: unsafe { bpf_ktime_get_ns() }, sequence: u64::from_be_bytes(sequence) };
+    let _ = ECHOES.insert(peer.node, answer, flow::ANY);
+    Ok(SHOT)
+}
+
+/// Between tasks of a network.
+#[inline(always)]
+fn network<F: Tables>(tc: &Tc, config: &Config, peer: &Address, packet: &Packet<F>, id: u32) -> Result<i32, Stop> {
+    match F::endpoint(&packet.src) {
+        Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => {}
+        _ => return Err(Stop::drop(DropReason::WrongPeer)),
+    }
+    if let Some(flow) = flow::lookup(packet, tc.len())? {
+        nat::apply(tc, packet, flow, &packet.src)?;
+        return deliver(tc, HOOK, config, flow, 0);
+    }
+    match F::endpoint(&packet.dst) {
+        Some(target) if target.vni == id && target.ifindex != 0 => to_task(tc, HOOK, target.ifindex, target.mac),
+        _ => Err(Stop::drop(DropReason::NoEndpoint)),
+    }
+}
+
+/// A call that entered at the peer, for a task of this node.
+#[inline(always)]
+fn request<F: Tables>(
+    tc: &Tc,
+    eth: &Ethernet,
+    config: &Config,
+    peer: &Address,
+    packet: &Packet<F>,
+    from_wire: bool,
+) -> Result<i32, Stop> {
+    let number = match mac::split(eth.dst) {
+        Some((mac::KIND_ENDPOINT, number)) => number,
+        _ => return Err(Stop::drop(DropReason::WireFormat)),
+    };
+    let is_named = from_wire || matches!(mac::split(eth.src), Some((mac::KIND_HOST | mac::KIND_CLIENT, _)));
+    if !is_named {
+        return Err(Stop::drop(DropReason::WireFormat));
+    }
+    let flow = match flow::lookup(packet, tc.len())? {
+        Some(flow) => flow,
+        None => {
+            let backend = match balance::backend(number) {
+                Some(backend) if backend.node == config.node => backend,
+                // Dropped, not reset: the sender tries again, and by then the ingress node knows.
+                _ => return Err(Stop::drop(DropReason::EndpointGone)),
+            };
+            let target_port = called_port(packet, backend, from_wire)?;
+            let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
+            let back = WayBack { deliver: way::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: eth.src };
+            owner::accept(packet, number, backend, target_port, &back)?
+        }
+    };
+    nat::apply(tc, packet, flow, &packet.src)?;
+    deliver(tc, HOOK, config, flow, 0)
+}
+
+/// The port a call means at this backend (0: unchanged), if its service has that frontend.
+#[inline(always)]
+fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool) -> Result<u16, Stop> {
+    if let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) {
+        if frontend.pool == backend.pool && F::address(&packet.dst).is_some() {
+            return Ok(frontend.target_port);
+        }
+    }
+    if !from_wire {
+        if let Some(frontend) = balance::vip::<F>(packet.dst) {
+            if frontend.pool == backend.pool {
+                return Ok(0);
+            }
+        }
+        if packet.dst == F::from_16(backend.addr) {
+            return Ok(0);
+        }
+    }
+    Err(Stop::drop(DropReason::NotPublished))
+}
+
+/// A reply that leaves here for the neighbour its MAC names: no flow, route or neighbour is looked up.
+#[inline(always)]
+fn reply_to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<i32, Stop> {
+    let own = match F::address(&packet.src) {
+        Some(address) if address.flags & address_flag::OWN != 0 => address,
+        _ => return Err(Stop::drop(DropReason::ForgedReply)),
+    };
+    if balance::published::<F>(packet.sport, packet.protocol).is_none() {
+        return Err(Stop::drop(DropReason::ForgedReply));
+    }
+    to_uplink(tc, own.ifindex, eth.dst)
+}
+
+/// A reply for this node's own host or one of its tasks.
+#[inline(always)]
+fn reply_to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Packet<F>) -> Result<i32, Stop> {
+    let is_frontend = balance::published::<F>(packet.sport, packet.protocol).is_some()
+        || balance::vip::<F>(packet.src).is_some()
+        || F::endpoint(&packet.src).is_some();
+    if !is_frontend {
+        return Err(Stop::drop(DropReason::ForgedReply));
+    }
+    match mac::split(eth.dst) {
+        Some((mac::KIND_HOST, _)) => match F::address(&packet.dst) {
+            Some(address) if address.flags & address_flag::OWN != 0 => to_host(tc, HOOK, config),
+            _ => Err(Stop::drop(DropReason::ForgedReply)),
+        },
+        Some((mac::KIND_CLIENT, number)) => match balance::backend(number) {
+            Some(client) if client.ifindex != 0 && F::from_16(client.addr) == packet.dst => {
+                to_task(tc, HOOK, client.ifindex, client.mac)
+            }
+            _ => Err(Stop::drop(DropReason::EndpointGone)),
+        },
+        _ => Err(Stop::drop(DropReason::WireFormat)),
+    }
+}

@@ -1,0 +1,238 @@
+//! What a task sends: it is held to its own addresses, then served, balanced, delivered, or let out.
+
+use mesh_common::family::{Family, V4};
+use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
+use mesh_common::schema::{
+    Config, Endpoint, Flow, FlowKey, Frontend, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag,
+    rewrite,
+};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::mac;
+
+use crate::hook::{Code, Stop, encode, finish};
+use crate::maps::{RINGS, Tables};
+use crate::packet::tc::Tc;
+use crate::stage::deliver::{config, deliver, to_host, to_peer, to_task};
+use crate::stage::ingress::{Call, Entry, enter};
+use crate::stage::owner::WayBack;
+use crate::stage::{answer, balance, flow, nat, outside};
+
+const HOOK: Hook = Hook::FromTask;
+
+#[inline(always)]
+pub fn run(tc: &Tc) -> i32 {
+    let code = match parse::ethernet(tc) {
+        Some(eth) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth),
+        Some(eth) if eth.ethertype == ETHERTYPE_ARP => answer::arp::<V4>(tc, &eth),
+        Some(_) => encode(Err(Stop::drop(DropReason::Unsupported))),
+        None => encode(Err(Stop::drop(DropReason::Malformed))),
+    };
+    finish(tc, HOOK, code)
+}
+
+/// What becomes of a packet without a flow.
+enum Decision<A: 'static> {
+    /// A flow, new and remembered: rewrite and deliver by it.
+    Flow(&'static Flow<A>),
+    /// Sent already, or judged: nothing to remember.
+    Sent(i32),
+}
+
+#[inline(never)]
+fn walk<F: Tables>(tc: &Tc, eth: &Ethernet) -> Code {
+    encode(steps::<F>(tc, eth))
+}
+
+#[inline(always)]
+fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
+    let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
+    let packet = parse::packet::<F>(tc)?;
+    let source = sender(tc, eth, &packet)?;
+    let flow = match flow::lookup(&packet, tc.len())? {
+        Some(flow) => flow,
+        None => match decide(tc, eth, config, &packet, source)? {
+            Decision::Flow(flow) => flow,
+            Decision::Sent(action) => return Ok(action),
+        },
+    };
+    nat::apply(tc, &packet, flow, &source.gateway)?;
+    deliver(tc, HOOK, config, flow, source.number)
+}
+
+/// The sending task, if the packet's source is really its own.
+#[inline(always)]
+fn sender<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<&'static Endpoint<F::Addr>, Stop> {
+    match F::endpoint(&packet.src) {
+        Some(source) if source.kind == endpoint::TASK && source.ifindex == tc.ifindex() => {
+            if source.mac == eth.src {
+                Ok(source)
+            } else {
+                Err(Stop::drop(DropReason::SpoofedMac))
+            }
+        }
+        _ => Err(Stop::drop(DropReason::SpoofedSource)),
+    }
+}
+
+#[inline(always)]
+fn decide<F: Tables>(
+    tc: &Tc,
+    eth: &Ethernet,
+    config: &Config,
+    packet: &Packet<F>,
+    source: &Endpoint<F::Addr>,
+) -> Result<Decision<F::Addr>, Stop> {
+    if F::is_multicast(packet.dst) {
+        return Err(Stop::drop(DropReason::Multicast));
+    }
+    if let Some(target) = F::endpoint(&packet.dst) {
+        return to_endpoint(tc, eth, config, packet, source, target).map(Decision::Sent);
+    }
+    if let Some(frontend) = balance::vip::<F>(packet.dst) {
+        if frontend.vni != source.vni {
+            return Err(Stop::refuse(DropReason::OtherNetwork));
+        }
+        if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
+            return Ok(Decision::Sent(answer::echo(tc, HOOK, eth, packet)));
+        }
+        return new_flow::<F>(to_vip(packet, config, source, frontend));
+    }
+    if let Some(address) = F::address(&packet.dst) {
+        if packet.protocol == protocol::UDP && packet.dport == config.data_port {
+            return Err(Stop::drop(DropReason::DataPort));
+        }
+        if packet.form == Form::Ports {
+            if let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) {
+                let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
+                let call = Call { entry: Entry::Client, target_port: frontend.target_port, node: config.node, back };
+                return new_flow::<F>(enter(packet, frontend, &call));
+            }
+        }
+        if address.flags & address_flag::OWN != 0 && source.flags & endpoint_flag::INTERNAL == 0 {
+            return to_host(tc, HOOK, config).map(Decision::Sent);
+        }
+    }
+    if F::in_pool(config, packet.dst) {
+        return Err(Stop::refuse(DropReason::NoEndpoint));
+    }
+    if source.flags & endpoint_flag::INTERNAL != 0 {
+        return Err(Stop::drop(DropReason::Internal));
+    }
+    new_flow::<F>(outside::leave(tc, config, packet, source))
+}
+
+/// The flow that a real call left in the scratch, or what it said instead.
+#[inline(always)]
+fn new_flow<F: Tables>(code: Code) -> Result<Decision<F::Addr>, Stop> {
+    if code != 0 {
+        return Ok(Decision::Sent(code));
+    }
+    flow::decided::<F>().map(Decision::Flow)
+}
+
+/// To another task or the gateway of the same network; nothing is remembered.
+#[inline(always)]
+fn to_endpoint<F: Tables>(
+    tc: &Tc,
+    eth: &Ethernet,
+    config: &Config,
+    packet: &Packet<F>,
+    source: &Endpoint<F::Addr>,
+    target: &Endpoint<F::Addr>,
+) -> Result<i32, Stop> {
+    if target.vni != source.vni {
+        return Err(Stop::refuse(DropReason::OtherNetwork));
+    }
+    if target.kind == endpoint::GATEWAY {
+        return match packet.form {
+            Form::EchoRequest => Ok(answer::echo(tc, HOOK, eth, packet)),
+            Form::Ports if packet.dport == 53 => to_host(tc, HOOK, config),
+            Form::Ports => Err(Stop::refuse(DropReason::ClosedPort)),
+            _ => Err(Stop::drop(DropReason::Unsupported)),
+        };
+    }
+    if target.node == config.node {
+        return to_task(tc, HOOK, target.ifindex, target.mac);
+    }
+    to_peer(tc, HOOK, config, target.node, target.vni, target.mac, Some(mac::GATEWAY))
+}
+
+/// East–west: the client's node chooses and rewrites, and keeps both directions. A real call, as `nat::apply`.
+#[inline(never)]
+fn to_vip<F: Tables>(
+    packet: &Packet<F>,
+    config: &Config,
+    source: &Endpoint<F::Addr>,
+    frontend: &Frontend<F::Addr>,
+) -> Code {
+    encode(balance_vip(packet, config, source, frontend).map(|()| 0))
+}
+
+#[inline(always)]
+fn balance_vip<F: Tables>(
+    packet: &Packet<F>,
+    config: &Config,
+    source: &Endpoint<F::Addr>,
+    frontend: &Frontend<F::Addr>,
+) -> Result<(), Stop> {
+    match packet.form {
+        Form::Fragment => return Err(Stop::drop(DropReason::Fragment)),
+        Form::IcmpError | Form::EchoReply => return Err(Stop::drop(DropReason::IcmpError)),
+        _ => {}
+    }
+    let mut number = balance::choose(frontend, packet)?;
+    if number == source.number && frontend.turns_len > 1 {
+        // A task that calls its own service gets another task where there is one: the next in turn.
+        number = another(frontend, number);
+    }
+    let is_hairpin = number == source.number;
+    let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
+    let Some(scratch) = F::scratch() else { return Err(Stop::drop(DropReason::NotConfigured)) };
+    // SAFETY: per-CPU scratch, not shared while this program runs.
+    let scratch = unsafe { &mut *scratch };
+    let addr = F::from_16(backend.addr);
+    let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
+
+    flow::blank::<F>(&mut scratch.forward);
+    scratch.forward.addr = addr;
+    scratch.forward.rewrite = rewrite::DESTINATION;
+    scratch.forward.flags = flags;
+    scratch.forward.backend = number;
+    scratch.forward.mac = backend.mac;
+    if backend.node == config.node {
+        scratch.forward.deliver = way::TASK;
+        scratch.forward.ifindex = backend.ifindex;
+    } else {
+        scratch.forward.deliver = way::TUNNEL;
+        scratch.forward.node = backend.node;
+        scratch.forward.vni = backend.vni;
+    }
+
+    flow::blank::<F>(&mut scratch.reverse);
+    scratch.reverse.addr = packet.dst;
+    scratch.reverse.port = packet.dport;
+    scratch.reverse.rewrite = rewrite::SOURCE;
+    scratch.reverse.deliver = way::TASK;
+    scratch.reverse.flags = flags;
+    scratch.reverse.ifindex = source.ifindex;
+    scratch.reverse.mac = source.mac;
+    scratch.reverse.backend = number;
+
+    let mut reply = FlowKey {
+        src: addr,
+        dst: if is_hairpin { source.gateway } else { packet.src },
+        sport: packet.dport,
+        dport: packet.sport,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
+    Ok(())
+}
+
+/// A ready backend other than `number`: the list holds each once, so one of its first two.
+#[inline(always)]
+fn another<A>(frontend: &Frontend<A>, number: u32) -> u32 {
+    let first = RINGS.get(frontend.turns_at).copied().unwrap_or(number);
+    if first != number { first } else { RINGS.get(frontend.turns_at + 1).copied().unwrap_or(number) }
+}

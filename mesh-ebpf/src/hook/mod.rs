@@ -1,0 +1,78 @@
+//! When: one file a hook, each a recipe over `stage/`.
+//!
+//! | hook | device | sees |
+//! |---|---|---|
+//! | from_task | a task's veth, ingress | what tasks send |
+//! | from_overlay | mesh0, ingress | what peers send |
+//! | from_host | mesh0, egress | what this node's stack sends into the overlay |
+//! | from_uplink | an uplink, ingress | what the world sends |
+//! | host_socket | the root cgroup | connect, sendmsg, recvmsg, getpeername of host processes |
+//! | sweep | none (test run) | one flow key |
+
+pub mod from_host;
+pub mod from_overlay;
+pub mod from_task;
+pub mod from_uplink;
+pub mod host_socket;
+pub mod sweep;
+
+use mesh_common::verdict::{DropReason, Hook};
+
+use crate::count;
+use crate::packet::tc::{NEXT, SHOT, Tc};
+use crate::stage::refuse;
+
+/// An outcome in one register: a TC action, or one of [`Stop`]'s codes. Real calls return this: the verifier wants every bit of the
+/// register defined, which a Rust enum with data does not promise.
+pub type Code = i32;
+
+/// Why a hook stops before delivery. A number and no enum, for the same reason: no undefined padding travels through `?`.
+#[derive(Clone, Copy)]
+pub struct Stop(Code);
+
+impl Stop {
+    /// Codes of drops: this and the reason. TC actions are far below.
+    const DROP: Code = 0x100;
+    /// Codes of refusals: this and the reason.
+    const REFUSE: Code = 0x200;
+    /// Not ours: leave the packet to others.
+    pub const PASS: Stop = Stop(NEXT);
+
+    /// Count and drop.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Stop {
+        Stop(Stop::DROP | reason as Code)
+    }
+
+    /// Count, drop, and tell the sender: RST or unreachable.
+    #[inline(always)]
+    pub const fn refuse(reason: DropReason) -> Stop {
+        Stop(Stop::REFUSE | reason as Code)
+    }
+}
+
+impl From<DropReason> for Stop {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Stop::drop(reason)
+    }
+}
+
+/// Packs an outcome.
+#[inline(always)]
+pub fn encode(outcome: Result<i32, Stop>) -> Code {
+    match outcome {
+        Ok(action) => action,
+        Err(Stop(code)) => code,
+    }
+}
+
+/// The one place where a hook's outcome becomes a TC action.
+#[inline(always)]
+pub fn finish(tc: &Tc, hook: Hook, code: Code) -> i32 {
+    if code < Stop::DROP {
+        return code;
+    }
+    count::drop(hook, (code & 0xff) as u32);
+    if code & Stop::REFUSE != 0 { refuse::refuse(tc, hook) } else { SHOT }
+}

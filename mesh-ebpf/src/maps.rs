@@ -1,0 +1,112 @@
+//! Every map, in the order of docs/reference/maps.md; layouts are in `mesh_common::schema`.
+//!
+//! [`Tables`] gives a family its maps, so that stages are written once for IPv4 and IPv6.
+
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use mesh_common::family::V4;
+use mesh_common::parse::ParseIp;
+use mesh_common::schema::*;
+use mesh_common::verdict::{Hook, STRIDE};
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static ADDRESSES4: HashMap<[u8; 4], Address, MAX_NODES> = HashMap::new();
+#[btf_map]
+pub static ENDPOINTS4: HashMap<[u8; 4], Endpoint<[u8; 4]>, MAX_ENDPOINTS> = HashMap::new();
+#[btf_map]
+pub static FRONTENDS4: HashMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>, MAX_ENDPOINTS> = HashMap::new();
+#[btf_map]
+pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS> = HashMap::new();
+#[btf_map]
+pub static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
+#[btf_map]
+pub static TURNS: HashMap<u32, u64, MAX_ENDPOINTS> = HashMap::new();
+#[btf_map]
+pub static FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, MAX_FLOWS> = HashMap::new();
+#[btf_map]
+pub static PEERS: HashMap<u32, Peer, MAX_NODES> = HashMap::new();
+#[btf_map]
+pub static UPLINKS: HashMap<u32, Uplink, MAX_NODES> = HashMap::new();
+#[btf_map]
+pub static ECHOES: HashMap<u32, Echo, MAX_NODES> = HashMap::new();
+#[btf_map]
+pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, MAX_SOCKETS> = LruHashMap::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, { Hook::ALL.len() * STRIDE as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>, 1> = PerCpuArray::new();
+
+/// Room for one packet's new flow: too much for the 512-byte stack, and zeroed, so that padding never leaks.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The direction at hand.
+    pub forward: Flow<A>,
+    /// Its reply.
+    pub reverse: Flow<A>,
+}
+
+/// The maps of an address family.
+pub trait Tables: ParseIp {
+    fn address(addr: &Self::Addr) -> Option<&'static Address>;
+    fn endpoint(addr: &Self::Addr) -> Option<&'static Endpoint<Self::Addr>>;
+    fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>>;
+    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
+    fn put_flow(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
+    fn remove_flow(key: &FlowKey<Self::Addr>);
+    fn scratch() -> Option<*mut Scratch<Self::Addr>>;
+    /// This node's address on an uplink.
+    fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+    /// Inside the cluster's address pool.
+    fn in_pool(config: &Config, addr: Self::Addr) -> bool;
+    /// Largest TCP segment over the overlay.
+    fn mss(config: &Config) -> u16;
+}
+
+impl Tables for V4 {
+    #[inline(always)]
+    fn address(addr: &[u8; 4]) -> Option<&'static Address> {
+        // SAFETY: the map is static; values change only as a whole, a torn read shows one of two valid addresses.
+        unsafe { ADDRESSES4.get(addr) }
+    }
+    #[inline(always)]
+    fn endpoint(addr: &[u8; 4]) -> Option<&'static Endpoint<[u8; 4]>> {
+        // SAFETY: as above.
+        unsafe { ENDPOINTS4.get(addr) }
+    }
+    #[inline(always)]
+    fn frontend(key: &FrontendKey<[u8; 4]>) -> Option<&'static Frontend<[u8; 4]>> {
+        // SAFETY: as above.
+        unsafe { FRONTENDS4.get(key) }
+    }
+    #[inline(always)]
+    fn flow(key: &FlowKey<[u8; 4]>) -> Option<*mut Flow<[u8; 4]>> {
+        FLOWS4.get_ptr_mut(key)
+    }
+    #[inline(always)]
+    fn put_flow(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+        FLOWS4.insert(key, flow, flags)
+    }
+    #[inline(always)]
+    fn remove_flow(key: &FlowKey<[u8; 4]>) {
+        let _ = FLOWS4.remove(key); // already gone is as good
+    }
+    #[inline(always)]
+    fn scratch() -> Option<*mut Scratch<[u8; 4]>> {
+        SCRATCH4.get_ptr_mut(0)
+    }
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> [u8; 4] {
+        uplink.addr4
+    }
+    #[inline(always)]
+    fn in_pool(config: &Config, addr: [u8; 4]) -> bool {
+        let mask = u32::from_be_bytes(config.pool_mask4);
+        mask != 0 && u32::from_be_bytes(addr) & mask == u32::from_be_bytes(config.pool_addr4)
+    }
+    #[inline(always)]
+    fn mss(config: &Config) -> u16 {
+        config.mss4
+    }
+}

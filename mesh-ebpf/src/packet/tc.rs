@@ -1,0 +1,212 @@
+//! A packet at a TC hook: thin, typed names for the kernel's helpers (include/uapi/linux/bpf.h).
+//!
+//! Checksums are always changed through the kernel's helpers, because only they know whether a packet's checksum is finished
+//! (docs/decisions/0003). After a change nothing read before may be used as a pointer; everything here reads by offset.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
+use aya_ebpf::helpers::generated as raw;
+use aya_ebpf::programs::TcContext;
+use mesh_common::parse::Cursor;
+use mesh_common::verdict::DropReason;
+
+/// "Not ours": the next program or the stack goes on (TC_ACT_UNSPEC, which TCX calls TCX_NEXT).
+pub const NEXT: i32 = -1;
+/// Send or pass on, no further program.
+pub const OK: i32 = 0;
+/// Drop.
+pub const SHOT: i32 = 2;
+/// Packet type "for us" (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+/// Redirect into the ingress of the device.
+const F_INGRESS: u64 = 1;
+/// The update is of the pseudo header; the low four bits are the field's size.
+const F_PSEUDO_HDR: u64 = 1 << 4;
+/// A zero UDP checksum stays zero.
+const F_MARK_MANGLED_0: u64 = 1 << 5;
+/// Keep the receive checksum true.
+const F_RECOMPUTE_CSUM: u64 = 1;
+/// No checksum in the outer UDP header (RFC 7348 allows it over IPv4).
+const F_ZERO_CSUM_TX: u64 = 1 << 1;
+
+/// A packet at a TC hook.
+pub struct Tc {
+    ctx: TcContext,
+}
+
+impl Cursor for Tc {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: the helper writes exactly N bytes or fails.
+        let result =
+            unsafe { raw::bpf_skb_load_bytes(self.skb().cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        if result == 0 { Some(bytes) } else { None }
+    }
+}
+
+/// A helper's refusal: nothing was sent.
+#[inline(always)]
+fn check(result: i64) -> Result<(), DropReason> {
+    if result == 0 { Ok(()) } else { Err(DropReason::HelperFailed) }
+}
+
+impl Tc {
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        Tc { ctx }
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.ctx.skb.skb
+    }
+
+    /// For tail-less helpers that take the context.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.ctx.as_ptr()
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// The device the hook sits on.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the verifier rewrites this load of a context field.
+        unsafe { (*self.skb()).ifindex }
+    }
+
+    /// The packet's mark.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb()).mark }
+    }
+
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        self.ctx.set_mark(mark);
+    }
+
+    /// Overwrites bytes; a checksum over them is the caller's business.
+    #[inline(always)]
+    pub fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        // SAFETY: the helper reads exactly N bytes.
+        check(unsafe {
+            raw::bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), N as u32, F_RECOMPUTE_CSUM)
+        })
+    }
+
+    /// Replaces an address in the transport checksum at `offset`.
+    #[inline(always)]
+    pub fn replace_pseudo(&self, offset: usize, difference: u32) -> Result<(), DropReason> {
+        // SAFETY: plain values.
+        check(unsafe {
+            raw::bpf_l4_csum_replace(self.skb(), offset as u32, 0, difference as u64, F_PSEUDO_HDR | F_MARK_MANGLED_0)
+        })
+    }
+
+    /// Replaces a 16-bit word (host order values) in the transport checksum at `offset`.
+    #[inline(always)]
+    pub fn replace_word(&self, offset: usize, old: u16, new: u16) -> Result<(), DropReason> {
+        let (old, new) = (old.to_be() as u64, new.to_be() as u64);
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_l4_csum_replace(self.skb(), offset as u32, old, new, F_MARK_MANGLED_0 | 2) })
+    }
+
+    /// Replaces what `difference` says in the IP header checksum at `offset`.
+    #[inline(always)]
+    pub fn replace_header(&self, offset: usize, difference: u32) -> Result<(), DropReason> {
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_l3_csum_replace(self.skb(), offset as u32, 0, difference as u64, 0) })
+    }
+
+    /// Makes the frame this long; what is added is undefined.
+    #[inline(always)]
+    pub fn resize(&self, len: u32) -> Result<(), DropReason> {
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_skb_change_tail(self.skb(), len, 0) })
+    }
+
+    /// Writes both MAC addresses.
+    #[inline(always)]
+    pub fn set_macs(&self, dst: [u8; 6], src: [u8; 6]) -> Result<(), DropReason> {
+        let b = [dst[0], dst[1], dst[2], dst[3], dst[4], dst[5], src[0], src[1], src[2], src[3], src[4], src[5]];
+        self.store(0, &b)
+    }
+
+    /// Writes the destination MAC alone.
+    #[inline(always)]
+    pub fn set_dst_mac(&self, dst: [u8; 6]) -> Result<(), DropReason> {
+        self.store(0, &dst)
+    }
+
+    /// Marks the frame as meant for the receiving stack, whatever its destination MAC was.
+    #[inline(always)]
+    pub fn set_for_host(&self) -> Result<(), DropReason> {
+        check(self.ctx.change_type(PACKET_HOST).map_or_else(|code| code, |()| 0))
+    }
+
+    /// Where the tunnel packet came from and its VNI: IPv4 outer source in network order. None if it came through no tunnel.
+    #[inline(always)]
+    pub fn tunnel_source(&self) -> Option<([u8; 4], u32)> {
+        // SAFETY: all-zero is a valid key.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        // SAFETY: the helper writes at most the size given.
+        let result =
+            unsafe { raw::bpf_skb_get_tunnel_key(self.skb(), &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: for an IPv4 tunnel the helper filled the first word; both variants are plain integers.
+        Some((unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes(), key.tunnel_id))
+    }
+
+    /// Names the tunnel packet's outer source, destination and VNI; mesh0 does the rest.
+    #[inline(always)]
+    pub fn set_tunnel(&self, local: [u8; 4], remote: [u8; 4], vni: u32) -> Result<(), DropReason> {
+        // SAFETY: all-zero is a valid key.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        key.tunnel_id = vni;
+        key.tunnel_ttl = 64;
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(remote);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(local);
+        // SAFETY: the helper reads the size given.
+        check(unsafe {
+            raw::bpf_skb_set_tunnel_key(self.skb(), &mut key, size_of::<bpf_tunnel_key>() as u32, F_ZERO_CSUM_TX)
+        })
+    }
+
+    /// Sends the frame out of a device as it is.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32) -> i32 {
+        // SAFETY: plain values.
+        unsafe { raw::bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Lets the frame arrive at a device of this namespace.
+    #[inline(always)]
+    pub fn redirect_ingress(&self, ifindex: u32) -> i32 {
+        // SAFETY: plain values.
+        unsafe { raw::bpf_redirect(ifindex, F_INGRESS) as i32 }
+    }
+
+    /// Lets the frame arrive at the other end of a veth, in its namespace, without a detour. Ingress hooks only.
+    #[inline(always)]
+    pub fn redirect_peer(&self, ifindex: u32) -> i32 {
+        // SAFETY: plain values.
+        unsafe { raw::bpf_redirect_peer(ifindex, 0) as i32 }
+    }
+
+    /// Sends the packet out of a device; the kernel's neighbour table writes the MACs.
+    #[inline(always)]
+    pub fn redirect_neighbour(&self, ifindex: u32) -> i32 {
+        // SAFETY: no parameters: the kernel looks the next hop up itself.
+        unsafe { raw::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+}

@@ -1,0 +1,65 @@
+//! Chooses a backend for the first packet of a flow.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use mesh_common::hash;
+use mesh_common::parse::Packet;
+use mesh_common::schema::{Backend, Frontend, FrontendKey, algorithm};
+use mesh_common::verdict::DropReason;
+
+use crate::hook::Stop;
+use crate::maps::{BACKENDS, RINGS, TURNS, Tables};
+
+/// The service behind a VIP: every port and protocol.
+#[inline(always)]
+pub fn vip<F: Tables>(addr: F::Addr) -> Option<&'static Frontend<F::Addr>> {
+    F::frontend(&FrontendKey { addr, port: 0, protocol: 0, pad: 0 })
+}
+
+/// The service behind a published port of any node.
+#[inline(always)]
+pub fn published<F: Tables>(port: u16, protocol: u8) -> Option<&'static Frontend<F::Addr>> {
+    if port == 0 {
+        return None;
+    }
+    F::frontend(&FrontendKey { addr: F::Addr::default(), port, protocol, pad: 0 })
+}
+
+/// The backend with this endpoint number.
+#[inline(always)]
+pub fn backend(number: u32) -> Option<&'static Backend> {
+    // SAFETY: values change only as a whole; a torn read shows one of two valid backends.
+    unsafe { BACKENDS.get(number) }
+}
+
+/// The endpoint number for this packet: by the service's algorithm for a first packet, by the ring for a later one without a flow.
+#[inline(always)]
+pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Result<u32, Stop> {
+    if frontend.turns_len == 0 {
+        return Err(Stop::refuse(DropReason::NoBackend));
+    }
+    let slot = if !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
+        frontend.ring_at + hash::slot(packet.hash(), frontend.ring_len)
+    } else if frontend.algorithm == algorithm::RANDOM {
+        // SAFETY: no arguments.
+        frontend.turns_at + hash::slot(unsafe { bpf_get_prandom_u32() }, frontend.turns_len)
+    } else {
+        frontend.turns_at + take_turn(frontend.pool).checked_rem(frontend.turns_len as u64).unwrap_or(0) as u32
+    };
+    match RINGS.get(slot) {
+        Some(number) if *number != 0 => Ok(*number),
+        _ => Err(Stop::refuse(DropReason::NoBackend)),
+    }
+}
+
+/// The next number of this service on this node, strictly one after the other over all CPUs.
+#[inline(always)]
+fn take_turn(pool: u32) -> u64 {
+    match TURNS.get_ptr_mut(pool) {
+        // The stable atomics lack fetch_add on this target, which has no compare-and-swap before its instruction set v3.
+        // SAFETY: a live, 8-byte aligned map value; all access in programs is atomic.
+        Some(turn) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(turn, 1) },
+        None => 0,
+    }
+}

@@ -1,0 +1,111 @@
+//! The last step: to a task, through the tunnel, out of an uplink, up the host's stack.
+
+use mesh_common::schema::{Config, Flow, deliver, flow_flag, peer_flag};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::mac;
+
+use crate::hook::Stop;
+use crate::maps::{CONFIG, PEERS, UPLINKS};
+use crate::packet::tc::{OK, Tc};
+
+/// Mark of packets that carry a tunnel key already when they reach mesh0's egress ("mesh"); from_host takes it off.
+pub const KEYED: u32 = 0x6d65_7368;
+
+/// This node's facts.
+#[inline(always)]
+pub fn config() -> Result<&'static Config, Stop> {
+    match CONFIG.get(0) {
+        Some(config) if config.mesh0 != 0 => Ok(config),
+        _ => Err(Stop::PASS),
+    }
+}
+
+/// Sends a packet as its flow says. `sender` is the endpoint number of the task that sent it (from_task only).
+#[inline(always)]
+pub fn deliver<A>(tc: &Tc, hook: Hook, config: &Config, flow: &Flow<A>, sender: u32) -> Result<i32, Stop> {
+    match flow.deliver {
+        deliver::TASK => to_task(tc, hook, flow.ifindex, flow.mac),
+        deliver::TUNNEL => {
+            let src = if flow.flags & flow_flag::FROM_HOST != 0 {
+                Some(mac::HOST)
+            } else if flow.flags & flow_flag::FROM_CLIENT != 0 {
+                Some(mac::of(mac::KIND_CLIENT, sender))
+            } else if flow.flags & flow_flag::KEEP_MAC != 0 {
+                None
+            } else {
+                Some(mac::GATEWAY)
+            };
+            to_peer(tc, hook, config, flow.node, flow.vni, flow.mac, src)
+        }
+        deliver::UPLINK => to_uplink(tc, flow.ifindex, flow.mac),
+        deliver::HOST => to_host(tc, hook, config),
+        deliver::OUTSIDE => Ok(tc.redirect_neighbour(flow.ifindex)),
+        _ => Err(Stop::drop(DropReason::NotConfigured)),
+    }
+}
+
+/// Into a task of this node.
+#[inline(always)]
+pub fn to_task(tc: &Tc, hook: Hook, ifindex: u32, task_mac: [u8; 6]) -> Result<i32, Stop> {
+    tc.set_macs(task_mac, mac::GATEWAY)?;
+    if hook as u8 == Hook::FromHost as u8 {
+        // Egress hooks can't jump into another namespace; the veth's other end is one queue away.
+        return Ok(tc.redirect(ifindex));
+    }
+    tc.set_for_host()?;
+    Ok(tc.redirect_peer(ifindex))
+}
+
+/// Through the tunnel. `src` None keeps the frame's source MAC.
+#[inline(always)]
+pub fn to_peer(
+    tc: &Tc,
+    hook: Hook,
+    config: &Config,
+    node: u32,
+    vni: u32,
+    dst: [u8; 6],
+    src: Option<[u8; 6]>,
+) -> Result<i32, Stop> {
+    // SAFETY: values change only as a whole.
+    let Some(peer) = (unsafe { PEERS.get(node) }) else { return Err(Stop::drop(DropReason::NotConfigured)) };
+    if peer.flags & peer_flag::UNREACHABLE != 0 {
+        return Err(Stop::refuse(DropReason::PeerUnreachable));
+    }
+    match src {
+        Some(src) => tc.set_macs(dst, src)?,
+        None => tc.set_dst_mac(dst)?,
+    }
+    send_tunnel(tc, hook, config, peer.addr, vni)
+}
+
+/// Sets the tunnel key and hands the frame to mesh0.
+#[inline(always)]
+pub fn send_tunnel(tc: &Tc, hook: Hook, config: &Config, addr: [u8; 16], vni: u32) -> Result<i32, Stop> {
+    tc.set_tunnel(config.tunnel_addr4, [addr[12], addr[13], addr[14], addr[15]], vni)?;
+    if hook as u8 == Hook::FromHost as u8 {
+        return Ok(OK); // already on its way out of mesh0
+    }
+    tc.set_mark(KEYED);
+    Ok(tc.redirect(config.mesh0))
+}
+
+/// Out of an uplink to a neighbour whose MAC is known.
+#[inline(always)]
+pub fn to_uplink(tc: &Tc, ifindex: u32, neighbour: [u8; 6]) -> Result<i32, Stop> {
+    // SAFETY: values change only as a whole.
+    let Some(uplink) = (unsafe { UPLINKS.get(ifindex) }) else { return Err(Stop::drop(DropReason::NotConfigured)) };
+    tc.set_macs(neighbour, uplink.mac)?;
+    Ok(tc.redirect(ifindex))
+}
+
+/// Up this node's own stack, through mesh0, so that the route back leads there too.
+#[inline(always)]
+pub fn to_host(tc: &Tc, hook: Hook, config: &Config) -> Result<i32, Stop> {
+    tc.set_macs(config.mesh0_mac, mac::GATEWAY)?;
+    if hook as u8 == Hook::FromOverlay as u8 {
+        tc.set_for_host()?;
+        return Ok(OK); // already at mesh0's ingress
+    }
+    Ok(tc.redirect_ingress(config.mesh0))
+}

@@ -1,0 +1,135 @@
+//! What was decided before for this tuple, and remembering what is decided now.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use mesh_common::flow as life;
+use mesh_common::parse::{Packet, protocol};
+use mesh_common::schema::{Flow, FlowKey, deliver, flow_flag, rewrite};
+use mesh_common::snat;
+use mesh_common::verdict::DropReason;
+
+use crate::hook::Stop;
+use crate::maps::Tables;
+
+/// Insert only where nothing is (BPF_NOEXIST).
+pub const NEW: u64 = 1;
+/// Insert or replace (BPF_ANY).
+pub const ANY: u64 = 0;
+
+/// Seconds of the monotonic clock, at tick resolution.
+#[inline(always)]
+pub fn now_s() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+}
+
+/// The key of this packet's direction.
+#[inline(always)]
+pub fn key<F: Tables>(packet: &Packet<F>) -> FlowKey<F::Addr> {
+    FlowKey {
+        src: packet.src,
+        dst: packet.dst,
+        sport: packet.sport,
+        dport: packet.dport,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    }
+}
+
+/// A flow entry that does nothing yet.
+#[inline(always)]
+pub fn blank<F: Tables>(flow: &mut Flow<F::Addr>) {
+    flow.addr = F::Addr::default();
+    flow.port = 0;
+    flow.other_port = 0;
+    flow.rewrite = rewrite::NONE;
+    flow.deliver = deliver::TASK;
+    flow.seen = 0;
+    flow.flags = 0;
+    flow.ifindex = 0;
+    flow.node = 0;
+    flow.vni = 0;
+    flow.backend = 0;
+    flow.mac = [0; 6];
+    flow.pad = [0; 2];
+    flow.last_seen_s = now_s();
+    flow.packets = 0;
+    flow.bytes = 0;
+}
+
+/// Finds the flow of a packet, and notes that it was seen. None: decide anew (also where a SYN re-opens a closing tuple).
+#[inline(always)]
+pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32) -> Result<Option<&'static Flow<F::Addr>>, Stop> {
+    let key = key(packet);
+    let Some(flow) = F::flow(&key) else { return Ok(None) };
+    // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
+    let flow = unsafe { &mut *flow };
+    let opens = packet.protocol == protocol::TCP && packet.may_open();
+    if flow.flags & flow_flag::DEAD != 0 {
+        F::remove_flow(&key);
+        return if packet.may_open() { Ok(None) } else { Err(Stop::refuse(DropReason::BackendGone)) };
+    }
+    if opens && life::is_closing(flow.seen) {
+        return Ok(None);
+    }
+    flow.last_seen_s = now_s();
+    flow.packets = flow.packets.wrapping_add(1);
+    flow.bytes = flow.bytes.wrapping_add(len as u64);
+    flow.seen = life::note(flow.seen, packet.tcp_flags);
+    Ok(Some(flow))
+}
+
+/// The flow that a stage has just decided.
+#[inline(always)]
+pub fn decided<F: Tables>() -> Result<&'static Flow<F::Addr>, Stop> {
+    match F::scratch() {
+        // SAFETY: per-CPU scratch, not shared while this program runs.
+        Some(scratch) => Ok(unsafe { &(*scratch).forward }),
+        None => Err(Stop::PASS),
+    }
+}
+
+/// Writes both entries of a new flow whose packets keep their source: the reply's key is `reply`.
+///
+/// Where another live flow of another frontend has the reply's tuple already, the source port is changed: the task then sees the caller's
+/// address with another port (decision 5a). `reply.dport` is the caller's port.
+#[inline(always)]
+pub fn remember_pair<F: Tables>(
+    packet: &Packet<F>,
+    forward: &mut Flow<F::Addr>,
+    reply: &mut FlowKey<F::Addr>,
+    reverse: &mut Flow<F::Addr>,
+) -> Result<(), DropReason> {
+    forward.packets = 1;
+    forward.seen = life::note(0, packet.tcp_flags);
+    reverse.flags |= flow_flag::REVERSE;
+    if F::put_flow(reply, reverse, NEW).is_err() {
+        let is_ours = match F::flow(reply) {
+            Some(other) => {
+                // SAFETY: a live map value, read only.
+                let other = unsafe { &*other };
+                (other.addr == reverse.addr && other.port == reverse.port && other.rewrite == reverse.rewrite)
+                    || life::is_closing(other.seen)
+            }
+            None => return Err(DropReason::TableFull),
+        };
+        if is_ours {
+            F::put_flow(reply, reverse, ANY).map_err(|_| DropReason::TableFull)?;
+        } else {
+            reverse.other_port = packet.sport;
+            let hash = packet.hash();
+            let mut placed = false;
+            for attempt in 0..4 {
+                if !placed {
+                    reply.dport = snat::candidate(hash, attempt);
+                    placed = F::put_flow(reply, reverse, NEW).is_ok();
+                }
+            }
+            if !placed {
+                return Err(DropReason::TableFull);
+            }
+            forward.other_port = reply.dport;
+            forward.flags |= flow_flag::PORT_CHANGED;
+        }
+    }
+    F::put_flow(&key(packet), forward, ANY).map_err(|_| DropReason::TableFull)
+}

@@ -1,0 +1,83 @@
+//! The ingress node's part of a call to a frontend: choose a backend; if it lives here be its owner too, else send the packet
+//! unmodified to its node, with the choice in the inner destination MAC and the last hop in the inner source MAC.
+
+use mesh_common::parse::Packet;
+use mesh_common::schema::{Flow, Frontend, deliver, flow_flag};
+use mesh_common::verdict::DropReason;
+use mesh_common::wire::{mac, vni};
+
+use crate::hook::{Code, Stop, encode};
+use crate::maps::Tables;
+use crate::stage::owner::{self, WayBack};
+use crate::stage::{balance, flow};
+
+/// Where a call came into the cluster, as the tunnel tells the owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// From a neighbour on the wire.
+    Wire,
+    /// From this node's host.
+    Host,
+    /// From a task of this node.
+    Client,
+}
+
+/// A call as it came in.
+pub struct Call {
+    /// Where it came in.
+    pub entry: Entry,
+    /// Port it means at the backend; 0 keeps the packet's.
+    pub target_port: u16,
+    /// This node.
+    pub node: u32,
+    /// The way back, if the backend lives here.
+    pub back: WayBack,
+}
+
+/// Decides a new flow to a frontend; it stands in the scratch then. A real call, as `nat::apply`.
+#[inline(never)]
+pub fn enter<F: Tables>(packet: &Packet<F>, frontend: &Frontend<F::Addr>, call: &Call) -> Code {
+    encode(decide(packet, frontend, call).map(|_| 0))
+}
+
+#[inline(always)]
+fn decide<F: Tables>(
+    packet: &Packet<F>,
+    frontend: &Frontend<F::Addr>,
+    call: &Call,
+) -> Result<&'static Flow<F::Addr>, Stop> {
+    let number = balance::choose(frontend, packet)?;
+    let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
+    if backend.node == call.node {
+        return owner::accept(packet, number, backend, call.target_port, &call.back);
+    }
+    to_owner(packet, number, backend.node, call.entry)
+}
+
+/// Sends a call to the node of the endpoint `number`, and keeps the choice.
+#[inline(always)]
+pub fn to_owner<F: Tables>(
+    packet: &Packet<F>,
+    number: u32,
+    node: u32,
+    entry: Entry,
+) -> Result<&'static Flow<F::Addr>, Stop> {
+    let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
+    // SAFETY: per-CPU scratch, not shared while this program runs.
+    let forward = unsafe { &mut (*scratch).forward };
+    flow::blank::<F>(forward);
+    forward.deliver = deliver::TUNNEL;
+    forward.node = node;
+    forward.backend = number;
+    forward.mac = mac::of(mac::KIND_ENDPOINT, number);
+    (forward.vni, forward.flags) = match entry {
+        Entry::Wire => (vni::REQUEST_WIRE, flow_flag::KEEP_MAC),
+        Entry::Host => (vni::REQUEST_NODE, flow_flag::FROM_HOST),
+        Entry::Client => (vni::REQUEST_NODE, flow_flag::FROM_CLIENT),
+    };
+    forward.packets = 1;
+    forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
+    // A cache only: without it the next packet chooses by the ring.
+    let _ = F::put_flow(&flow::key(packet), forward, flow::ANY);
+    Ok(forward)
+}

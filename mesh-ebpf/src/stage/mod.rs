@@ -1,0 +1,14 @@
+//! What: each stage looks up, then decides by pure functions on values. A stage does not know its hook beyond what it is told.
+//!
+//! flow (what was decided before) → balance (choose a backend) → ingress, owner, outside (decide a new flow) → nat (rewrite) →
+//! deliver (send); answer and refuse make packets of their own.
+
+pub mod answer;
+pub mod balance;
+pub mod deliver;
+pub mod flow;
+pub mod ingress;
+pub mod nat;
+pub mod outside;
+pub mod owner;
+pub mod refuse;

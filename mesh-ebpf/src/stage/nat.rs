@@ -1,0 +1,139 @@
+//! Rewrites addresses and ports as a flow says, with checksums by the kernel's helpers.
+//!
+//! The pseudo header covers addresses only, so an address is one helper call and a port another. A zero UDP checksum stays zero.
+
+use aya_ebpf::helpers::generated::bpf_csum_diff;
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
+use mesh_common::schema::{Flow, flow_flag, rewrite};
+use mesh_common::verdict::DropReason;
+
+use crate::maps::Tables;
+use crate::packet::tc::Tc;
+
+/// Offset of the checksum in the transport header; None where the protocol has none that covers addresses or ports.
+#[inline(always)]
+fn checksum_offset<F: Tables>(packet: &Packet<F>) -> Option<usize> {
+    match packet.protocol {
+        protocol::TCP => Some(packet.l4 as usize + 16),
+        protocol::UDP => Some(packet.l4 as usize + 6),
+        protocol::ICMPV6 if F::ADDR_LEN == 16 => Some(packet.l4 as usize + 2),
+        _ => None,
+    }
+}
+
+/// Replaces one address, at `offset` in the frame.
+#[inline(always)]
+fn address<F: Tables>(
+    tc: &Tc,
+    packet: &Packet<F>,
+    offset: usize,
+    old: F::Addr,
+    new: F::Addr,
+) -> Result<(), DropReason> {
+    if old == new {
+        return Ok(());
+    }
+    let (mut from, mut to) = (F::to_16(old), F::to_16(new));
+    // SAFETY: both buffers have 16 bytes; for IPv4 the first 12 are equal and cancel out.
+    let difference = unsafe { bpf_csum_diff(from.as_mut_ptr().cast(), 16, to.as_mut_ptr().cast(), 16, 0) } as u32;
+    if packet.form != Form::Fragment {
+        if let Some(at) = checksum_offset(packet) {
+            tc.replace_pseudo(at, difference)?;
+        }
+    }
+    if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
+        tc.replace_header(ETHERNET_LEN + at, difference)?;
+    }
+    store_addr::<F>(tc, offset, to)
+}
+
+#[inline(always)]
+fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: [u8; 16]) -> Result<(), DropReason> {
+    if F::ADDR_LEN == 4 { tc.store(offset, &[addr[12], addr[13], addr[14], addr[15]]) } else { tc.store(offset, &addr) }
+}
+
+/// Replaces one port (or echo identifier), at `offset` in the frame.
+#[inline(always)]
+fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, old: u16, new: u16) -> Result<(), DropReason> {
+    if new == 0 || new == old {
+        return Ok(());
+    }
+    let l4 = packet.l4 as usize;
+    match packet.form {
+        Form::Ports => {
+            if let Some(at) = checksum_offset(packet) {
+                tc.replace_word(at, old, new)?;
+            }
+            tc.store(if is_source { l4 } else { l4 + 2 }, &new.to_be_bytes())
+        }
+        Form::EchoRequest | Form::EchoReply => {
+            tc.replace_word(l4 + 2, old, new)?;
+            tc.store(l4 + 4, &new.to_be_bytes())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rewrites a packet as its flow says. `gateway` is the source that a task sees when it reaches itself.
+///
+/// A real call: its buffers get a stack frame of their own (512 bytes are shared by a whole chain of calls).
+#[inline(never)]
+pub fn apply<F: Tables>(
+    tc: &Tc,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    gateway: &F::Addr,
+) -> Result<(), DropReason> {
+    let (src_at, dst_at) = (ETHERNET_LEN + F::SRC_OFFSET, ETHERNET_LEN + F::SRC_OFFSET + F::ADDR_LEN);
+    if flow.rewrite == rewrite::DESTINATION {
+        address(tc, packet, dst_at, packet.dst, flow.addr)?;
+        port(tc, packet, false, packet.dport, flow.port)?;
+        port(tc, packet, true, packet.sport, flow.other_port)?;
+        if flow.flags & flow_flag::HAIRPIN != 0 {
+            address(tc, packet, src_at, packet.src, *gateway)?;
+        }
+    } else if flow.rewrite == rewrite::SOURCE {
+        address(tc, packet, src_at, packet.src, flow.addr)?;
+        port(tc, packet, true, packet.sport, flow.port)?;
+        port(tc, packet, false, packet.dport, flow.other_port)?;
+        if flow.flags & flow_flag::HAIRPIN != 0 {
+            // The reply goes to the task that called itself: the sender.
+            address(tc, packet, dst_at, packet.dst, packet.src)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lowers the MSS option of a SYN to what fits through the tunnel (RFC 9293, 3.7.1), so that full-size segments need no fragments.
+#[inline(never)]
+pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(), DropReason> {
+    if packet.protocol != protocol::TCP || packet.tcp_flags & tcp_flag::SYN == 0 || mss == 0 {
+        return Ok(());
+    }
+    let l4 = packet.l4 as usize;
+    let mut at = l4 + 20;
+    // The MSS option comes first in every stack seen; a few options are enough.
+    for _ in 0..6 {
+        let Some([kind, len, high, low]) = tc.load::<4>(at) else { return Ok(()) };
+        if kind == 0 || at >= l4 + 60 {
+            return Ok(());
+        }
+        if kind == 1 {
+            at += 1;
+            continue;
+        }
+        if kind == 2 && len == 4 {
+            let old = u16::from_be_bytes([high, low]);
+            if old > mss {
+                tc.replace_word(l4 + 16, old, mss)?;
+                tc.store(at + 2, &mss.to_be_bytes())?;
+            }
+            return Ok(());
+        }
+        if len < 2 {
+            return Ok(());
+        }
+        at += len as usize;
+    }
+    Ok(())
+}

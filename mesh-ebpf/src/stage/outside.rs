@@ -1,0 +1,109 @@
+//! A task's way to the outside: source address and port become the node's, the kernel's routes and neighbours find the way.
+//!
+//! Needs no ip_forward and does not meet the FORWARD chain: the packet never enters the host's IP input. The route lookup asks
+//! as if the packet came from mesh0, our own device, on which forwarding is enabled (docs/decisions/0002).
+
+use aya_ebpf::bindings::bpf_fib_lookup;
+use aya_ebpf::helpers::generated as raw;
+use mesh_common::parse::{Form, Packet};
+use mesh_common::schema::{Config, Endpoint, FlowKey, deliver, flow_flag, rewrite};
+use mesh_common::snat;
+use mesh_common::verdict::DropReason;
+
+use crate::hook::{Code, Stop, encode};
+use crate::maps::{Tables, UPLINKS};
+use crate::packet::tc::Tc;
+use crate::stage::flow;
+
+/// Route found, neighbour known.
+const FIB_SUCCESS: i64 = 0;
+/// Route found, neighbour not yet known: the kernel will ask.
+const FIB_NO_NEIGHBOUR: i64 = 7;
+/// The packet is larger than the route's MTU; the route itself is good.
+const FIB_FRAG_NEEDED: i64 = 8;
+/// AF_INET.
+const AF_INET: u8 = 2;
+
+/// The uplink towards `dst`.
+#[inline(always)]
+fn route<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>) -> Result<u32, Stop> {
+    // SAFETY: all-zero is a valid request.
+    let mut request: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    let dst = F::to_16(packet.dst);
+    request.family = AF_INET;
+    request.ifindex = config.mesh0;
+    request.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes([dst[12], dst[13], dst[14], dst[15]]);
+    // SAFETY: the helper reads and writes the size given.
+    let result = unsafe { raw::bpf_fib_lookup(tc.as_ptr(), &mut request, size_of::<bpf_fib_lookup>() as i32, 0) };
+    match result {
+        FIB_SUCCESS | FIB_NO_NEIGHBOUR | FIB_FRAG_NEEDED => Ok(request.ifindex),
+        _ => Err(Stop::refuse(DropReason::NoRoute)),
+    }
+}
+
+/// Decides a new flow from a task to the outside; it stands in the scratch then. A real call, as `nat::apply`.
+#[inline(never)]
+pub fn leave<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endpoint<F::Addr>) -> Code {
+    encode(decide(tc, config, packet, source).map(|()| 0))
+}
+
+#[inline(always)]
+fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endpoint<F::Addr>) -> Result<(), Stop> {
+    if !matches!(packet.form, Form::Ports | Form::EchoRequest) {
+        return Err(Stop::drop(if packet.form == Form::Fragment {
+            DropReason::Fragment
+        } else {
+            DropReason::Unsupported
+        }));
+    }
+    let ifindex = route(tc, config, packet)?;
+    // SAFETY: values change only as a whole.
+    let Some(uplink) = (unsafe { UPLINKS.get(ifindex) }) else { return Err(Stop::refuse(DropReason::NoRoute)) };
+    let addr = F::uplink_addr(uplink);
+    let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
+    // SAFETY: per-CPU scratch, not shared while this program runs.
+    let scratch = unsafe { &mut *scratch };
+
+    flow::blank::<F>(&mut scratch.reverse);
+    scratch.reverse.addr = packet.src;
+    scratch.reverse.port = packet.sport;
+    scratch.reverse.rewrite = rewrite::DESTINATION;
+    scratch.reverse.deliver = deliver::TASK;
+    scratch.reverse.flags = flow_flag::REVERSE;
+    scratch.reverse.ifindex = source.ifindex;
+    scratch.reverse.mac = source.mac;
+
+    let is_echo = packet.form == Form::EchoRequest;
+    let hash = packet.hash();
+    let mut port = 0;
+    for attempt in 0..snat::TRIES {
+        if port == 0 {
+            let candidate = snat::candidate(hash, attempt);
+            let reply = FlowKey {
+                src: packet.dst,
+                dst: addr,
+                sport: if is_echo { 0 } else { packet.dport },
+                dport: candidate,
+                protocol: packet.protocol,
+                pad: [0; 3],
+            };
+            if F::put_flow(&reply, &scratch.reverse, flow::NEW).is_ok() {
+                port = candidate;
+            }
+        }
+    }
+    if port == 0 {
+        return Err(Stop::drop(DropReason::NoSnatPort));
+    }
+
+    flow::blank::<F>(&mut scratch.forward);
+    scratch.forward.addr = addr;
+    scratch.forward.port = port;
+    scratch.forward.rewrite = rewrite::SOURCE;
+    scratch.forward.deliver = deliver::OUTSIDE;
+    scratch.forward.ifindex = ifindex;
+    scratch.forward.packets = 1;
+    scratch.forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
+    F::put_flow(&flow::key(packet), &scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The owner's part of a call to a frontend: the node of the chosen task rewrites, and remembers the way back.
+//!
+//! The task sees the caller's own address and port; its reply leaves here already from the address and port that was called.
+
+use mesh_common::parse::Packet;
+use mesh_common::schema::{Backend, Flow, FlowKey, deliver, rewrite};
+
+use crate::hook::Stop;
+use crate::maps::Tables;
+use crate::stage::flow;
+
+/// How the reply gets back to the caller.
+pub struct WayBack {
+    /// One of `schema::deliver::*`.
+    pub deliver: u8,
+    /// Uplink or task interface.
+    pub ifindex: u32,
+    /// Ingress node, where the reply goes through the tunnel.
+    pub node: u32,
+    /// VNI of that reply.
+    pub vni: u32,
+    /// Last hop.
+    pub mac: [u8; 6],
+}
+
+/// Accepts a call for a task of this node; the flow returned delivers it. `target_port` 0 keeps the port.
+#[inline(always)]
+pub fn accept<F: Tables>(
+    packet: &Packet<F>,
+    number: u32,
+    backend: &Backend,
+    target_port: u16,
+    back: &WayBack,
+) -> Result<&'static Flow<F::Addr>, Stop> {
+    let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
+    // SAFETY: per-CPU scratch, not shared while this program runs.
+    let scratch = unsafe { &mut *scratch };
+    let addr = F::from_16(backend.addr);
+    let port = if target_port == 0 { packet.dport } else { target_port };
+
+    flow::blank::<F>(&mut scratch.forward);
+    scratch.forward.addr = addr;
+    scratch.forward.port = port;
+    scratch.forward.rewrite = rewrite::DESTINATION;
+    scratch.forward.deliver = deliver::TASK;
+    scratch.forward.ifindex = backend.ifindex;
+    scratch.forward.backend = number;
+    scratch.forward.mac = backend.mac;
+
+    flow::blank::<F>(&mut scratch.reverse);
+    scratch.reverse.addr = packet.dst;
+    scratch.reverse.port = packet.dport;
+    scratch.reverse.rewrite = rewrite::SOURCE;
+    scratch.reverse.deliver = back.deliver;
+    scratch.reverse.ifindex = back.ifindex;
+    scratch.reverse.node = back.node;
+    scratch.reverse.vni = back.vni;
+    scratch.reverse.backend = number;
+    scratch.reverse.mac = back.mac;
+
+    let mut reply = FlowKey {
+        src: addr,
+        dst: packet.src,
+        sport: port,
+        dport: packet.sport,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
+    Ok(&scratch.forward)
+}
