@@ -1,0 +1,220 @@
+//! Facts → wanted image of the host's network.
+//!
+//! Every network of the cluster gets a route, so that the host's own processes reach any task; a gateway address is taken only
+//! where a task of that network lives, since only such a task asks the resolver there.
+//! Invariant: a node that is in no cluster (or has left it) wants nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+use mesh_common::wire::mac;
+
+use super::{HeldPort, MESH0, Mesh0, NetImage, OVERHEAD_V4, OVERHEAD_V6, Route, TaskLink, Transport, Underlay};
+use crate::model::{Cluster, Id, Network, Node, Observed, Protocol, PublishMode, Task, TaskState};
+
+/// The smallest MTU an IPv4 link may have (RFC 791), with room to be of use; protects against an absurd underlay.
+const MIN_MTU: u32 = 576;
+
+/// The image of this node.
+pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id, underlay: &Underlay) -> NetImage {
+    let (Some(settings), Some(node)) = (&cluster.settings, cluster.nodes.get(this_node)) else {
+        return NetImage::default();
+    };
+    let mtu = overlay_mtu(node, underlay);
+    let local: Vec<&Task> = cluster.tasks.values().filter(|task| lives_here(task, observed, this_node)).collect();
+    NetImage {
+        mesh0: Some(Mesh0 {
+            port: settings.data_path_port,
+            mac: mac::of(mac::KIND_MESH0, node.number),
+            mtu: device_mtu(cluster, mtu),
+        }),
+        gateways: networks_of(cluster, &local).map(|network| network.gateway).collect(),
+        routes: routes(cluster, node, mtu),
+        task_links: local
+            .iter()
+            .filter_map(|task| task_link(cluster, task, mtu))
+            .map(|link| (link.name.clone(), link))
+            .collect(),
+        held_ports: held_ports(cluster, &local),
+        sysctls: sysctls(),
+    }
+}
+
+/// Largest inner IP packet that fits the underlay.
+fn overlay_mtu(node: &Node, underlay: &Underlay) -> u32 {
+    let overhead = match node.data_path_addr {
+        IpAddr::V4(_) => OVERHEAD_V4,
+        IpAddr::V6(_) => OVERHEAD_V6,
+    };
+    underlay.mtu.saturating_sub(overhead).max(MIN_MTU)
+}
+
+/// `mesh0` must carry the largest packet of any network; a user may ask for more than the underlay's share (jumbo frames
+/// between the nodes only), which is then his word against ours.
+fn device_mtu(cluster: &Cluster, mtu: u32) -> u32 {
+    cluster.networks.values().filter_map(|network| network.spec.mtu).fold(mtu, u32::max)
+}
+
+fn network_mtu(network: &Network, mtu: u32) -> u32 {
+    network.spec.mtu.unwrap_or(mtu)
+}
+
+fn routes(cluster: &Cluster, node: &Node, mtu: u32) -> BTreeMap<Ipv4Net, Route> {
+    let src = match node.advertise_addr {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    };
+    cluster
+        .networks
+        .values()
+        .map(|network| (network.subnet.trunc(), Route { src, mtu: network_mtu(network, mtu) }))
+        .collect()
+}
+
+/// A task lives here from its assignment until this node has reported its end: a task that shall shut down keeps its link
+/// while it still runs.
+fn lives_here(task: &Task, observed: &Observed, this_node: &Id) -> bool {
+    task.node_id.as_ref() == Some(this_node)
+        && match observed.tasks.get(&task.id) {
+            Some(status) => !status.state.is_terminal(),
+            None => task.desired == TaskState::Running,
+        }
+}
+
+fn networks_of<'a>(cluster: &'a Cluster, tasks: &'a [&Task]) -> impl Iterator<Item = &'a Network> + 'a {
+    tasks.iter().flat_map(|task| &task.attachments).filter_map(|attachment| cluster.networks.get(&attachment.network_id))
+}
+
+/// None for a task without a network, or of a network that this node has not heard of yet.
+fn task_link(cluster: &Cluster, task: &Task, mtu: u32) -> Option<TaskLink> {
+    let first = task.attachments.first()?;
+    let networks: Vec<&Network> =
+        task.attachments.iter().map(|at| cluster.networks.get(&at.network_id)).collect::<Option<_>>()?;
+    let addrs = task.attachments.iter().zip(&networks).map(|(at, network)| {
+        Ipv4Net::new(at.addr, network.subnet.prefix_len()).expect("a prefix length that came out of a network")
+    });
+    Some(TaskLink {
+        name: task.interface(),
+        task_id: task.id.clone(),
+        mac: mac::of(mac::KIND_TASK, first.endpoint),
+        mtu: networks.iter().map(|network| network_mtu(network, mtu)).min()?,
+        addrs: addrs.collect(),
+        gateway: networks.first()?.gateway,
+    })
+}
+
+/// Ingress ports are held on every node, host ports where a task of the service lives.
+fn held_ports(cluster: &Cluster, local: &[&Task]) -> BTreeSet<HeldPort> {
+    let services_here: BTreeSet<&Id> = local.iter().map(|task| &task.service_id).collect();
+    cluster
+        .services
+        .values()
+        .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
+        .filter(|(service, port)| port.mode == PublishMode::Ingress || services_here.contains(&service.id))
+        .filter(|(_, port)| port.published != 0)
+        .filter_map(|(_, port)| {
+            let transport = match port.protocol {
+                Protocol::Tcp => Transport::Tcp,
+                Protocol::Udp => Transport::Udp,
+                Protocol::Sctp => return None,
+            };
+            Some(HeldPort { transport, port: port.published })
+        })
+        .collect()
+}
+
+/// On `mesh0` only; the rest of the host stays as it is.
+fn sysctls() -> BTreeMap<String, String> {
+    let wanted = [
+        // bpf_fib_lookup and packets handed up by the programs enter at mesh0; ip_forward of the host may be 0.
+        (format!("net/ipv4/conf/{MESH0}/forwarding"), "1"),
+        // The kernel uses the larger of this and `all`; with `all` = 1 the routes on mesh0 satisfy the check.
+        (format!("net/ipv4/conf/{MESH0}/rp_filter"), "0"),
+        // Nobody is to be told of better ways through the overlay.
+        (format!("net/ipv4/conf/{MESH0}/send_redirects"), "0"),
+        // IPv4 only so far: no router solicitations and multicast reports into a tunnel without peers.
+        (format!("net/ipv6/conf/{MESH0}/disable_ipv6"), "1"),
+    ];
+    wanted.into_iter().map(|(key, value)| (key, value.to_string())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DEFAULT_UNDERLAY_MTU;
+    use super::super::properties::{facts, id};
+    use super::*;
+
+    const UNDERLAY: Underlay = Underlay { mtu: DEFAULT_UNDERLAY_MTU };
+
+    #[test]
+    fn a_node_of_no_cluster_wants_nothing() {
+        let (cluster, observed) = facts();
+        assert_eq!(compile(&Cluster::default(), &observed, &id(1), &UNDERLAY), NetImage::default());
+        assert_eq!(compile(&cluster, &observed, &id(99), &UNDERLAY), NetImage::default());
+    }
+
+    #[test]
+    fn every_network_has_a_route_and_gateways_are_where_tasks_live() {
+        let (cluster, observed) = facts();
+        let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
+        let src = Some("192.168.7.1".parse().unwrap());
+        assert_eq!(image.routes[&"10.0.0.0/20".parse().unwrap()], Route { src, mtu: 1450 });
+        assert_eq!(image.routes[&"10.0.16.0/20".parse().unwrap()], Route { src, mtu: 1450 });
+        assert_eq!(image.gateways, BTreeSet::from(["10.0.16.1".parse().unwrap()]));
+        let elsewhere = compile(&cluster, &observed, &id(2), &UNDERLAY);
+        assert_eq!((elsewhere.routes.len(), elsewhere.gateways.len()), (2, 0));
+    }
+
+    #[test]
+    fn mesh0_has_a_mac_of_its_own_on_every_node() {
+        let (cluster, observed) = facts();
+        let mesh0 = compile(&cluster, &observed, &id(1), &UNDERLAY).mesh0.unwrap();
+        assert_eq!(mesh0, Mesh0 { port: 4789, mac: [0xe6, 0x12, 0, 0, 0, 1], mtu: 1450 });
+        assert_eq!(compile(&cluster, &observed, &id(2), &UNDERLAY).mesh0.unwrap().mac[5], 2);
+    }
+
+    #[test]
+    fn a_task_has_one_link_with_an_address_per_network() {
+        let (cluster, observed) = facts();
+        let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
+        let link = &image.task_links["mv07070707"];
+        assert_eq!(link.addrs, vec!["10.0.16.5/20".parse::<Ipv4Net>().unwrap()]);
+        assert_eq!((link.gateway, link.mtu), ("10.0.16.1".parse().unwrap(), 1450));
+        assert_eq!(link.mac, mac::of(mac::KIND_TASK, 77));
+    }
+
+    #[test]
+    fn a_stopping_task_keeps_its_link_until_its_end_is_reported() {
+        let (mut cluster, mut observed) = facts();
+        cluster.tasks.get_mut(&id(7)).unwrap().desired = TaskState::Shutdown;
+        assert_eq!(compile(&cluster, &observed, &id(1), &UNDERLAY).task_links.len(), 1);
+        observed.tasks.get_mut(&id(7)).unwrap().state = TaskState::Shutdown;
+        let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
+        assert!(image.task_links.is_empty() && image.gateways.is_empty());
+    }
+
+    #[test]
+    fn ingress_ports_are_held_everywhere_and_host_ports_where_the_task_is() {
+        let (cluster, observed) = facts();
+        let tcp = |port| HeldPort { transport: Transport::Tcp, port };
+        assert_eq!(
+            compile(&cluster, &observed, &id(1), &UNDERLAY).held_ports,
+            BTreeSet::from([tcp(8000), tcp(9000), HeldPort { transport: Transport::Udp, port: 5353 }])
+        );
+        assert_eq!(
+            compile(&cluster, &observed, &id(2), &UNDERLAY).held_ports,
+            BTreeSet::from([tcp(8000), HeldPort { transport: Transport::Udp, port: 5353 }])
+        );
+    }
+
+    #[test]
+    fn a_network_may_ask_for_an_mtu_of_its_own() {
+        let (mut cluster, observed) = facts();
+        cluster.networks.get_mut(&id(21)).unwrap().spec.mtu = Some(1300);
+        let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
+        assert_eq!(image.routes[&"10.0.16.0/20".parse().unwrap()].mtu, 1300);
+        assert_eq!(image.task_links["mv07070707"].mtu, 1300);
+        assert_eq!(image.mesh0.unwrap().mtu, 1450);
+    }
+}

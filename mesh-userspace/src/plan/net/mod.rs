@@ -1,0 +1,205 @@
+//! The host's network as we want it, besides BPF: `mesh0`, its addresses and routes, tasks' links, held ports, sysctls.
+//!
+//! [`compile`] makes a [`NetImage`] from desired and observed facts; `kernel::net` reads what is [`Programmed`]; [`diff`] says
+//! what to do, in an order that is safe one operation at a time; `kernel::net` applies it. Purge is the same with an empty image.
+//!
+//! Invariant: applying `diff(programmed, image)` makes `programmed` equal [`NetImage::footprint`], and a second diff is empty.
+//! Must not: name netlink, or touch anything that is not ours.
+
+mod compile;
+mod diff;
+#[cfg(test)]
+mod properties;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::model::Id;
+
+pub use compile::compile;
+pub use diff::diff;
+
+/// Name of the VXLAN device.
+pub const MESH0: &str = "mesh0";
+/// Bytes that VXLAN adds outside an inner IP packet: inner Ethernet 14, VXLAN 8, UDP 8, outer IPv4 20 (RFC 7348).
+pub const OVERHEAD_V4: u32 = 50;
+/// The same with an outer IPv6 header.
+pub const OVERHEAD_V6: u32 = 70;
+/// What a host with an Ethernet of the usual size has, where nothing is known yet.
+pub const DEFAULT_UNDERLAY_MTU: u32 = 1500;
+
+/// Everything of ours that shall exist in this host's network besides BPF. The default is "nothing".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetImage {
+    pub mesh0: Option<Mesh0>,
+    /// On `mesh0`, each as a /32: the gateways of networks that have a task here; the resolver binds there.
+    pub gateways: BTreeSet<Ipv4Addr>,
+    /// By subnet: how the host itself reaches the overlay.
+    pub routes: BTreeMap<Ipv4Net, Route>,
+    /// By interface name.
+    pub task_links: BTreeMap<String, TaskLink>,
+    pub held_ports: BTreeSet<HeldPort>,
+    /// Path below `/proc/sys` → value.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// The VXLAN device, in external (collect metadata) mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mesh0 {
+    /// UDP port, host order.
+    pub port: u16,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+}
+
+/// A route `<subnet> dev mesh0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Source address of the host's own packets into the overlay: the node's advertised address, so that answers find back.
+    pub src: Option<Ipv4Addr>,
+    pub mtu: u32,
+}
+
+/// A task's veth pair: the host's end is `name`, the task's end is `eth0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskLink {
+    pub name: String,
+    pub task_id: Id,
+    /// MAC address of `eth0`.
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    /// One per network, with the network's prefix length: the kernel makes the on-link route with this source.
+    pub addrs: Vec<Ipv4Net>,
+    /// Default route: the first network's gateway. Internal networks have it too; the programs judge the packets.
+    pub gateway: Ipv4Addr,
+}
+
+/// A published port, kept from everybody else on this host by bound, silent sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HeldPort {
+    pub transport: Transport,
+    pub port: u16,
+}
+
+/// Protocols whose ports a socket can hold on every kernel. SCTP is not among them: its module may be absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl std::fmt::Display for HeldPort {
+    /// `8000/tcp`, as listings show it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let transport = match self.transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        write!(f, "{}/{transport}", self.port)
+    }
+}
+
+/// What there is of ours in the host's network, as `kernel::net` reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Programmed {
+    pub mesh0: Option<Mesh0>,
+    /// `mesh0` is up and asks for no neighbours. False without a `mesh0`.
+    pub mesh0_running: bool,
+    pub gateways: BTreeSet<Ipv4Addr>,
+    pub routes: BTreeMap<Ipv4Net, Route>,
+    /// By interface name.
+    pub task_links: BTreeMap<String, TaskLinkEnd>,
+    /// Held by this very process.
+    pub held_ports: BTreeSet<HeldPort>,
+    /// Values of the moment, of the keys that the image names and of the recorded ones. A key that does not exist is absent.
+    pub sysctls: BTreeMap<String, String>,
+    /// Keys whose former value is on record: they are to be put back when nobody wants them any more.
+    pub recorded_sysctls: BTreeSet<String>,
+}
+
+/// What the host sees of a task's link. The inside (addresses, routes) is written once and never changes in a task's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskLinkEnd {
+    /// Absent where the link was left half-made.
+    pub task_id: Option<Id>,
+    pub mtu: u32,
+    pub up: bool,
+}
+
+/// One step; each is safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetOp {
+    AddMesh0(Mesh0),
+    /// MAC, MTU, no ARP, up: all that can be set on the living device.
+    SetMesh0(Mesh0),
+    RemoveMesh0,
+    AddGateway(Ipv4Addr),
+    RemoveGateway(Ipv4Addr),
+    /// Adds the route or changes it in place.
+    SetRoute(Ipv4Net, Route),
+    RemoveRoute(Ipv4Net),
+    AddTaskLink(TaskLink),
+    /// MTU of both ends, up.
+    SetTaskLink(TaskLink),
+    /// By name of the host's end; the task's end goes with it.
+    RemoveTaskLink(String),
+    HoldPort(HeldPort),
+    ReleasePort(HeldPort),
+    SetSysctl {
+        key: String,
+        value: String,
+    },
+    /// Puts the recorded value back and forgets the record.
+    RestoreSysctl(String),
+}
+
+/// Facts about the host that the image depends on, as `kernel::net` reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// Largest IP packet that the way to the peers carries.
+    pub mtu: u32,
+}
+
+/// A link that is not ours and has an address: packets for published ports may come in by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    pub ifindex: u32,
+    pub name: String,
+    /// Zero where the link has no Ethernet header.
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    pub addrs: Vec<IpNet>,
+    /// Packets begin with an Ethernet header (not so on tun, WireGuard, …).
+    pub has_ethernet: bool,
+    pub up: bool,
+}
+
+impl NetImage {
+    /// What [`Programmed`] looks like when this image is in place.
+    pub fn footprint(&self) -> Programmed {
+        Programmed {
+            mesh0: self.mesh0,
+            mesh0_running: self.mesh0.is_some(),
+            gateways: self.gateways.clone(),
+            routes: self.routes.clone(),
+            task_links: self.task_links.iter().map(|(name, link)| (name.clone(), link.end())).collect(),
+            held_ports: self.held_ports.clone(),
+            sysctls: self.sysctls.clone(),
+            recorded_sysctls: self.sysctls.keys().filter(|key| !dies_with_our_link(key)).cloned().collect(),
+        }
+    }
+}
+
+impl TaskLink {
+    /// The host's end of it, when it is in place.
+    pub fn end(&self) -> TaskLinkEnd {
+        TaskLinkEnd { task_id: Some(self.task_id.clone()), mtu: self.mtu, up: true }
+    }
+}
+
+/// Sysctls of a link of ours need no record: they vanish with it.
+pub fn dies_with_our_link(key: &str) -> bool {
+    key.split('/').any(|part| part == MESH0)
+}
