@@ -3,4 +3,5 @@
 //! The funnel is `compile` (facts → image) → `diff` (programmed, image → operations) → `apply` (an edge's, thin).
 //! Nothing here has a clock, a socket, a file or an await.
 
+pub mod maps;
 pub mod net;

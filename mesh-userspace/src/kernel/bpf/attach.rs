@@ -1,0 +1,187 @@
+//! Programs on devices and on the cgroup: loaded, attached by TCX where the kernel has it, pinned, swapped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkType, PinnedLink};
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
+use aya::programs::{CgroupAttachMode, LinkOrder, Program, SchedClassifier, TcAttachType};
+use mesh_common::verdict::Hook;
+
+use super::pin::{chain, path_error};
+use super::{BpfError, Dataplane};
+
+/// Priority and handle of our filters on kernels without TCX (before 6.6): private, so that nobody else's are replaced.
+const CLSACT_PRIORITY: u16 = 0x6d65;
+const CLSACT_HANDLE: u32 = 0x6d65;
+
+/// A packet program on a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    pub hook: &'static str,
+    pub interface: String,
+    pub ifindex: u32,
+}
+
+impl Attachment {
+    pub fn new(hook: Hook, interface: &str, ifindex: u32) -> Self {
+        Attachment { hook: hook.name(), interface: interface.to_string(), ifindex }
+    }
+
+    /// File name of the pinned link: by index, since a new device may take an old one's name.
+    fn pin_name(&self) -> String {
+        format!("{}-{}", self.hook, self.ifindex)
+    }
+
+    fn direction(&self) -> TcAttachType {
+        if self.hook == Hook::FromHost.name() { TcAttachType::Egress } else { TcAttachType::Ingress }
+    }
+}
+
+impl Dataplane {
+    /// Loads all programs and pins them, in place of an earlier agent's.
+    pub(super) fn load_programs(&mut self) -> Result<(), BpfError> {
+        for (name, program) in self.ebpf.programs_mut() {
+            let load = |error: aya::programs::ProgramError| BpfError::Load(format!("{name}: {}", chain(&error)));
+            let path = self.dir.join("progs").join(name);
+            match program {
+                Program::SchedClassifier(program) => program.load().map_err(load)?,
+                Program::CgroupSockAddr(program) => program.load().map_err(load)?,
+                _ => continue,
+            }
+            if path.exists() {
+                std::fs::remove_file(&path).map_err(|source| path_error("unpin the old program", &path, source))?;
+            }
+            program.pin(&path).map_err(|error| BpfError::Load(format!("pin {name}: {}", chain(&error))))?;
+        }
+        Ok(())
+    }
+
+    /// Puts this build's programs under the links that an earlier agent pinned; links of vanished devices are unpinned.
+    pub(super) fn adopt_links(&mut self) -> Result<(), BpfError> {
+        for path in pins(&self.dir.join("links"))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let hook = Hook::ALL.into_iter().find(|hook| name.starts_with(&format!("{}-", hook.name())));
+            let Some(hook) = hook else { continue };
+            let ifindex = name.rsplit('-').next().and_then(|index| index.parse().ok()).unwrap_or(0);
+            let Some(interface) = interface_name(ifindex) else {
+                std::fs::remove_file(&path).map_err(|source| path_error("unpin the link of a vanished device", &path, source))?;
+                continue;
+            };
+            let attachment = Attachment::new(hook, &interface, ifindex);
+            let failed = |reason: String| attach_error(&attachment, reason);
+            let old = PinnedLink::from_pin(&path).map_err(|error| failed(chain(&error)))?;
+            let link = FdLink::from(old).try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+            let program = classifier(&mut self.ebpf, hook.name())?;
+            let id = program.attach_to_link(link).map_err(|error| failed(chain(&error)))?;
+            // Still pinned: letting go of the file descriptor does not detach.
+            drop(program.take_link(id).map_err(|error| failed(chain(&error)))?);
+            self.attached.insert(attachment.pin_name(), attachment);
+        }
+        Ok(())
+    }
+
+    /// Makes the attachments exactly these. Errors are collected: one bad device does not keep the others from being served.
+    pub fn attach(&mut self, wanted: &BTreeSet<Attachment>) -> Vec<BpfError> {
+        let wanted: BTreeMap<String, &Attachment> = wanted.iter().map(|a| (a.pin_name(), a)).collect();
+        let mut errors = Vec::new();
+        let unwanted: Vec<String> = self.attached.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in unwanted {
+            let path = self.dir.join("links").join(&name);
+            if path.exists() {
+                if let Err(source) = std::fs::remove_file(&path) {
+                    errors.push(path_error("unpin the link", &path, source));
+                    continue;
+                }
+            }
+            self.attached.remove(&name);
+        }
+        for (name, attachment) in wanted {
+            if self.attached.contains_key(&name) {
+                continue;
+            }
+            match self.attach_one(attachment, &self.dir.join("links").join(&name)) {
+                Ok(()) => {
+                    self.attached.insert(name, attachment.clone());
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        errors
+    }
+
+    fn attach_one(&mut self, attachment: &Attachment, path: &Path) -> Result<(), BpfError> {
+        let failed = |reason: String| attach_error(attachment, reason);
+        let program = classifier(&mut self.ebpf, attachment.hook)?;
+        let tcx = TcAttachOptions::TcxOrder(LinkOrder::first());
+        match program.attach_with_options(&attachment.interface, attachment.direction(), tcx) {
+            Ok(id) => {
+                let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+                let link: FdLink = link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+                link.pin(path).map_err(|error| failed(chain(&error)))?;
+            }
+            Err(tcx_error) => {
+                // Before 6.6: a clsact filter, which outlives us by itself and goes with the device.
+                let _ = aya::programs::tc::qdisc_add_clsact(&attachment.interface); // there already is as good
+                let options = NlOptions { priority: CLSACT_PRIORITY, handle: TcHandle::from(CLSACT_HANDLE), ..NlOptions::default() };
+                let attached =
+                    program.attach_with_options(&attachment.interface, attachment.direction(), TcAttachOptions::Netlink(options));
+                let id = attached.map_err(|error| failed(format!("{}; and without TCX: {}", chain(&tcx_error), chain(&error))))?;
+                std::mem::forget(program.take_link(id).map_err(|error| failed(chain(&error)))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hooks the socket calls of processes in `cgroup` and below. The new program is attached before the old one goes: for a moment both
+    /// run, and the second finds nothing left to do.
+    pub(super) fn hook_sockets(&mut self, cgroup: &Path) -> Result<(), BpfError> {
+        let file = File::open(cgroup).map_err(|source| path_error("open the cgroup", cgroup, source))?;
+        for (name, program) in self.ebpf.programs_mut() {
+            let Program::CgroupSockAddr(program) = program else { continue };
+            let failed = |reason: String| BpfError::Attach {
+                program: name.to_string(),
+                target: cgroup.display().to_string(),
+                reason: format!("{reason}; --cgroup must name a directory of a cgroup2 file system"),
+            };
+            let id = program.attach(&file, CgroupAttachMode::AllowMultiple).map_err(|error| failed(chain(&error)))?;
+            let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+            let link: FdLink = link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+            let path = self.dir.join("links").join(name);
+            if path.exists() {
+                std::fs::remove_file(&path).map_err(|source| path_error("unpin the old link", &path, source))?;
+            }
+            link.pin(&path).map_err(|error| failed(chain(&error)))?;
+        }
+        Ok(())
+    }
+
+    /// What is attached where, with the kernel's word on each link.
+    pub fn attachments(&self) -> Vec<(Attachment, bool)> {
+        let is_live = |name: &String| {
+            let link = PinnedLink::from_pin(self.dir.join("links").join(name)).map(FdLink::from);
+            link.and_then(|link| link.info()).and_then(|info| info.link_type()).is_ok_and(|kind| kind == LinkType::Tcx)
+        };
+        self.attached.iter().map(|(name, attachment)| (attachment.clone(), is_live(name))).collect()
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| BpfError::Load(format!("the object has no program {name}")))?;
+    program.try_into().map_err(|error: aya::programs::ProgramError| BpfError::Load(chain(&error)))
+}
+
+fn attach_error(attachment: &Attachment, reason: String) -> BpfError {
+    BpfError::Attach { program: attachment.hook.to_string(), target: attachment.interface.clone(), reason }
+}
+
+fn interface_name(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+fn pins(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
+    let entries = std::fs::read_dir(dir).map_err(|source| path_error("read", dir, source))?;
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
+}

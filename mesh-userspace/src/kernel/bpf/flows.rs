@@ -1,0 +1,106 @@
+//! The flow table from outside: walked in batches, swept through the program `sweep`, which looks again before it acts.
+
+use std::collections::{BTreeSet, HashMap};
+
+use aya::maps::{Map, MapData};
+use aya::programs::{TestRun, TestRunOptions};
+use mesh_common::flow::{order, seen, timeout_s, twin};
+use mesh_common::schema::{Flow, FlowKey, flow_flag, rewrite};
+
+use super::{BpfError, Dataplane, batch};
+
+/// A flow entry as found.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSeen {
+    pub key: FlowKey<[u8; 4]>,
+    pub flow: Flow<[u8; 4]>,
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub entries: usize,
+    pub expired: usize,
+    pub killed: usize,
+}
+
+/// An entry whose twin lives on another node (or is gone) may be this long silent: two hours, the usual TCP keepalive time.
+const LONE_TIMEOUT_S: u32 = 7_200;
+
+impl Dataplane {
+    /// Every entry of the flow table.
+    pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
+        let mut flows = Vec::new();
+        let failed = |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
+        batch::for_each(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
+        Ok(flows)
+    }
+
+    fn flow_map(&self) -> Result<&MapData, BpfError> {
+        match self.ebpf.map("FLOWS4") {
+            Some(Map::HashMap(data)) => Ok(data),
+            _ => Err(super::tables::missing("FLOWS4")),
+        }
+    }
+
+    /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`.
+    pub fn sweep(&mut self, now_s: u32, backends: &BTreeSet<u32>) -> Result<Swept, BpfError> {
+        let flows = self.flows()?;
+        let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
+        let mut swept = Swept { entries: flows.len(), ..Swept::default() };
+        for FlowSeen { key, flow } in &flows {
+            let is_orphan = flow.backend != 0 && !backends.contains(&flow.backend);
+            if is_orphan && flow.flags & flow_flag::DEAD == 0 {
+                swept.killed += usize::from(self.order(key, order::KILL, flow.last_seen_s)?);
+                continue;
+            }
+            let twin = twin(key, flow).and_then(|key| by_key.get(&key));
+            if now_s.saturating_sub(last_seen(flow, twin)) > silence_allowed(key, flow, twin) {
+                swept.expired += usize::from(self.order(key, order::EXPIRE, flow.last_seen_s)?);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Has the program look at one entry; true if it acted.
+    fn order(&self, key: &FlowKey<[u8; 4]>, order: u8, last_seen_s: u32) -> Result<bool, BpfError> {
+        let mut packet = [0u8; 64];
+        packet[14..18].copy_from_slice(&key.src);
+        packet[18..22].copy_from_slice(&key.dst);
+        packet[22..24].copy_from_slice(&key.sport.to_ne_bytes());
+        packet[24..26].copy_from_slice(&key.dport.to_ne_bytes());
+        packet[26] = key.protocol;
+        packet[30] = order;
+        packet[34..38].copy_from_slice(&last_seen_s.to_ne_bytes());
+        let failed = |reason: String| BpfError::Map { attempt: "sweep", map: "FLOWS4", reason };
+        let program = self.ebpf.program("sweep").ok_or_else(|| failed("the object has no program sweep".to_string()))?;
+        let program: &aya::programs::SchedClassifier =
+            program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.to_string()))?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&packet);
+        let result = program.test_run(options).map_err(|error| failed(super::pin::chain(&error)))?;
+        Ok(result.return_value == 1)
+    }
+}
+
+fn last_seen(flow: &Flow<[u8; 4]>, twin: Option<&Flow<[u8; 4]>>) -> u32 {
+    flow.last_seen_s.max(twin.map_or(0, |twin| twin.last_seen_s))
+}
+
+/// Seconds this flow may be silent.
+fn silence_allowed(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, twin: Option<&Flow<[u8; 4]>>) -> u32 {
+    if flow.flags & flow_flag::DEAD != 0 {
+        return 10;
+    }
+    let answered = match twin {
+        Some(twin) => flow.packets != 0 && twin.packets != 0,
+        // The reply's entry lives at the owner: the handshake's ACK shows that there was an answer.
+        None => flow.rewrite == rewrite::NONE && (flow.seen & seen::ACK != 0 || flow.packets > 1),
+    };
+    let (forward, reverse) = match twin {
+        Some(twin) if flow.flags & flow_flag::REVERSE != 0 => (twin.seen, flow.seen),
+        Some(twin) => (flow.seen, twin.seen),
+        None => (flow.seen, flow.seen & !seen::FIN),
+    };
+    timeout_s(key.protocol, forward, reverse, answered).unwrap_or(if twin.is_some() { u32::MAX } else { LONE_TIMEOUT_S })
+}

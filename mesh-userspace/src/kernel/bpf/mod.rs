@@ -1,0 +1,123 @@
+//! The packet programs and their maps in the kernel: loaded, pinned, adopted, attached, written, read. The only room that knows aya.
+//!
+//! Everything is pinned under `<bpf dir>/v<layout>/{maps,progs,links}`, so that packets go on without the agent and the next agent finds
+//! what the last one left: maps of the same layout are adopted (checked by us: aya opens whatever is pinned), programs are swapped under
+//! the pinned links in one step. Invariant: between any two steps here the data plane is whole. Must not: decide anything.
+
+mod attach;
+mod batch;
+mod flows;
+mod pin;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use mesh_common::schema::{Echo, LAYOUT_VERSION};
+use mesh_common::verdict::{DropReason, Hook, STRIDE};
+
+pub use attach::Attachment;
+pub use flows::{FlowSeen, Swept};
+
+/// The compiled programs, as `cargo xtask build-ebpf` made them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH"));
+
+/// What went wrong with the programs or maps.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The pin directory is not on a BPF file system.
+    #[error("{dir} is not on a BPF file system: mount one with 'mount -t bpf bpf /sys/fs/bpf', or name another with --bpf-dir")]
+    NoBpffs { dir: String },
+    /// Something on disk or bpffs could not be read or written.
+    #[error("{attempt} at {path}: {source}")]
+    Path { attempt: &'static str, path: String, source: std::io::Error },
+    /// A map pinned by another build has another shape.
+    #[error(
+        "the pinned map {path} has {found}, this build needs {needed}: stop the other agent, or remove its maps with 'mesh purge'"
+    )]
+    Layout { path: String, found: String, needed: String },
+    /// The kernel refused to load the programs.
+    #[error("load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.1 or newer with BTF is needed)")]
+    Load(String),
+    /// A program could not be attached.
+    #[error("attach {program} to {target}: {reason}")]
+    Attach { program: String, target: String, reason: String },
+    /// A map could not be read or written.
+    #[error("{attempt} the map {map}: {reason}")]
+    Map { attempt: &'static str, map: &'static str, reason: String },
+}
+
+/// The data plane of one node.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    dir: PathBuf,
+    attached: BTreeMap<String, Attachment>,
+}
+
+impl Dataplane {
+    /// Loads the programs over new or adopted maps, swaps them under links that an earlier agent pinned, and hooks the host's sockets in
+    /// `cgroup`.
+    pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, BpfError> {
+        let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
+        pin::prepare(bpf_dir, &dir)?;
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        for spec in pin::MAPS {
+            let path = dir.join("maps").join(spec.name);
+            pin::check(spec, &path)?;
+            loader.map_pin_path(spec.name, path);
+        }
+        let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
+        let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new() };
+        dataplane.load_programs()?;
+        dataplane.adopt_links()?;
+        dataplane.hook_sockets(cgroup)?;
+        Ok(dataplane)
+    }
+
+    /// The directory that holds maps, programs and links of this layout.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The last answers of peers to the reachability echo, by node number.
+    pub fn echoes(&self) -> Result<BTreeMap<u32, Echo>, BpfError> {
+        let map = self.hash::<u32, Echo>("ECHOES")?;
+        map.iter().map(|entry| entry.map_err(tables::map_error("read", "ECHOES"))).collect()
+    }
+
+    /// Drops so far by hook and reason, zeros left out.
+    pub fn drops(&self) -> Result<Vec<(Hook, DropReason, u64)>, BpfError> {
+        let map = self.ebpf.map("DROPS").ok_or_else(|| tables::missing("DROPS"))?;
+        let map = PerCpuArray::<&MapData, u64>::try_from(map).map_err(tables::map_error("open", "DROPS"))?;
+        let mut counters = Vec::new();
+        for hook in Hook::ALL {
+            for reason in DropReason::ALL {
+                let index = hook as u32 * STRIDE + *reason as u32;
+                let values = map.get(&index, 0).map_err(tables::map_error("read", "DROPS"))?;
+                let sum: u64 = values.iter().sum();
+                if sum != 0 {
+                    counters.push((hook, *reason, sum));
+                }
+            }
+        }
+        Ok(counters)
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(&self, name: &'static str) -> Result<HashMap<&MapData, K, V>, BpfError> {
+        let map = self.ebpf.map(name).ok_or_else(|| tables::missing(name))?;
+        HashMap::try_from(map).map_err(tables::map_error("open", name))
+    }
+
+    fn hash_mut<K: aya::Pod, V: aya::Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, BpfError> {
+        let map = self.ebpf.map_mut(name).ok_or_else(|| tables::missing(name))?;
+        HashMap::try_from(map).map_err(tables::map_error("open", name))
+    }
+
+    /// Removes every link, program and map of ours; packets go as if mesh had never been here.
+    pub fn purge(bpf_dir: &Path) -> Result<(), BpfError> {
+        pin::remove(bpf_dir)
+    }
+}

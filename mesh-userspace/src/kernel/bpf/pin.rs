@@ -1,0 +1,114 @@
+//! The pin directory: made, checked, removed.
+
+use std::error::Error;
+use std::path::Path;
+
+use aya::maps::{MapInfo, MapType};
+use mesh_common::schema::*;
+use mesh_common::verdict::{Hook, STRIDE};
+
+use super::BpfError;
+
+/// Magic number of a BPF file system (linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The shape of a map, as `mesh-ebpf/src/maps.rs` declares it.
+pub struct Spec {
+    pub name: &'static str,
+    kind: MapType,
+    key_size: usize,
+    value_size: usize,
+    max_entries: usize,
+}
+
+const fn spec<K, V>(name: &'static str, kind: MapType, max_entries: usize) -> Spec {
+    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
+}
+
+/// Every map, in the order of docs/reference/maps.md. Scratch is the programs' own and new with each of them.
+pub const MAPS: &[Spec] = &[
+    spec::<u32, Config>("CONFIG", MapType::Array, 1),
+    spec::<[u8; 4], Address>("ADDRESSES4", MapType::Hash, MAX_NODES),
+    spec::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4", MapType::Hash, MAX_ENDPOINTS),
+    spec::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", MapType::Hash, MAX_ENDPOINTS),
+    spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
+    spec::<u32, u32>("RINGS", MapType::Array, MAX_RING_SLOTS),
+    spec::<u32, u64>("TURNS", MapType::Hash, MAX_ENDPOINTS),
+    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash, MAX_FLOWS),
+    spec::<u32, Peer>("PEERS", MapType::Hash, MAX_NODES),
+    spec::<u32, Uplink>("UPLINKS", MapType::Hash, MAX_NODES),
+    spec::<u32, Echo>("ECHOES", MapType::Hash, MAX_NODES),
+    spec::<SocketKey, SocketOrigin>("SOCKETS", MapType::LruHash, MAX_SOCKETS),
+    spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
+];
+
+/// Makes the directories; they must be on a BPF file system.
+pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
+    let mut existing = bpf_dir;
+    while !existing.exists() {
+        let Some(parent) = existing.parent() else { break };
+        existing = parent;
+    }
+    let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 as i64 == BPF_FS_MAGIC);
+    if !is_bpffs {
+        return Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() });
+    }
+    for name in ["maps", "progs", "links"] {
+        let path = dir.join(name);
+        std::fs::create_dir_all(&path).map_err(|source| path_error("make the directory", &path, source))?;
+    }
+    Ok(())
+}
+
+/// A map that is pinned already must have this build's shape.
+pub fn check(spec: &Spec, path: &Path) -> Result<(), BpfError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let shape = |kind: MapType, key: usize, value: usize, entries: usize| {
+        format!("type {kind:?}, key of {key} bytes, value of {value} bytes, {entries} entries")
+    };
+    let info = MapInfo::from_pin(path).map_err(|error| BpfError::Load(chain(&error)))?;
+    let found = shape(
+        info.map_type().map_err(|error| BpfError::Load(chain(&error)))?,
+        info.key_size() as usize,
+        info.value_size() as usize,
+        info.max_entries() as usize,
+    );
+    let needed = shape(spec.kind, spec.key_size, spec.value_size, spec.max_entries);
+    if found == needed { Ok(()) } else { Err(BpfError::Layout { path: path.display().to_string(), found, needed }) }
+}
+
+/// Unpins everything below the directory and the directory itself. Links first: a map must not go while a program may read it.
+pub fn remove(bpf_dir: &Path) -> Result<(), BpfError> {
+    let Ok(versions) = std::fs::read_dir(bpf_dir) else { return Ok(()) };
+    for version in versions.flatten().map(|entry| entry.path()) {
+        for name in ["links", "progs", "maps"] {
+            let dir = version.join(name);
+            for pin in std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                std::fs::remove_file(&pin).map_err(|source| path_error("unpin", &pin, source))?;
+            }
+            if dir.exists() {
+                std::fs::remove_dir(&dir).map_err(|source| path_error("remove the directory", &dir, source))?;
+            }
+        }
+        std::fs::remove_dir(&version).map_err(|source| path_error("remove the directory", &version, source))?;
+    }
+    std::fs::remove_dir(bpf_dir).map_err(|source| path_error("remove the directory", bpf_dir, source))
+}
+
+pub fn path_error(attempt: &'static str, path: &Path, source: std::io::Error) -> BpfError {
+    BpfError::Path { attempt, path: path.display().to_string(), source }
+}
+
+/// An error with all that caused it, on one line; a verifier's log is cut to its end, where the reason stands.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    let tail: Vec<&str> = text.lines().rev().take(6).collect();
+    tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}

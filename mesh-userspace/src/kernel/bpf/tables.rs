@@ -1,0 +1,139 @@
+//! Maps as [`Tables`]: read whole at start, then written one operation at a time.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, MapData, MapError};
+use mesh_common::schema::{Config, Frontend, FrontendKey};
+
+use super::{BpfError, Dataplane};
+use crate::plan::maps::{Entry, Key, MapOp, Tables};
+
+/// No flags: insert or replace.
+const ANY: u64 = 0;
+/// Insert only where nothing is.
+const NO_EXIST: u64 = 1;
+
+pub fn missing(map: &'static str) -> BpfError {
+    BpfError::Map { attempt: "find", map, reason: "the object has none of this name".to_string() }
+}
+
+pub fn map_error(attempt: &'static str, map: &'static str) -> impl Fn(MapError) -> BpfError {
+    move |error| {
+        let full = matches!(&error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG));
+        let hint = if full { ": it is full" } else { "" };
+        BpfError::Map { attempt, map, reason: format!("{}{hint}", super::pin::chain(&error)) }
+    }
+}
+
+impl Dataplane {
+    /// What the maps hold now.
+    pub fn tables(&self) -> Result<Tables, BpfError> {
+        let config = self.config()?;
+        let frontends: BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>> = self.dump("FRONTENDS4")?;
+        let rings = self.array::<u32>("RINGS")?;
+        let slots = |at: u32, len: u32| -> Result<Vec<u32>, BpfError> {
+            (at..at + len).map(|slot| rings.get(&slot, 0).map_err(map_error("read", "RINGS"))).collect()
+        };
+        let mut lists = BTreeMap::new();
+        for frontend in frontends.values().filter(|frontend| frontend.turns_len != 0) {
+            lists.insert(frontend.turns_at, slots(frontend.turns_at, frontend.turns_len)?);
+            lists.insert(frontend.ring_at, slots(frontend.ring_at, frontend.ring_len)?);
+        }
+        Ok(Tables {
+            config,
+            addresses: self.dump("ADDRESSES4")?,
+            endpoints: self.dump("ENDPOINTS4")?,
+            frontends,
+            backends: self.dump("BACKENDS")?,
+            peers: self.dump("PEERS")?,
+            uplinks: self.dump("UPLINKS")?,
+            rings: lists,
+            turns: self.dump::<u32, u64>("TURNS")?.into_keys().collect(),
+        })
+    }
+
+    fn config(&self) -> Result<Option<Config>, BpfError> {
+        let config = self.array::<Config>("CONFIG")?.get(&0, 0).map_err(map_error("read", "CONFIG"))?;
+        Ok((config.mesh0 != 0).then_some(config))
+    }
+
+    fn array<V: aya::Pod>(&self, name: &'static str) -> Result<Array<&MapData, V>, BpfError> {
+        let map = self.ebpf.map(name).ok_or_else(|| missing(name))?;
+        Array::try_from(map).map_err(map_error("open", name))
+    }
+
+    fn dump<K: aya::Pod + Ord, V: aya::Pod>(&self, name: &'static str) -> Result<BTreeMap<K, V>, BpfError> {
+        let map = self.hash::<K, V>(name)?;
+        map.iter().map(|entry| entry.map_err(map_error("read", name))).collect()
+    }
+
+    /// Applies one operation.
+    pub fn apply(&mut self, op: &MapOp) -> Result<(), BpfError> {
+        match op {
+            MapOp::Config(config) => self.write_config(config.as_ref()),
+            MapOp::Put(Entry::Address(key, value)) => self.put("ADDRESSES4", key, value, ANY),
+            MapOp::Put(Entry::Endpoint(key, value)) => self.put("ENDPOINTS4", key, value, ANY),
+            MapOp::Put(Entry::Frontend(key, value)) => self.put("FRONTENDS4", key, value, ANY),
+            MapOp::Put(Entry::Backend(key, value)) => self.put("BACKENDS", key, value, ANY),
+            MapOp::Put(Entry::Peer(key, value)) => self.put("PEERS", key, value, ANY),
+            MapOp::Put(Entry::Uplink(key, value)) => self.put("UPLINKS", key, value, ANY),
+            // The counter's value is the programs': an existing one stays.
+            MapOp::Put(Entry::Turn(pool)) => match self.put("TURNS", pool, &0u64, NO_EXIST) {
+                Err(_) if self.hash::<u32, u64>("TURNS")?.get(pool, 0).is_ok() => Ok(()),
+                result => result,
+            },
+            MapOp::Put(Entry::Ring(at, slots)) => self.write_ring(*at, slots),
+            MapOp::Delete(Key::Address(key)) => self.delete::<[u8; 4], mesh_common::schema::Address>("ADDRESSES4", key),
+            MapOp::Delete(Key::Endpoint(key)) => {
+                self.delete::<[u8; 4], mesh_common::schema::Endpoint<[u8; 4]>>("ENDPOINTS4", key)
+            }
+            MapOp::Delete(Key::Frontend(key)) => self.delete::<_, Frontend<[u8; 4]>>("FRONTENDS4", key),
+            MapOp::Delete(Key::Backend(key)) => self.delete::<u32, mesh_common::schema::Backend>("BACKENDS", key),
+            MapOp::Delete(Key::Peer(key)) => self.delete::<u32, mesh_common::schema::Peer>("PEERS", key),
+            MapOp::Delete(Key::Uplink(key)) => self.delete::<u32, mesh_common::schema::Uplink>("UPLINKS", key),
+            MapOp::Delete(Key::Turn(key)) => self.delete::<u32, u64>("TURNS", key),
+        }
+    }
+
+    fn write_config(&mut self, config: Option<&Config>) -> Result<(), BpfError> {
+        let nothing = Config {
+            netns_cookie: 0,
+            node: 0,
+            mesh0: 0,
+            tunnel_addr4: [0; 4],
+            pool_addr4: [0; 4],
+            pool_mask4: [0; 4],
+            mesh0_mac: [0; 6],
+            data_port: 0,
+            mss4: 0,
+            pad: [0; 6],
+        };
+        let map = self.ebpf.map_mut("CONFIG").ok_or_else(|| missing("CONFIG"))?;
+        let mut map = Array::<&mut MapData, Config>::try_from(map).map_err(map_error("open", "CONFIG"))?;
+        map.set(0, config.unwrap_or(&nothing), ANY).map_err(map_error("write", "CONFIG"))
+    }
+
+    fn write_ring(&mut self, at: u32, slots: &[u32]) -> Result<(), BpfError> {
+        let map = self.ebpf.map("RINGS").ok_or_else(|| missing("RINGS"))?;
+        let data = match map {
+            aya::maps::Map::Array(data) => data,
+            _ => return Err(missing("RINGS")),
+        };
+        let keys: Vec<u32> = (at..at + slots.len() as u32).collect();
+        super::batch::update(data, &keys, slots)
+            .map_err(|error| BpfError::Map { attempt: "write", map: "RINGS", reason: error.to_string() })
+    }
+
+    fn put<K: aya::Pod, V: aya::Pod>(&mut self, map: &'static str, key: &K, value: &V, flags: u64) -> Result<(), BpfError> {
+        self.hash_mut::<K, V>(map)?.insert(key, value, flags).map_err(map_error("write", map))
+    }
+
+    /// Gone already is as good.
+    fn delete<K: aya::Pod, V: aya::Pod>(&mut self, map: &'static str, key: &K) -> Result<(), BpfError> {
+        match self.hash_mut::<K, V>(map)?.remove(key) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result.map_err(map_error("delete from", map)),
+        }
+    }
+}

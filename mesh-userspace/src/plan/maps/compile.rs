@@ -1,0 +1,207 @@
+//! Facts → image.
+//!
+//! A task is in the rings when its node says that it is ready, the leader wants it running and not draining, and its node answers; it is in
+//! the endpoint and backend maps from its assignment to its end, so that the flows it has go on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use mesh_common::family::{Family, V4};
+use mesh_common::schema::{
+    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, address_flag, algorithm, backend_state, endpoint,
+    endpoint_flag, peer_flag,
+};
+use mesh_common::wire::mac;
+
+use super::{Facts, Image};
+use crate::model::{
+    Algorithm, Attachment, Cluster, EndpointMode, Network, Observed, Protocol, PublishMode, Service, Task, TaskState,
+};
+
+/// The image for this node.
+pub fn compile(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Image {
+    let Some(config) = config(cluster, facts) else { return Image::default() };
+    let mut image = Image { config: Some(config), uplinks: facts.uplinks.clone(), ..Image::default() };
+    nodes(cluster, observed, facts, &mut image);
+    gateways(cluster, &mut image);
+    for task in cluster.tasks.values().filter(|task| is_alive(task, observed)) {
+        attach(cluster, observed, facts, task, &mut image);
+    }
+    for service in cluster.services.values() {
+        publish(cluster, service, &mut image);
+    }
+    image
+}
+
+fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
+    let (settings, node) = (cluster.settings.as_ref()?, cluster.nodes.get(&facts.this_node)?);
+    let IpAddr::V4(tunnel_addr) = node.data_path_addr else { return None };
+    Some(Config {
+        netns_cookie: facts.netns_cookie,
+        node: node.number,
+        mesh0: facts.mesh0,
+        tunnel_addr4: tunnel_addr.octets(),
+        pool_addr4: settings.address_pool.network().octets(),
+        pool_mask4: settings.address_pool.netmask().octets(),
+        mesh0_mac: mac::of(mac::KIND_MESH0, node.number),
+        data_port: settings.data_path_port,
+        mss4: facts.task_mtu.saturating_sub(40) as u16,
+        pad: [0; 6],
+    })
+}
+
+/// This node's addresses, and every other node as tunnel target and as an address that published ports answer at.
+fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Image) {
+    for node in cluster.nodes.values().filter(|node| node.id != facts.this_node) {
+        let is_unreachable = observed.unreachable_since.contains_key(&node.id);
+        for (addr, flags) in [(node.advertise_addr, 0), (node.data_path_addr, address_flag::TUNNEL)] {
+            if let IpAddr::V4(addr) = addr {
+                let entry = image.addresses.entry(addr.octets());
+                let address = entry.or_insert(Address { node: node.number, ifindex: 0, flags: 0, pad: [0; 3] });
+                address.flags |= flags;
+            }
+        }
+        if let IpAddr::V4(addr) = node.data_path_addr {
+            let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
+            let peer = Peer { addr: V4::to_16(addr.octets()), mtu: facts.underlay_mtu as u16, flags, pad: [0; 5] };
+            image.peers.insert(node.number, peer);
+        }
+    }
+    let this = cluster.nodes.get(&facts.this_node).map_or(0, |node| node.number);
+    for (addr, ifindex) in facts.addresses.iter().filter(|(addr, _)| !addr.is_loopback()) {
+        let address = Address { node: this, ifindex: *ifindex, flags: address_flag::OWN, pad: [0; 3] };
+        image.addresses.insert(addr.octets(), address);
+    }
+}
+
+fn gateways(cluster: &Cluster, image: &mut Image) {
+    for network in cluster.networks.values() {
+        let gateway = network.gateway.octets();
+        let entry = Endpoint {
+            vni: network.vni,
+            number: 0,
+            node: 0,
+            ifindex: 0,
+            gateway,
+            mac: mac::GATEWAY,
+            kind: endpoint::GATEWAY,
+            flags: 0,
+        };
+        image.endpoints.insert(gateway, entry);
+    }
+}
+
+/// Assigned, and its node has not reported its end.
+fn is_alive(task: &Task, observed: &Observed) -> bool {
+    match observed.tasks.get(&task.id) {
+        Some(status) => !status.state.is_terminal(),
+        None => task.desired == TaskState::Running && task.node_id.is_some(),
+    }
+}
+
+fn is_ready(task: &Task, observed: &Observed) -> bool {
+    let node_answers = task.node_id.as_ref().is_some_and(|node| !observed.unreachable_since.contains_key(node));
+    task.desired == TaskState::Running
+        && !task.draining
+        && node_answers
+        && observed.tasks.get(&task.id).is_some_and(|status| status.ready && status.state == TaskState::Running)
+}
+
+/// A task's attachments as endpoints and backends, and in the pools where it is ready.
+fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, image: &mut Image) {
+    let Some(node) = task.node_id.as_ref().and_then(|id| cluster.nodes.get(id)) else { return };
+    let ifindex = if node.id == facts.this_node {
+        // Without its link it can't be delivered to yet.
+        let Some(ifindex) = facts.task_links.get(&task.id) else { return };
+        *ifindex
+    } else {
+        0
+    };
+    let Some(first) = task.attachments.first() else { return };
+    let task_mac = mac::of(mac::KIND_TASK, first.endpoint);
+    let networks: BTreeMap<_, &Network> = (task.attachments.iter())
+        .filter_map(|at| Some((&at.network_id, cluster.networks.get(&at.network_id)?)))
+        .collect();
+    let is_internal = !networks.is_empty() && networks.values().all(|network| network.spec.internal);
+    for Attachment { network_id, addr, endpoint: number } in &task.attachments {
+        let Some(network) = networks.get(network_id) else { continue };
+        let entry = Endpoint {
+            vni: network.vni,
+            number: *number,
+            node: node.number,
+            ifindex,
+            gateway: network.gateway.octets(),
+            mac: task_mac,
+            kind: endpoint::TASK,
+            flags: if is_internal { endpoint_flag::INTERNAL } else { 0 },
+        };
+        image.endpoints.insert(addr.octets(), entry);
+        let service = cluster.services.get(&task.service_id);
+        let pool = service
+            .and_then(|service| service.vips.iter().find(|vip| vip.network_id == *network_id))
+            .map(|vip| vip.pool);
+        let is_ready = is_ready(task, observed);
+        let backend = Backend {
+            addr: V4::to_16(addr.octets()),
+            vni: network.vni,
+            pool: pool.unwrap_or(0),
+            node: node.number,
+            ifindex,
+            mac: task_mac,
+            state: if is_ready { backend_state::READY } else { backend_state::DRAINING },
+            pad: 0,
+        };
+        image.backends.insert(*number, backend);
+        if let (Some(pool), true) = (pool, is_ready) {
+            let ready = image.pools.entry(pool).or_default();
+            ready.push(*number);
+            ready.sort_unstable();
+        }
+    }
+}
+
+/// A service's frontends: its VIP on every network, and its published ports by the pool of its first network.
+fn publish(cluster: &Cluster, service: &Service, image: &mut Image) {
+    let has_vip = service.spec.endpoint_mode == EndpointMode::Vip;
+    for vip in &service.vips {
+        let Some(network) = cluster.networks.get(&vip.network_id) else { continue };
+        image.pools.entry(vip.pool).or_default();
+        if has_vip {
+            let key = FrontendKey { addr: vip.addr.octets(), port: 0, protocol: 0, pad: 0 };
+            image.frontends.insert(key, frontend(service, vip.pool, network.vni, vip.addr.octets(), 0));
+        }
+    }
+    let Some(first) = service.vips.first() else { return };
+    let Some(network) = cluster.networks.get(&first.network_id) else { return };
+    for port in service.ports.iter().filter(|port| port.mode == PublishMode::Ingress && port.published != 0) {
+        let protocol = match port.protocol {
+            Protocol::Tcp => mesh_common::parse::protocol::TCP,
+            Protocol::Udp => mesh_common::parse::protocol::UDP,
+            Protocol::Sctp => mesh_common::parse::protocol::SCTP,
+        };
+        let vip = if has_vip { first.addr.octets() } else { [0; 4] };
+        let key = FrontendKey { addr: [0; 4], port: port.published, protocol, pad: 0 };
+        image.frontends.insert(key, frontend(service, first.pool, network.vni, vip, port.target));
+    }
+}
+
+fn frontend(service: &Service, pool: u32, vni: u32, vip: [u8; 4], target_port: u16) -> Frontend<[u8; 4]> {
+    Frontend {
+        pool,
+        vni,
+        turns_at: 0,
+        turns_len: 0,
+        ring_at: 0,
+        ring_len: 0,
+        vip,
+        target_port,
+        algorithm: match service.spec.lb {
+            Algorithm::RoundRobin => algorithm::ROUND_ROBIN,
+            Algorithm::Maglev => algorithm::MAGLEV,
+            Algorithm::Random => algorithm::RANDOM,
+        },
+        flags: 0,
+        affinity_s: service.spec.affinity.map_or(0, |affinity| affinity.timeout_s),
+        generation: 0,
+    }
+}

@@ -1,0 +1,88 @@
+//! Programmed tables, wanted tables → writes in an order that is safe one at a time.
+
+use std::collections::BTreeMap;
+
+use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
+
+use super::Tables;
+
+/// One entry to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Address([u8; 4], Address),
+    Endpoint([u8; 4], Endpoint<[u8; 4]>),
+    Frontend(FrontendKey<[u8; 4]>, Frontend<[u8; 4]>),
+    Backend(u32, Backend),
+    Peer(u32, Peer),
+    Uplink(u32, Uplink),
+    /// A pool's turn counter; written only where there is none.
+    Turn(u32),
+    /// Slots from the first one on.
+    Ring(u32, Vec<u32>),
+}
+
+/// One entry to delete. Rings are not deleted: nobody refers to them any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    Address([u8; 4]),
+    Endpoint([u8; 4]),
+    Frontend(FrontendKey<[u8; 4]>),
+    Backend(u32),
+    Peer(u32),
+    Uplink(u32),
+    Turn(u32),
+}
+
+/// One step; each is safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapOp {
+    /// None: the node is in no cluster.
+    Config(Option<Config>),
+    Put(Entry),
+    Delete(Key),
+}
+
+/// The steps from `programmed` to `wanted`.
+pub fn diff(programmed: &Tables, wanted: &Tables) -> Vec<MapOp> {
+    let mut ops = Vec::new();
+    let leaves_cluster = wanted.config.is_none();
+    if leaves_cluster && programmed.config.is_some() {
+        ops.push(MapOp::Config(None));
+    }
+    // In: what is referred to before what refers to it.
+    ops.extend(puts(&programmed.peers, &wanted.peers, Entry::Peer));
+    ops.extend(puts(&programmed.addresses, &wanted.addresses, Entry::Address));
+    ops.extend(puts(&programmed.uplinks, &wanted.uplinks, Entry::Uplink));
+    ops.extend(puts(&programmed.endpoints, &wanted.endpoints, Entry::Endpoint));
+    ops.extend(puts(&programmed.backends, &wanted.backends, Entry::Backend));
+    ops.extend(puts(&programmed.rings, &wanted.rings, Entry::Ring));
+    ops.extend(wanted.turns.difference(&programmed.turns).map(|pool| MapOp::Put(Entry::Turn(*pool))));
+    ops.extend(puts(&programmed.frontends, &wanted.frontends, Entry::Frontend));
+    if !leaves_cluster && programmed.config != wanted.config {
+        ops.push(MapOp::Config(wanted.config));
+    }
+    // Out: the other way round.
+    ops.extend(deletes(&programmed.frontends, &wanted.frontends, Key::Frontend));
+    ops.extend(programmed.turns.difference(&wanted.turns).map(|pool| MapOp::Delete(Key::Turn(*pool))));
+    ops.extend(deletes(&programmed.backends, &wanted.backends, Key::Backend));
+    ops.extend(deletes(&programmed.endpoints, &wanted.endpoints, Key::Endpoint));
+    ops.extend(deletes(&programmed.uplinks, &wanted.uplinks, Key::Uplink));
+    ops.extend(deletes(&programmed.addresses, &wanted.addresses, Key::Address));
+    ops.extend(deletes(&programmed.peers, &wanted.peers, Key::Peer));
+    ops
+}
+
+fn puts<K: Ord + Clone, V: Eq + Clone>(
+    have: &BTreeMap<K, V>,
+    want: &BTreeMap<K, V>,
+    entry: fn(K, V) -> Entry,
+) -> Vec<MapOp> {
+    want.iter()
+        .filter(|(key, value)| have.get(key) != Some(value))
+        .map(|(key, value)| MapOp::Put(entry(key.clone(), value.clone())))
+        .collect()
+}
+
+fn deletes<K: Ord + Clone, V>(have: &BTreeMap<K, V>, want: &BTreeMap<K, V>, key: fn(K) -> Key) -> Vec<MapOp> {
+    have.keys().filter(|k| !want.contains_key(k)).map(|k| MapOp::Delete(key(k.clone()))).collect()
+}

@@ -1,0 +1,74 @@
+//! The BPF maps as we want them: desired + observed + facts about this host → [`Image`] → [`Tables`] → operations.
+//!
+//! [`compile`] says what each service's rings must contain, [`place`] finds them room in the one array `RINGS` (keeping what did not
+//! change where it is), [`diff`] orders the writes so that no reader ever follows a number into nothing: leaves before roots on the way
+//! in, roots before leaves on the way out.
+//! Invariant: applying `diff(a, b)` to `a` gives `b`; `diff(a, a)` is empty. Must not: know aya or a file descriptor.
+
+mod compile;
+mod diff;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
+
+use crate::model::Id;
+
+pub use compile::compile;
+pub use diff::{Entry, Key, MapOp, diff};
+pub use place::{Placed, place};
+
+/// Facts about this host that the maps depend on, as the edges read them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub this_node: Id,
+    /// Interface index of mesh0.
+    pub mesh0: u32,
+    /// Cookie of the host's network namespace.
+    pub netns_cookie: u64,
+    /// The host's own addresses → the link that has each, 0 where it leads nowhere outside.
+    pub addresses: BTreeMap<Ipv4Addr, u32>,
+    pub uplinks: BTreeMap<u32, Uplink>,
+    /// Task id → host side of its veth.
+    pub task_links: BTreeMap<Id, u32>,
+    /// Largest inner IP packet.
+    pub task_mtu: u32,
+    /// Largest outer IP packet.
+    pub underlay_mtu: u32,
+}
+
+/// What the maps shall say, before the rings have a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// None on a node that is in no cluster.
+    pub config: Option<Config>,
+    pub addresses: BTreeMap<[u8; 4], Address>,
+    pub endpoints: BTreeMap<[u8; 4], Endpoint<[u8; 4]>>,
+    /// With zero offsets and lengths: [`place`] fills them in.
+    pub frontends: BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>,
+    pub backends: BTreeMap<u32, Backend>,
+    pub peers: BTreeMap<u32, Peer>,
+    pub uplinks: BTreeMap<u32, Uplink>,
+    /// Pool → its ready backends (endpoint numbers), ascending.
+    pub pools: BTreeMap<u32, Vec<u32>>,
+}
+
+/// What the maps hold: entry by entry what `bpftool map dump` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    pub config: Option<Config>,
+    pub addresses: BTreeMap<[u8; 4], Address>,
+    pub endpoints: BTreeMap<[u8; 4], Endpoint<[u8; 4]>>,
+    pub frontends: BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>,
+    pub backends: BTreeMap<u32, Backend>,
+    pub peers: BTreeMap<u32, Peer>,
+    pub uplinks: BTreeMap<u32, Uplink>,
+    /// First slot → contents, of every list and ring that a frontend refers to.
+    pub rings: BTreeMap<u32, Vec<u32>>,
+    /// Pools that have a turn counter; its value is the programs'.
+    pub turns: std::collections::BTreeSet<u32>,
+}

@@ -1,0 +1,160 @@
+//! Finds each pool's lists a place in the array `RINGS`.
+//!
+//! A pool whose backends did not change keeps its place. A changed one gets a new place, and its old one stays untouched until the
+//! next call: a program that read the old frontend a moment ago still finds the old list there.
+
+use std::collections::BTreeMap;
+
+use mesh_common::maglev;
+use mesh_common::schema::MAX_RING_SLOTS;
+
+use super::{Image, Tables};
+
+/// Where a pool's lists are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Pool → (backends, first slot of the turn list, first slot of the ring, ring length, generation).
+    pools: BTreeMap<u32, Place>,
+    /// Ranges given up by the last call: not re-used by the next.
+    resting: Vec<(u32, u32)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    backends: Vec<u32>,
+    turns_at: u32,
+    ring_at: u32,
+    ring_len: u32,
+    generation: u32,
+}
+
+/// The array has no room for this pool's lists.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "the ring of pool {pool} with {backends} backends finds no room in RINGS ({MAX_RING_SLOTS} slots): its service keeps its old tasks; remove services or replicas"
+)]
+pub struct NoRoom {
+    pub pool: u32,
+    pub backends: usize,
+}
+
+impl Placed {
+    /// What the maps of a former agent's life say, so that a restart moves nothing.
+    pub fn from_tables(tables: &Tables) -> Self {
+        let mut pools = BTreeMap::new();
+        for frontend in tables.frontends.values().filter(|frontend| frontend.turns_len != 0) {
+            let Some(backends) = tables.rings.get(&frontend.turns_at) else { continue };
+            let place = Place {
+                backends: backends.clone(),
+                turns_at: frontend.turns_at,
+                ring_at: frontend.ring_at,
+                ring_len: frontend.ring_len,
+                generation: frontend.generation,
+            };
+            pools.insert(frontend.pool, place);
+        }
+        Placed { pools, resting: Vec::new() }
+    }
+
+    /// Ranges in use or resting, ascending.
+    fn taken(&self) -> Vec<(u32, u32)> {
+        let used = self.pools.values().filter(|place| !place.backends.is_empty());
+        let mut taken: Vec<_> = used
+            .flat_map(|place| [(place.turns_at, place.backends.len() as u32), (place.ring_at, place.ring_len)])
+            .chain(self.resting.iter().copied())
+            .collect();
+        taken.sort_unstable();
+        taken
+    }
+
+    /// First fit.
+    fn room(&self, len: u32) -> Option<u32> {
+        let mut at = 0;
+        for (from, taken) in self.taken() {
+            if from >= at + len {
+                break;
+            }
+            at = at.max(from + taken);
+        }
+        (at as usize + len as usize <= MAX_RING_SLOTS).then_some(at)
+    }
+}
+
+/// The tables for an image. Pools without room keep their former backends and are named in the second part.
+pub fn place(image: &Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
+    let mut refused = Vec::new();
+    let mut given_up = Vec::new();
+    placed.pools.retain(|pool, place| {
+        let stays = image.pools.contains_key(pool);
+        if !stays {
+            given_up.extend(ranges(place));
+        }
+        stays
+    });
+    for (pool, backends) in &image.pools {
+        let old = placed.pools.get(pool);
+        if old.is_some_and(|place| place.backends == *backends) {
+            continue;
+        }
+        let generation = old.map_or(0, |place| place.generation.wrapping_add(1));
+        let released = old.map(ranges).unwrap_or_default();
+        match find(placed, *pool, backends, generation) {
+            Ok(place) => {
+                placed.pools.insert(*pool, place);
+                // Rests at once, so that no later pool of this call lands on it.
+                placed.resting.extend(released.iter().copied());
+                given_up.extend(released);
+            }
+            Err(error) => refused.push(error),
+        }
+    }
+    placed.resting = given_up;
+    (tables(image, placed), refused)
+}
+
+fn ranges(place: &Place) -> Vec<(u32, u32)> {
+    if place.backends.is_empty() {
+        return Vec::new();
+    }
+    vec![(place.turns_at, place.backends.len() as u32), (place.ring_at, place.ring_len)]
+}
+
+fn find(placed: &Placed, pool: u32, backends: &[u32], generation: u32) -> Result<Place, NoRoom> {
+    if backends.is_empty() {
+        return Ok(Place { backends: Vec::new(), turns_at: 0, ring_at: 0, ring_len: 0, generation });
+    }
+    let ring_len = maglev::length_for(backends.len());
+    let both = backends.len() as u32 + ring_len;
+    let turns_at = placed.room(both).ok_or(NoRoom { pool, backends: backends.len() })?;
+    let ring_at = turns_at + backends.len() as u32;
+    Ok(Place { backends: backends.to_vec(), turns_at, ring_at, ring_len, generation })
+}
+
+fn tables(image: &Image, placed: &Placed) -> Tables {
+    let mut tables = Tables {
+        config: image.config,
+        addresses: image.addresses.clone(),
+        endpoints: image.endpoints.clone(),
+        frontends: image.frontends.clone(),
+        backends: image.backends.clone(),
+        peers: image.peers.clone(),
+        uplinks: image.uplinks.clone(),
+        rings: BTreeMap::new(),
+        turns: image.frontends.values().map(|frontend| frontend.pool).collect(),
+    };
+    for frontend in tables.frontends.values_mut() {
+        let Some(place) = placed.pools.get(&frontend.pool) else { continue };
+        frontend.turns_at = place.turns_at;
+        frontend.turns_len = place.backends.len() as u32;
+        frontend.ring_at = place.ring_at;
+        frontend.ring_len = place.ring_len;
+        frontend.generation = place.generation;
+        if !place.backends.is_empty() {
+            let mut ring = vec![0; place.ring_len as usize];
+            maglev::fill(&mut ring, &place.backends, &mut vec![0; place.backends.len()]);
+            tables.rings.insert(place.turns_at, place.backends.clone());
+            tables.rings.insert(place.ring_at, ring);
+        }
+    }
+    tables
+}

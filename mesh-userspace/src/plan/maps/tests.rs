@@ -1,0 +1,101 @@
+//! Properties of placing and diffing, over pools that come, change and go.
+
+use std::collections::BTreeMap;
+
+use mesh_common::schema::{Frontend, FrontendKey};
+use proptest::prelude::*;
+
+use super::{Entry, Image, Key, MapOp, Placed, Tables, diff, place};
+
+fn image_of(pools: &BTreeMap<u32, Vec<u32>>) -> Image {
+    let frontends = pools
+        .keys()
+        .map(|pool| {
+            let key = FrontendKey { addr: pool.to_be_bytes(), port: 0, protocol: 0, pad: 0 };
+            let frontend = Frontend {
+                pool: *pool,
+                vni: 4097,
+                turns_at: 0,
+                turns_len: 0,
+                ring_at: 0,
+                ring_len: 0,
+                vip: pool.to_be_bytes(),
+                target_port: 0,
+                algorithm: 0,
+                flags: 0,
+                affinity_s: 0,
+                generation: 0,
+            };
+            (key, frontend)
+        })
+        .collect();
+    Image { frontends, pools: pools.clone(), ..Image::default() }
+}
+
+/// The kernel's part, in memory; also checks that no frontend ever refers to slots that were not written.
+fn apply(tables: &mut Tables, ops: &[MapOp]) {
+    for op in ops {
+        match op.clone() {
+            MapOp::Config(config) => tables.config = config,
+            MapOp::Put(Entry::Frontend(key, value)) => {
+                if value.turns_len != 0 {
+                    assert_eq!(tables.rings[&value.turns_at].len(), value.turns_len as usize);
+                    assert_eq!(tables.rings[&value.ring_at].len(), value.ring_len as usize);
+                }
+                tables.frontends.insert(key, value);
+            }
+            MapOp::Put(Entry::Ring(at, slots)) => {
+                tables.rings.insert(at, slots);
+            }
+            MapOp::Put(Entry::Turn(pool)) => {
+                tables.turns.insert(pool);
+            }
+            MapOp::Delete(Key::Frontend(key)) => {
+                tables.frontends.remove(&key);
+            }
+            MapOp::Delete(Key::Turn(pool)) => {
+                tables.turns.remove(&pool);
+            }
+            other => panic!("not in these images: {other:?}"),
+        }
+    }
+}
+
+fn pools() -> impl Strategy<Value = BTreeMap<u32, Vec<u32>>> {
+    let backends = proptest::collection::btree_set(1..60u32, 0..12).prop_map(|set| set.into_iter().collect::<Vec<_>>());
+    proptest::collection::btree_map(1..8u32, backends, 0..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn applying_the_difference_gives_the_wanted_tables(steps in proptest::collection::vec(pools(), 1..6)) {
+        let (mut placed, mut tables) = (Placed::default(), Tables::default());
+        let mut resting: Vec<(u32, usize)> = Vec::new();
+        for pools in &steps {
+            let before = tables.clone();
+            let (wanted, refused) = place(&image_of(pools), &mut placed);
+            prop_assert!(refused.is_empty());
+            // What the last frontends referred to is not overwritten by this step.
+            for (at, len) in resting.drain(..) {
+                for (ring_at, slots) in wanted.rings.iter().filter(|(ring_at, slots)| before.rings.get(ring_at) != Some(slots)) {
+                    let apart = (*ring_at as usize + slots.len()) <= at as usize || at as usize + len <= *ring_at as usize;
+                    prop_assert!(apart, "slots {at}+{len} overwritten at {ring_at}+{}", slots.len());
+                }
+            }
+            apply(&mut tables, &diff(&before, &wanted));
+            tables.rings.retain(|at, _| wanted.rings.contains_key(at));
+            prop_assert_eq!(&tables, &wanted);
+            prop_assert!(diff(&wanted, &wanted).is_empty());
+            resting.extend(wanted.rings.iter().map(|(at, slots)| (*at, slots.len())));
+        }
+    }
+
+    #[test]
+    fn a_restart_moves_nothing(pools in pools()) {
+        let (wanted, _) = place(&image_of(&pools), &mut Placed::default());
+        let (again, _) = place(&image_of(&pools), &mut Placed::from_tables(&wanted));
+        prop_assert!(diff(&wanted, &again).is_empty());
+    }
+}
