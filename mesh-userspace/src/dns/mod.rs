@@ -1,0 +1,5 @@
+//! Names for tasks: the pure zone, the server that answers from it, and the process that keeps answering while the
+//! agent is away.
+
+pub mod server;
+pub mod zone;
