@@ -2,4 +2,6 @@
 //! agent is away.
 
 pub mod server;
+#[cfg(test)]
+mod testing;
 pub mod zone;

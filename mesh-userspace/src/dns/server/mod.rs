@@ -19,6 +19,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hickory_server::Server;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
@@ -66,7 +67,7 @@ impl Shared {
 pub struct DnsServer {
     port: u16,
     shared: Arc<Shared>,
-    listeners: BTreeMap<Ipv4Addr, Server<Handler>>,
+    listeners: BTreeMap<Ipv4Addr, Listener>,
     errors: BTreeMap<Ipv4Addr, String>,
 }
 
@@ -91,9 +92,7 @@ impl DnsServer {
         let gone: Vec<Ipv4Addr> = self.listeners.keys().filter(|addr| !wanted.contains(addr)).copied().collect();
         for addr in gone {
             if let Some(mut listener) = self.listeners.remove(&addr) {
-                if let Err(error) = listener.shutdown_gracefully().await {
-                    log::warn!("the listener on gateway {addr} ended with: {error}");
-                }
+                listener.close(addr).await;
                 log::info!("no longer listening on gateway {addr}");
             }
         }
@@ -103,10 +102,14 @@ impl DnsServer {
     /// Binds what is wanted and not bound yet: after a new zone, and now and then for addresses that were busy.
     pub fn listen(&mut self) {
         for addr in self.shared.zone().listen_addrs() {
-            if self.listeners.contains_key(&addr) {
-                continue;
+            if let Some(listener) = self.listeners.get_mut(&addr) {
+                if !listener.has_ended() {
+                    continue;
+                }
+                log::warn!("the listener on gateway {addr} ended by itself and is opened again");
+                self.listeners.remove(&addr);
             }
-            match bind_listener(addr, self.port, &self.shared) {
+            match Listener::bind(addr, self.port, &self.shared) {
                 Ok(listener) => {
                     log::info!("listening on gateway {addr}, port {}", self.port);
                     self.errors.remove(&addr);
@@ -143,20 +146,43 @@ impl DnsServer {
     }
 }
 
-/// Both protocols or none: a client that got a truncated answer must find TCP.
-fn bind_listener(addr: Ipv4Addr, port: u16, shared: &Arc<Shared>) -> Result<Server<Handler>, BindError> {
-    let failed = |protocol| {
-        move |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Busy { protocol, addr, port },
-            _ => BindError::Other { protocol, addr, port, source },
+/// Both protocols of one gateway. Two servers, so that the end of either is seen.
+struct Listener {
+    udp: Server<Handler>,
+    tcp: Server<Handler>,
+}
+
+impl Listener {
+    /// Both protocols or none: a client that got a truncated answer must find TCP.
+    fn bind(addr: Ipv4Addr, port: u16, shared: &Arc<Shared>) -> Result<Self, BindError> {
+        let failed = |protocol| {
+            move |source: io::Error| match source.kind() {
+                io::ErrorKind::AddrInUse => BindError::Busy { protocol, addr, port },
+                _ => BindError::Other { protocol, addr, port, source },
+            }
+        };
+        let udp_socket = bind_udp(SocketAddrV4::new(addr, port)).map_err(failed("UDP"))?;
+        let tcp_socket = bind_tcp(SocketAddrV4::new(addr, port)).map_err(failed("TCP"))?;
+        let mut udp = Server::new(Handler(shared.clone()));
+        udp.register_socket(udp_socket);
+        let mut tcp = Server::new(Handler(shared.clone()));
+        tcp.register_listener(tcp_socket, TCP_IDLE, TCP_RESPONSES);
+        Ok(Listener { udp, tcp })
+    }
+
+    /// The accept and receive loops end by themselves on socket errors they hold to be final.
+    fn has_ended(&mut self) -> bool {
+        let ended = |server: &mut Server<Handler>| server.block_until_done().now_or_never().is_some();
+        ended(&mut self.udp) || ended(&mut self.tcp)
+    }
+
+    async fn close(&mut self, addr: Ipv4Addr) {
+        for server in [&mut self.udp, &mut self.tcp] {
+            if let Err(error) = server.shutdown_gracefully().await {
+                log::warn!("the listener on gateway {addr} ended with: {error}");
+            }
         }
-    };
-    let udp = bind_udp(SocketAddrV4::new(addr, port)).map_err(failed("UDP"))?;
-    let tcp = bind_tcp(SocketAddrV4::new(addr, port)).map_err(failed("TCP"))?;
-    let mut server = Server::new(Handler(shared.clone()));
-    server.register_socket(udp);
-    server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES);
-    Ok(server)
+    }
 }
 
 fn bind_udp(addr: SocketAddrV4) -> io::Result<UdpSocket> {
