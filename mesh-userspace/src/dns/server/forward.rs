@@ -191,14 +191,16 @@ impl Upstreams {
         }
         self.looked_at = Some(Instant::now());
         let read = std::fs::read(&options.resolv_conf);
-        let problem = read.as_ref().err().map(|error| format!("{} can't be read: {error}", options.resolv_conf.display()));
+        let problem =
+            read.as_ref().err().map(|error| format!("{} can't be read: {error}", options.resolv_conf.display()));
         let source = (read.ok(), self.excluded.clone());
         if self.built_from.as_ref() == Some(&source) {
             return;
         }
         self.problem = problem;
         self.addrs = source.0.as_deref().map(upstream_addrs).unwrap_or_default();
-        self.addrs.retain(|addr| !matches!(addr, IpAddr::V4(v4) if self.excluded.contains(v4)) && !addr.is_unspecified());
+        self.addrs
+            .retain(|addr| !matches!(addr, IpAddr::V4(v4) if self.excluded.contains(v4)) && !addr.is_unspecified());
         self.addrs.truncate(MAX_UPSTREAMS);
         let built: Result<Vec<_>, _> = self.addrs.iter().map(|addr| resolver_for(*addr, options)).collect();
         match built {
@@ -207,7 +209,8 @@ impl Upstreams {
         }
         if self.problem.is_none() && self.addrs.is_empty() {
             let file = options.resolv_conf.display();
-            self.problem = Some(format!("{file} names no resolver: names outside the cluster can't be resolved by tasks"));
+            self.problem =
+                Some(format!("{file} names no resolver: names outside the cluster can't be resolved by tasks"));
         }
         match &self.problem {
             Some(problem) => log::warn!("{problem}"),

@@ -1,23 +1,24 @@
 //! A query on the wire → the zone's answer, or the host's resolvers' → a response on the wire.
 //!
 //! Invariant: every query that parses gets exactly one response and one count. The size of a UDP response is what the
-//! client can take (512 bytes, or its EDNS size up to [`MAX_UDP_PAYLOAD`]); what doesn't fit is marked truncated,
-//! and the client comes back over TCP.
+//! client can take (512 bytes, or its EDNS size up to [`MAX_UDP_PAYLOAD`]); where answers don't fit the response is
+//! marked truncated, and the client comes back over TCP.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use hickory_server::net::runtime::Time;
-use hickory_server::proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
+use hickory_server::net::xfer::Protocol;
+use hickory_server::proto::op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::rdata::{A, PTR};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 
+use super::Shared;
 use super::counts::Outcome;
 use super::forward::ForwardError;
-use super::Shared;
 use crate::dns::zone::{Answer, QueryType, Question, answer};
 
 /// Largest UDP response: fits a packet of an overlay (MTU 1450 and less) and the DNS flag day's advice.
@@ -44,12 +45,42 @@ impl Reply {
     fn failed(outcome: Outcome, code: ResponseCode) -> Self {
         Reply { outcome, code, ours: false, answers: Vec::new(), authorities: Vec::new() }
     }
+
+    /// Drops what doesn't fit, and says whether it dropped any answer. The encoder cuts too, but it fills the space to
+    /// the brim and then has none for the OPT record, which must be in a truncated response as well (RFC 6891, 7).
+    fn shorten_to(&mut self, limit: usize, request: &Request, edns: Option<&Edns>) -> bool {
+        let fits = |answers: &[Record], authorities: &[Record]| {
+            let mut message = Message::response(request.metadata.id, OpCode::Query);
+            message.add_queries(request.queries.queries().iter().map(|query| query.original().clone()));
+            message.add_answers(answers.iter().cloned()).add_authorities(authorities.iter().cloned());
+            message.edns = edns.cloned();
+            // What can't be encoded is the encoder's to report, when it is sent.
+            message.to_vec().map_or(true, |bytes| bytes.len() <= limit)
+        };
+        if fits(&self.answers, &self.authorities) {
+            return false;
+        }
+        self.authorities.clear();
+        if fits(&self.answers, &[]) {
+            return false;
+        }
+        let (mut fitting, mut too_many) = (0, self.answers.len());
+        while too_many - fitting > 1 {
+            let middle = fitting + (too_many - fitting) / 2;
+            match fits(&self.answers[..middle], &[]) {
+                true => fitting = middle,
+                false => too_many = middle,
+            }
+        }
+        self.answers.truncate(fitting);
+        true
+    }
 }
 
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut response: R) -> ResponseInfo {
-        let reply = self.reply(request).await;
+        let mut reply = self.reply(request).await;
         self.0.counters.count(reply.outcome);
 
         let mut metadata = Metadata::response_from_request(&request.metadata);
@@ -59,9 +90,12 @@ impl RequestHandler for Handler {
         let edns = request.edns.as_ref().map(|asked| {
             let mut edns = Edns::new();
             edns.set_max_payload(asked.max_payload().clamp(512, MAX_UDP_PAYLOAD));
-            edns.set_rcode_high((u16::from(reply.code) >> 4) as u8);
             edns
         });
+        if request.protocol() == Protocol::Udp {
+            let limit = edns.as_ref().map_or(512, Edns::max_payload);
+            metadata.truncation = reply.shorten_to(usize::from(limit), request, edns.as_ref());
+        }
         let builder = MessageResponseBuilder::new(&request.queries, edns.as_ref());
         let message = builder.build(metadata, &reply.answers, &reply.authorities, [], []);
         response.send_response(message).await.unwrap_or_else(|error| {

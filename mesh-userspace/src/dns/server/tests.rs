@@ -38,7 +38,7 @@ async fn truncation_then_tcp_and_sizes_by_edns() {
         let message = question("tasks.web", RecordType::A, payload);
         let (answer, len) = ask_udp(net.at(10), gateway, &message).await.unwrap();
         assert!(answer.metadata.truncation, "{payload:?}");
-        assert!(len <= limit && len + 16 + 11 > limit, "{payload:?}: {len} of {limit}");
+        assert!(len <= limit && len + 16 > limit, "{payload:?}: {len} of {limit}");
         assert_eq!(answer.edns.is_some(), payload.is_some(), "OPT in the answer as in the query");
     }
     let message = question("tasks.web", RecordType::A, None);
@@ -70,8 +70,16 @@ async fn answers_from_the_zone() {
     // No resolv.conf at all.
     assert_eq!(ask(10, "outside.test", RecordType::A).await, (ResponseCode::ServFail, 0));
     let counts = server.counts();
-    let expected =
-        QueryCounts { answered: 1, no_data: 2, nx_domain: 2, internal: 1, refused: 1, unsupported: 1, forward_failed: 1, ..counts };
+    let expected = QueryCounts {
+        answered: 1,
+        no_data: 2,
+        nx_domain: 2,
+        internal: 1,
+        refused: 1,
+        unsupported: 1,
+        forward_failed: 1,
+        ..counts
+    };
     assert_eq!(counts, expected);
     assert!(server.upstreams().1.unwrap().contains("resolv.conf can't be read"));
 
@@ -100,7 +108,7 @@ async fn garbage_is_survived() {
     let mut future_edns = question("web", RecordType::A, Some(1232));
     future_edns.edns.as_mut().unwrap().set_version(1);
     let (answer, _) = ask_udp(net.at(10), SocketAddrV4::new(net.at(1), PORT), &future_edns).await.unwrap();
-    assert_eq!(answer.response_code, ResponseCode::BADVERS);
+    assert_eq!(u16::from(answer.response_code), 16, "BADVERS, which shares its number with BADSIG");
     assert_eq!(resolve(net.at(10), net.at(1), "web").await.unwrap().0, ResponseCode::NoError);
 }
 
@@ -149,10 +157,7 @@ async fn a_dead_or_failing_first_upstream_does_not_matter() {
     write_resolv_conf(&resolv_conf, &[net.at(200), net.at(201)]);
     let _server = server(net, &dir, 2).await;
     let began = Instant::now();
-    assert_eq!(
-        resolve(net.at(10), net.at(1), "outside.test").await.unwrap(),
-        (ResponseCode::NoError, vec![outside])
-    );
+    assert_eq!(resolve(net.at(10), net.at(1), "outside.test").await.unwrap(), (ResponseCode::NoError, vec![outside]));
     assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
 
     // A changed resolv.conf counts without a restart.
@@ -188,7 +193,10 @@ async fn a_busy_port_is_said_and_tried_again() {
     server.apply(net.zone(2)).await;
     assert_eq!(server.gateways(), [net.at(2)].into(), "the other network has its listener");
     let said = &server.errors()[&net.at(1)];
-    assert!(said.starts_with(&format!("UDP port {PORT} on gateway {} is used by another program", net.at(1))), "{said}");
+    assert!(
+        said.starts_with(&format!("UDP port {PORT} on gateway {} is used by another program", net.at(1))),
+        "{said}"
+    );
 
     drop(blocker);
     server.listen();

@@ -33,9 +33,15 @@ pub enum QueryType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A records, in the order to send them.
-    Addresses { addrs: Vec<Ipv4Addr>, ttl_s: u32 },
+    Addresses {
+        addrs: Vec<Ipv4Addr>,
+        ttl_s: u32,
+    },
     /// One PTR record.
-    Pointer { name: String, ttl_s: u32 },
+    Pointer {
+        name: String,
+        ttl_s: u32,
+    },
     /// The name exists, this type of record does not: NOERROR with no answer, so that clients go on with A.
     NoData,
     NxDomain,

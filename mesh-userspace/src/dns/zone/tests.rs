@@ -311,12 +311,11 @@ fn reverse_names() {
 #[test]
 fn task_lists_are_shuffled_by_the_seed() {
     let zone = zone_of(&cluster());
-    let list = |name: &str, seed| {
-        match answer(&zone, Question { asker: ip(CLIENT), name, query_type: QueryType::A }, seed) {
+    let list =
+        |name: &str, seed| match answer(&zone, Question { asker: ip(CLIENT), name, query_type: QueryType::A }, seed) {
             Answer::Addresses { addrs, ttl_s: 5 } => addrs,
             other => panic!("{name}: {other:?}"),
-        }
-    };
+        };
     let all: BTreeSet<Ipv4Addr> = (20..40).map(|last| Ipv4Addr::new(10, 0, 1, last)).collect();
     for name in ["many", "tasks.many", "tasks.many.demo"] {
         assert_eq!(list(name, 1).len(), 20);
