@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use crate::dns::zone::Zone;
 use handler::Handler;
 
-pub use counts::{Outcome, QueryCounts};
+pub use counts::QueryCounts;
 pub use forward::ForwardOptions;
 
 /// A TCP client that says nothing for this long is hung up on.
