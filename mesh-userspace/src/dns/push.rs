@@ -27,8 +27,10 @@ use super::zone::Zone;
 
 /// A resolver that takes longer to say anything is hung. Parsing a zone of thousands of services takes a fraction.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// A resolver that is asked to end, or started, has this long.
-const CHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// A resolver that greets later than this is hung.
+const GREET_WITHIN: Duration = Duration::from_secs(2);
+const START_WITHIN: Duration = Duration::from_secs(5);
+const END_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The log starts anew above this size.
 const MAX_LOG_BYTES: u64 = 1 << 20;
@@ -91,7 +93,7 @@ impl ResolverHandle {
         }
         self.end_owner().await?;
         self.start()?;
-        let deadline = Instant::now() + CHANGE_WITHIN;
+        let deadline = Instant::now() + START_WITHIN;
         while !self.adopt().await? {
             let ended = self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
             if ended || Instant::now() > deadline {
@@ -150,7 +152,7 @@ impl ResolverHandle {
         let Ok(mut stream) = UnixStream::connect(self.run_dir.socket()).await else {
             return Ok(false);
         };
-        let status = match timeout(ANSWER_WITHIN, read_frame::<Status>(&mut stream)).await {
+        let status = match timeout(GREET_WITHIN, read_frame::<Status>(&mut stream)).await {
             Ok(Ok(Some(status))) => status,
             _ => return Ok(false),
         };
@@ -189,7 +191,7 @@ impl ResolverHandle {
     /// Ends whoever holds the run directory: politely, then not.
     async fn end_owner(&mut self) -> Result<(), PushError> {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            let deadline = Instant::now() + CHANGE_WITHIN;
+            let deadline = Instant::now() + END_WITHIN;
             let Some(pid) = self.owner()? else { return Ok(()) };
             match kill(pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}

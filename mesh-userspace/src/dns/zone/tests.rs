@@ -391,3 +391,21 @@ fn a_zone_survives_its_journey_as_json_and_damage_to_it() {
     zone.clients.get_mut(&ip(CLIENT)).unwrap().networks = vec![99];
     assert_eq!(ask(&zone, CLIENT, QueryType::A, "whoami"), Answer::NxDomain);
 }
+
+proptest::proptest! {
+    /// Whatever is asked: strangers learn nothing, internal tasks reach nothing, and names of the cluster stay in it.
+    #[test]
+    fn nothing_leaks(
+        labels in proptest::collection::vec("(?i)tasks|whoami|hermit|demo|secret|back|end|1|web|x.y|[a-z0-9._-]{0,9}", 0..5),
+        query_type in proptest::sample::select(vec![QueryType::A, QueryType::Ptr, QueryType::Any, QueryType::Other]),
+    ) {
+        let zone = zone_of(&cluster());
+        let name = labels.join(".");
+        proptest::prop_assert_eq!(ask(&zone, "10.0.1.99", query_type, &name), Answer::Refused);
+        proptest::prop_assert_ne!(ask(&zone, HERMIT, query_type, &name), Answer::Forward);
+        let on_demo = ask(&zone, CLIENT, query_type, &name);
+        if matches!(on_demo, Answer::Addresses { .. }) && !name.to_lowercase().contains("example") {
+            proptest::prop_assert_eq!(ask(&zone, EDGE, query_type, &name), Answer::NxDomain);
+        }
+    }
+}
