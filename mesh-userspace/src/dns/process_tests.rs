@@ -150,6 +150,7 @@ async fn pushed_adopted_killed_restarted_stopped() {
     // The agent's broken connection mends itself, and finds that one.
     let status = second.status().await.unwrap();
     assert_eq!((status.pid, status.generation), (by_hand.id(), 2));
+    assert_eq!(status.zone_digest, zone.digest(), "the kept zone is the one that was pushed");
 
     second.stop().await.unwrap();
     assert!(by_hand.wait().is_ok());

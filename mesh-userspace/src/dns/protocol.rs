@@ -43,6 +43,8 @@ pub struct Status {
     pub netns: u64,
     /// Generation of the zone in force; 0: none yet. It survives a restart together with the zone.
     pub generation: u64,
+    /// [`Zone::digest`] of the zone in force.
+    pub zone_digest: String,
     /// Gateways that are listened on.
     pub gateways: BTreeSet<Ipv4Addr>,
     /// Gateways that are not, and why.

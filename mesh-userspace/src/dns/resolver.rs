@@ -150,6 +150,7 @@ struct Resolver {
     run_dir: RunDir,
     netns: u64,
     generation: u64,
+    zone_digest: String,
     server: DnsServer,
     not_kept: Option<String>,
 }
@@ -162,14 +163,14 @@ impl Resolver {
             ..ForwardOptions::default()
         };
         let server = DnsServer::new(options.port, forward);
-        let mut resolver = Resolver { run_dir, netns: netns()?, generation: 0, server, not_kept: None };
+        let zone_digest = Zone::default().digest();
+        let mut resolver = Resolver { run_dir, netns: netns()?, generation: 0, zone_digest, server, not_kept: None };
         match std::fs::read(resolver.run_dir.zone()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => log::error!("the kept zone can't be read, names wait for the agent: {error}"),
             Ok(json) => match serde_json::from_slice::<Kept>(&json) {
                 Ok(kept) if kept.protocol == PROTOCOL => {
-                    resolver.generation = kept.generation;
-                    resolver.server.apply(kept.zone.into_owned()).await;
+                    resolver.take(kept.generation, kept.zone.into_owned()).await;
                 }
                 Ok(kept) => log::warn!("the kept zone is of protocol {}, names wait for the agent", kept.protocol),
                 Err(error) => log::error!("the kept zone is damaged, names wait for the agent: {error}"),
@@ -188,7 +189,12 @@ impl Resolver {
             log::error!("the zone can't be kept in {path}: {error}");
             format!("the zone can't be kept in {path}, a restarted resolver would know an older one: {error}")
         });
+        self.take(generation, zone).await;
+    }
+
+    async fn take(&mut self, generation: u64, zone: Zone) {
         self.generation = generation;
+        self.zone_digest = zone.digest();
         self.server.apply(zone).await;
     }
 
@@ -200,6 +206,7 @@ impl Resolver {
             pid: std::process::id(),
             netns: self.netns,
             generation: self.generation,
+            zone_digest: self.zone_digest.clone(),
             gateways: self.server.gateways(),
             errors: self.server.errors().clone(),
             warnings: no_upstream.into_iter().chain(self.not_kept.clone()).collect(),

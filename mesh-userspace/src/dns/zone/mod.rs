@@ -18,6 +18,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::model::Id;
 
@@ -89,6 +90,12 @@ impl Zone {
     /// Gateways of all networks: never an upstream, whatever /etc/resolv.conf says.
     pub fn gateways(&self) -> BTreeSet<Ipv4Addr> {
         self.networks.iter().map(|network| network.gateway).collect()
+    }
+
+    /// SHA-256 of the content in hex: whether a resolver serves this zone is told by comparing two of them.
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).expect("a zone has string keys and nothing that can't be written as JSON");
+        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The networks a client sees, in its order. Positions out of range (a damaged snapshot) are left out.
