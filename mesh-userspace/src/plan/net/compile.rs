@@ -83,7 +83,10 @@ fn lives_here(task: &Task, observed: &Observed, this_node: &Id) -> bool {
 }
 
 fn networks_of<'a>(cluster: &'a Cluster, tasks: &'a [&Task]) -> impl Iterator<Item = &'a Network> + 'a {
-    tasks.iter().flat_map(|task| &task.attachments).filter_map(|attachment| cluster.networks.get(&attachment.network_id))
+    tasks
+        .iter()
+        .flat_map(|task| &task.attachments)
+        .filter_map(|attachment| cluster.networks.get(&attachment.network_id))
 }
 
 /// None for a task without a network, or of a network that this node has not heard of yet.

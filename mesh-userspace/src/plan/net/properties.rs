@@ -1,6 +1,7 @@
 //! The law of the funnel on arbitrary images, and the facts that this room's tests share.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ fn apply(state: &mut Programmed, op: NetOp) {
     match op {
         NetOp::AddMesh0(mesh0) => {
             assert!(state.mesh0.is_none(), "mesh0 exists already");
-            (state.mesh0, state.mesh0_running) = (Some(mesh0), true);
+            (state.mesh0, state.mesh0_running) = (Some(mesh0), false);
         }
         NetOp::SetMesh0(mesh0) => {
             assert_eq!(state.mesh0.expect("mesh0 exists").port, mesh0.port, "the port of a device can't change");
@@ -83,8 +84,11 @@ fn held_port() -> impl Strategy<Value = HeldPort> {
 }
 
 fn image() -> impl Strategy<Value = NetImage> {
-    let mesh0 = (4789u16..4791, 1u8..3, 1400u32..1402)
-        .prop_map(|(port, node, mtu)| Mesh0 { port, mac: [0xe6, 0x12, 0, 0, 0, node], mtu });
+    let mesh0 = (4789u16..4791, 1u8..3, 1400u32..1402).prop_map(|(port, node, mtu)| Mesh0 {
+        port,
+        mac: [0xe6, 0x12, 0, 0, 0, node],
+        mtu,
+    });
     let route = (proptest::option::of(Just(Ipv4Addr::new(192, 168, 0, 1))), 1400u32..1402);
     let routes = btree_map(subnet(), route.prop_map(|(src, mtu)| Route { src, mtu }), 0..4);
     let gateways = btree_set((0u8..4).prop_map(|n| Ipv4Addr::new(10, 0, n * 16, 1)), 0..3);
