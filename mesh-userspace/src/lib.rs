@@ -7,6 +7,15 @@
 //! Imports go down only; `cargo xtask tidy` reads the `use` lines and fails on an upward one.
 //! Pure (no clock, no socket, no await): manifest, model, leader, plan, dns::zone.
 
+pub mod agent;
+pub mod api;
+pub mod cli;
 pub mod dns;
+pub mod kernel;
+pub mod leader;
+pub mod manifest;
+pub mod membership;
 pub mod model;
 pub mod plan;
+pub mod runtime;
+pub mod store;

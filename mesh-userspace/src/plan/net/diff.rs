@@ -30,7 +30,7 @@ pub fn diff(programmed: &Programmed, wanted: &NetImage) -> Vec<NetOp> {
     }
 
     match (on_mesh0.mesh0, wanted.mesh0) {
-        (None, Some(mesh0)) => ops.push(NetOp::AddMesh0(mesh0)),
+        (None, Some(mesh0)) => ops.extend([NetOp::AddMesh0(mesh0), NetOp::SetMesh0(mesh0)]),
         (Some(there), Some(mesh0)) if there != mesh0 || !on_mesh0.mesh0_running => ops.push(NetOp::SetMesh0(mesh0)),
         _ => {}
     }
@@ -118,6 +118,7 @@ mod tests {
             ops.as_slice(),
             [
                 NetOp::AddMesh0(_),
+                NetOp::SetMesh0(_),
                 NetOp::SetSysctl { .. },
                 NetOp::AddGateway(_),
                 NetOp::SetRoute(..),
@@ -136,6 +137,7 @@ mod tests {
             [
                 NetOp::RemoveMesh0,
                 NetOp::AddMesh0(_),
+                NetOp::SetMesh0(_),
                 NetOp::SetSysctl { .. },
                 NetOp::AddGateway(_),
                 NetOp::SetRoute(..)

@@ -12,7 +12,7 @@ mod diff;
 mod properties;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -131,6 +131,7 @@ pub struct TaskLinkEnd {
 /// One step; each is safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetOp {
+    /// Makes it, down. Programs are attached between this and [`NetOp::SetMesh0`], before a packet can come in.
     AddMesh0(Mesh0),
     /// MAC, MTU, no ARP, up: all that can be set on the living device.
     SetMesh0(Mesh0),
@@ -188,6 +189,19 @@ impl NetImage {
             held_ports: self.held_ports.clone(),
             sysctls: self.sysctls.clone(),
             recorded_sysctls: self.sysctls.keys().filter(|key| !dies_with_our_link(key)).cloned().collect(),
+        }
+    }
+}
+
+impl NetOp {
+    /// Can't be done without `mesh0`: no use to try where its making failed.
+    pub fn needs_mesh0(&self) -> bool {
+        match self {
+            NetOp::SetMesh0(_) | NetOp::AddGateway(_) | NetOp::SetRoute(..) => true,
+            NetOp::SetSysctl { key, .. } => dies_with_our_link(key),
+            // The placeholder of a UDP port is bound to the device as well.
+            NetOp::HoldPort(port) => port.transport == Transport::Udp,
+            _ => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The law of the funnel on arbitrary images, and the facts that this room's tests share.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ fn apply(state: &mut Programmed, op: NetOp) {
     match op {
         NetOp::AddMesh0(mesh0) => {
             assert!(state.mesh0.is_none(), "mesh0 exists already");
-            (state.mesh0, state.mesh0_running) = (Some(mesh0), true);
+            (state.mesh0, state.mesh0_running) = (Some(mesh0), false);
         }
         NetOp::SetMesh0(mesh0) => {
             assert_eq!(state.mesh0.expect("mesh0 exists").port, mesh0.port, "the port of a device can't change");
