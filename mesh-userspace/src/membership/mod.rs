@@ -1,0 +1,4 @@
+//! Membership: who belongs to the cluster, who is alive, and what each node reports.
+
+pub mod envelope;
+pub mod identity;
