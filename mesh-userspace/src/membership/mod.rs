@@ -2,3 +2,7 @@
 
 pub mod envelope;
 pub mod identity;
+pub mod join;
+mod seed;
+
+pub use seed::{GOSSIP_PORT, Seed};

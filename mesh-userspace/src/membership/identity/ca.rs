@@ -61,6 +61,11 @@ impl ClusterCa {
         ca_digest(&self.certificate)
     }
 
+    /// The digest of a CA certificate in PEM; None where it can't be read.
+    pub fn digest_of_pem(pem: &str) -> Option<[u8; 32]> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|certificate| ca_digest(&certificate))
+    }
+
     /// Signs the public key of a request. Of the request only the key is taken, after its own signature has proved that
     /// the asker holds it; names, usages and validity are written here.
     pub fn sign(&self, csr_pem: &str, name: &CertifiedName, now: UnixMs) -> Result<SignedCertificate, IdentityError> {
