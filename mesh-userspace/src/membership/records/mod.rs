@@ -18,7 +18,7 @@
 mod book;
 mod owner;
 
-pub use book::{Book, Refusal};
+pub use book::Book;
 
 use serde::{Deserialize, Serialize};
 

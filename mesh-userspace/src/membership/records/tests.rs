@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::book::Refusal;
 use super::*;
 use crate::model::{Id, Observed, TaskState};
 

@@ -16,7 +16,7 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::{Duration, Instant};
 
 use chacha20poly1305::aead::rand_core::TryRng;
-use foca::{Config, Foca, Identity, Member, NoCustomBroadcast, Notification, Runtime, Timer};
+use foca::{Config, Foca, Identity, NoCustomBroadcast, Notification, Runtime, Timer};
 
 use super::wire::{MAX_SWIM_BYTES, RawId};
 use codec::PeerCodec;
@@ -189,12 +189,6 @@ impl Swim {
     /// Whether this node has taken a new life since the last call: time to say hello to all.
     pub fn take_rejoined(&mut self) -> bool {
         std::mem::take(&mut self.effects.rejoined)
-    }
-
-    /// Everything that SWIM knows, for a TCP exchange.
-    #[cfg(test)]
-    pub fn state_of(&self, id: RawId) -> Option<foca::State> {
-        self.foca.iter_membership_state().find(|member| member.id().id == id).map(Member::state)
     }
 
     fn settle(&mut self, now: Instant) {

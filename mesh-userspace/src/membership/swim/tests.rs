@@ -112,7 +112,7 @@ fn the_halves_of_a_partition_merge_when_somebody_says_hello() {
             return;
         }
     }
-    panic!("not merged: member 3 is {:?} at 1", world.members[&1].state_of(id(3)));
+    panic!("not merged: 1 sees {:?}, 3 sees {:?}", world.members[&1].alive(), world.members[&3].alive());
 }
 
 #[test]
