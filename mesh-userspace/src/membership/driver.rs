@@ -297,9 +297,7 @@ impl Driver {
         let mut book = self.shared.book();
         let changed = match command {
             Command::Node(status) => book.set(Subject::Node, json(serde_json::to_vec(&status))),
-            Command::Task(id, status) => {
-                book.set(Subject::Task(RawId::from(&id)), json(serde_json::to_vec(&status)))
-            }
+            Command::Task(id, status) => book.set(Subject::Task(RawId::from(&id)), json(serde_json::to_vec(&status))),
             Command::RemoveTask(id) => book.remove(Subject::Task(RawId::from(&id))),
             Command::Inventory => book.set(Subject::Inventory, Vec::new()),
             Command::Members(members) => {
@@ -411,7 +409,9 @@ impl Driver {
             !state.alive.contains_key(id) && !state.gone.contains_key(id) && now - known.since >= FIRST_WORD
         });
         let unheard = unheard.map(|(&id, known)| (id, known.since_ms));
-        for (id, since) in state.gone.iter().filter(|(id, _)| counts(id)).map(|(&id, &since)| (id, since)).chain(unheard) {
+        for (id, since) in
+            state.gone.iter().filter(|(id, _)| counts(id)).map(|(&id, &since)| (id, since)).chain(unheard)
+        {
             observed.agent_alive.insert(Id::from(id), false);
             observed.agent_gone_since.insert(Id::from(id), since);
         }

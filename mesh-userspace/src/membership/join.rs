@@ -46,7 +46,7 @@ pub struct JoinAnswer {
     pub settings: Settings,
     /// Members to gossip with from the first moment.
     pub members: Vec<Seed>,
-    /// Where the store is served.
+    /// The node that keeps the store; `addr` is that of its API (2377), not of its gossip.
     pub store: Seed,
 }
 

@@ -91,6 +91,8 @@ impl Membership {
         };
         let udp = UdpSocket::bind(config.bind).await.map_err(refused("udp"))?;
         let tcp = TcpListener::bind(config.bind).await.map_err(refused("tcp"))?;
+        // tokio learns of room to send from its first event; without this the first hello would be dropped.
+        udp.writable().await.map_err(refused("udp"))?;
 
         let (me, now) = (RawId::from(&config.node_id), Instant::now());
         let shared = Arc::new(Shared {

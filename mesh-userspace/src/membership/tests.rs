@@ -129,11 +129,15 @@ async fn three_meet_report_and_notice_a_death() {
     for (byte, member) in [(1, &one), (2, &two), (3, &three)] {
         member.set_node_status(node_status(1));
         for task in 0..100u8 {
-            member.set_task_status(Id::from_bytes([byte, task, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), status("started"));
+            member.set_task_status(
+                Id::from_bytes([byte, task, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                status("started"),
+            );
         }
     }
     for member in [&one, &two, &three] {
-        let took = eventually(member, SOON, "300 tasks", |observed| observed.tasks.len() == 300 && observed.nodes.len() == 3);
+        let took =
+            eventually(member, SOON, "300 tasks", |observed| observed.tasks.len() == 300 && observed.nodes.len() == 3);
         println!("300 records everywhere after {:?}", took.await);
     }
     one.set_task_status(id(0xaa), status("one change"));
@@ -148,7 +152,7 @@ async fn three_meet_report_and_notice_a_death() {
         let took = eventually(member, limit, "two alive", |observed| sees(observed, &[1, 2])).await;
         println!("death noticed after {took:?}");
         let view = member.observed().borrow().clone();
-        assert!(view.agent_gone_since.contains_key(&id(3)) && view.agent_alive[&id(3)] == false);
+        assert!(view.agent_gone_since.contains_key(&id(3)) && !view.agent_alive[&id(3)]);
         assert_eq!(view.tasks.len(), 300, "what it reported last stays known");
     }
     one.set_members(vec![_lab.seed(2)]);
@@ -301,4 +305,25 @@ async fn a_taken_port_is_named_and_who_leaves_is_gone_at_once() {
     one.set_members(vec![lab.seed(2), lab.seed(3)]);
     let limit = Duration::from_secs(12);
     eventually(&one, limit, "3 reported as gone", |observed| observed.agent_alive.get(&id(3)) == Some(&false)).await;
+}
+
+#[tokio::test]
+#[ignore = "measures this whole process: run it alone, with --release for numbers that count"]
+async fn idle_gossip_costs_next_to_nothing() {
+    let (_lab, members) = three().await;
+    for (byte, member) in (1..).zip(&members) {
+        (0..100u8).for_each(|task| member.set_task_status(Id::from_bytes([byte + task; 16]), status("idle")));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Nanoseconds on a CPU, summed over this process's threads.
+    let cpu = || -> f64 {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let spent = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap());
+        spent.map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>() / 1e9
+    };
+    let (start, before) = (Instant::now(), cpu());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let share = (cpu() - before) / start.elapsed().as_secs_f64() / members.len() as f64;
+    println!("one member of three, idle: {:.3} % of a core; {:?}", share * 100.0, members[0].counters());
+    assert!(share < 0.005, "{share}");
 }

@@ -60,8 +60,7 @@ impl Dialer {
     /// A new proven stream. That the other side refuses *our* certificate shows on the first read only (TLS 1.3).
     pub async fn open(&self, addr: SocketAddr, expect: &Expect) -> Result<PeerStream, TlsError> {
         let identity = Arc::clone(&self.0.identity.read().unwrap_or_else(PoisonError::into_inner));
-        let verifier =
-            Verifier { anchor: Anchor::Ca(roots(&identity)?), expect: expect.clone(), provider: provider() };
+        let verifier = Verifier { anchor: Anchor::Ca(roots(&identity)?), expect: expect.clone(), provider: provider() };
         let config = client_builder(verifier)?
             .with_client_auth_cert(identity.chain(), identity.private_key())
             .map_err(|error| TlsError::Config(error.to_string()))?;

@@ -52,8 +52,8 @@ pub async fn join(addr: SocketAddr, token: &JoinToken, request: &JoinRequest) ->
         };
         return Err(TlsError::Answer { status: status.as_u16(), message });
     }
-    let answer: JoinAnswer =
-        serde_json::from_slice(&body).map_err(|_| failed("its answer is not understood; same version of mesh?".into()))?;
+    let answer: JoinAnswer = serde_json::from_slice(&body)
+        .map_err(|_| failed("its answer is not understood; same version of mesh?".into()))?;
     // The channel is proven, but what gets saved as our CA must be the very one that the token names.
     match ClusterCa::digest_of_pem(&answer.ca) {
         Some(digest) if digest == *token.ca_digest() => Ok(answer),

@@ -53,7 +53,10 @@ struct Desk<R> {
 /// Serves until `shutdown` completes; open requests then get the time of `patience` to end.
 ///
 /// `config` is looked at for each new connection, so a renewed certificate needs no restart. `is_revoked` (node id,
-/// fingerprint of its certificate) is asked for every request: a removed node's open connections are refused as well.
+/// fingerprint of its certificate) is asked for every request: a removed node's open connections are refused as well. A
+/// stream that a request was upgraded to (an exec session) is not looked at again.
+///
+/// The role in [`Caller::Node`] is the certificate's; after `node promote` or `demote` the store's record counts.
 pub async fn serve<R>(
     listener: TcpListener,
     config: watch::Receiver<Arc<ServerConfig>>,
@@ -144,7 +147,8 @@ impl<R: Fn(&Id, &str) -> bool + Send + Sync + 'static> Desk<R> {
     async fn request(&self, request: Request<Incoming>, caller: Caller, addr: SocketAddr) -> Response<Body> {
         match &caller {
             Caller::Anonymous if request.method() != Method::POST || request.uri().path() != JOIN_PATH => {
-                let message = "this node's certificate is missing: only members of the cluster may ask that; join first";
+                let message =
+                    "this node's certificate is missing: only members of the cluster may ask that; join first";
                 return refusal(StatusCode::UNAUTHORIZED, message);
             }
             Caller::Node { id, fingerprint, .. } if (self.is_revoked)(id, fingerprint) => {

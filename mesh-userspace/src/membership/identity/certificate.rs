@@ -66,7 +66,7 @@ pub fn ca_digest(certificate: &CertificateDer<'_>) -> [u8; 32] {
 
 pub(super) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, IdentityError> {
     match X509Certificate::from_der(certificate.as_ref()) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         Ok(_) => Err(IdentityError::BadCertificate { detail: "bytes follow it".to_string() }),
         Err(error) => Err(IdentityError::BadCertificate { detail: error.to_string() }),
     }

@@ -97,7 +97,8 @@ impl Owned {
         if version.generation > self.through.generation || is_known || is_dead || is_old {
             return false;
         }
-        if !is_current && self.live.get(&Subject::Inventory).is_some_and(|e| e.version.generation > version.generation) {
+        if !is_current && self.live.get(&Subject::Inventory).is_some_and(|e| e.version.generation > version.generation)
+        {
             return false;
         }
         match body {
