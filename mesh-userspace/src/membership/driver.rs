@@ -3,7 +3,6 @@
 //! A turn: whatever woke us → take in all waiting datagrams (so that a pause of ours is not taken for silence of others) → due
 //! timers → changes of membership → fresh records out → the new view published. Without news it sleeps until the next probe.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +15,7 @@ use super::counters::Counters;
 use super::envelope::{Channel, GossipKeys, KeyRing, OVERHEAD, Refused};
 use super::records::{Book, Subject};
 use super::replay::Replays;
+use super::roster::{Moment, Roster};
 use super::swim::Swim;
 use super::wire::{Datagram, MAX_DATAGRAM_BYTES, Message, RawId, decode, encode};
 use super::{Seed, exchange};
@@ -33,8 +33,6 @@ const REJOIN_MEMBERS: usize = 16;
 const FLUSH_DELAY: Duration = Duration::from_millis(15);
 /// Views are published at most this often.
 const PUBLISH_DELAY: Duration = Duration::from_millis(10);
-/// A member of the store's that was never heard of is reported as gone after this time.
-const FIRST_WORD: Duration = Duration::from_secs(5);
 /// Records in one datagram, less the delta's own fields.
 const RECORD_ROOM: usize = MAX_DATAGRAM_BYTES - OVERHEAD - 39 - 60;
 /// Callers answered at once; one call of our own runs at a time.
@@ -86,12 +84,6 @@ impl Shared {
     }
 }
 
-struct Known {
-    addr: SocketAddr,
-    since: Instant,
-    since_ms: UnixMs,
-}
-
 pub(super) struct Driver {
     pub me: RawId,
     pub generation: u64,
@@ -111,12 +103,7 @@ pub(super) struct State {
     replays: Replays,
     /// Number of our last datagram.
     sequence: u64,
-    /// Members by the store or by the join answer, without this node.
-    known: BTreeMap<RawId, Known>,
-    /// Whether `known` is the store's list, which excludes all others.
-    known_is_whole: bool,
-    alive: BTreeMap<RawId, SocketAddr>,
-    gone: BTreeMap<RawId, UnixMs>,
+    roster: Roster,
     digest_at: Instant,
     rejoin_at: Instant,
     flush_at: Option<Instant>,
@@ -130,10 +117,7 @@ impl State {
         State {
             replays: Replays::default(),
             sequence: 0,
-            known: BTreeMap::new(),
-            known_is_whole: false,
-            alive: BTreeMap::new(),
-            gone: BTreeMap::new(),
+            roster: Roster::default(),
             digest_at: now + DIGEST_PERIOD,
             rejoin_at: now,
             flush_at: None,
@@ -182,9 +166,9 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
-        let State { digest_at, rejoin_at, flush_at, publish_at, .. } = &self.state;
-        let digest = (!self.state.alive.is_empty()).then_some(*digest_at);
-        let rejoin = self.missing().next().is_some().then_some(*rejoin_at);
+        let State { roster, digest_at, rejoin_at, flush_at, publish_at, .. } = &self.state;
+        let digest = (!roster.is_lonely()).then_some(*digest_at);
+        let rejoin = roster.missing().next().is_some().then_some(*rejoin_at);
         let far = Instant::now() + Duration::from_secs(3600);
         [digest, rejoin, *flush_at, *publish_at, self.swim.deadline()].into_iter().flatten().min().unwrap_or(far)
     }
@@ -215,8 +199,7 @@ impl Driver {
         }
         if self.state.digest_at <= now {
             self.state.digest_at = now + DIGEST_PERIOD;
-            let members: Vec<SocketAddr> = self.state.alive.values().copied().collect();
-            if let Some(&addr) = members.choose(&mut rand::rng()) {
+            if let Some(&addr) = self.state.roster.live_addrs().choose(&mut rand::rng()) {
                 let digest = self.shared.book().digest();
                 self.send(&[addr], Message::Digest(digest));
             }
@@ -257,7 +240,7 @@ impl Driver {
             }
             Message::Digest(theirs) => {
                 let ours = self.shared.book().digest();
-                if let Some(&addr) = self.state.alive.get(&sender).filter(|_| theirs != ours) {
+                if let Some(addr) = self.state.roster.live_addr(sender).filter(|_| theirs != ours) {
                     self.call(addr);
                 }
             }
@@ -320,42 +303,21 @@ impl Driver {
 
     /// Replaces the list of members that this node says hello to; the store's list also decides whose records count.
     pub fn set_known(&mut self, members: &[Seed], is_whole: bool) {
-        let (now, now_ms) = (Instant::now(), wall_clock());
-        let mut known = BTreeMap::new();
-        for Seed { id, addr } in members {
-            let id = RawId::from(id);
-            if id == self.me {
-                continue;
-            }
-            let new = Known { addr: *addr, since: now, since_ms: now_ms };
-            let entry = match self.state.known.remove(&id) {
-                Some(before) => Known { addr: *addr, ..before },
-                None => new,
-            };
-            known.insert(id, entry);
-        }
-        self.state.known = known;
-        self.state.known_is_whole = is_whole;
-        self.state.rejoin_at = self.state.rejoin_at.min(now + LONELY_PERIOD);
+        let now = moment();
+        self.state.roster.set_known(self.me, members, is_whole, now);
+        self.state.rejoin_at = self.state.rejoin_at.min(now.steady + LONELY_PERIOD);
         if is_whole {
-            let members: BTreeSet<RawId> = self.state.known.keys().copied().collect();
-            self.state.gone.retain(|id, _| members.contains(id));
+            let members = self.state.roster.known_ids();
             self.state.replays.retain(|id| members.contains(&id));
             self.shared.book().set_members(members);
             self.publish_soon();
         }
     }
 
-    /// Known members that are not alive here.
-    fn missing(&self) -> impl Iterator<Item = (RawId, SocketAddr)> {
-        let alive = &self.state.alive;
-        self.state.known.iter().filter(|(id, _)| !alive.contains_key(id)).map(|(&id, known)| (id, known.addr))
-    }
-
     fn rejoin(&mut self, now: Instant) {
-        let lonely = self.state.alive.is_empty();
+        let lonely = self.state.roster.is_lonely();
         self.state.rejoin_at = now + if lonely { LONELY_PERIOD } else { REJOIN_PERIOD };
-        let mut missing: Vec<_> = self.missing().collect();
+        let mut missing: Vec<_> = self.state.roster.missing().collect();
         missing.shuffle(&mut rand::rng());
         for (id, addr) in missing.into_iter().take(REJOIN_MEMBERS) {
             self.swim.announce(id, addr, now);
@@ -365,15 +327,7 @@ impl Driver {
     }
 
     fn members_changed(&mut self) {
-        let alive = self.swim.alive();
-        let now_ms = wall_clock();
-        for id in self.state.alive.keys().filter(|id| !alive.contains_key(id)) {
-            self.state.gone.insert(*id, now_ms);
-        }
-        let new: Vec<SocketAddr> =
-            alive.iter().filter(|(id, _)| !self.state.alive.contains_key(id)).map(|(_, &addr)| addr).collect();
-        self.state.gone.retain(|id, _| !alive.contains_key(id));
-        self.state.alive = alive;
+        let new = self.state.roster.set_alive(self.swim.alive(), moment());
         if !new.is_empty() {
             // Whoever has just come, or come back, is brought up to date without waiting for its turn.
             let digest = self.shared.book().digest();
@@ -384,7 +338,7 @@ impl Driver {
 
     fn flush(&mut self) {
         self.state.flush_at = None;
-        let members: Vec<SocketAddr> = self.state.alive.values().copied().collect();
+        let members = self.state.roster.live_addrs();
         let deltas = self.shared.book().fresh(RECORD_ROOM);
         for delta in deltas {
             self.send(&members, Message::Records(delta));
@@ -396,25 +350,10 @@ impl Driver {
     }
 
     fn publish(&mut self, now: Instant) {
-        let state = &mut self.state;
-        state.publish_at = None;
+        self.state.publish_at = None;
         let mut observed = Observed::default();
         self.shared.book().observe(&mut observed);
-        let counts = |id: &RawId| !state.known_is_whole || state.known.contains_key(id);
-        observed.agent_alive.insert(self.me.into(), true);
-        for id in state.alive.keys().filter(|id| counts(id)) {
-            observed.agent_alive.insert(Id::from(*id), true);
-        }
-        let unheard = state.known.iter().filter(|(id, known)| {
-            !state.alive.contains_key(id) && !state.gone.contains_key(id) && now - known.since >= FIRST_WORD
-        });
-        let unheard = unheard.map(|(&id, known)| (id, known.since_ms));
-        for (id, since) in
-            state.gone.iter().filter(|(id, _)| counts(id)).map(|(&id, &since)| (id, since)).chain(unheard)
-        {
-            observed.agent_alive.insert(Id::from(id), false);
-            observed.agent_gone_since.insert(Id::from(id), since);
-        }
+        self.state.roster.observe(self.me, now, &mut observed);
         self.view.send_if_modified(|current| {
             let changed = **current != observed;
             if changed {
@@ -433,7 +372,8 @@ impl Driver {
     }
 }
 
-fn wall_clock() -> UnixMs {
-    // A clock before 1970 is as wrong as one at 1970.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as UnixMs)
+fn moment() -> Moment {
+    // A wall clock before 1970 is as wrong as one at 1970.
+    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as UnixMs);
+    Moment { steady: Instant::now(), wall_ms }
 }

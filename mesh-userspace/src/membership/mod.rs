@@ -5,7 +5,7 @@
 //! envelope  seals every gossip message                    replay  each message counts once
 //! swim      who is alive (pure)                           records  what nodes report (pure)
 //! wire      what is in the envelopes                      exchange  records over TCP
-//! driver    the task that owns sockets and clocks         Membership  the agent's handle on it
+//! roster    who should be there, who is (pure)            driver  the task that owns sockets and clocks
 //! ```
 //! Walk: agent → [`Membership::set_task_status`] → own record, next number → datagram to every live member → their books →
 //! [`Membership::observed`] there. What a datagram lost, an exchange brings within about a second.
@@ -21,6 +21,7 @@ pub mod identity;
 pub mod join;
 mod records;
 mod replay;
+mod roster;
 mod seed;
 mod swim;
 #[cfg(test)]

@@ -274,3 +274,34 @@ async fn a_node_joins_with_the_right_token_only_and_anonymous_callers_get_nothin
         response.into_body().collect().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_upgraded_request_is_a_stream_both_ways() {
+    use hyper::header::{CONNECTION, UPGRADE};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let secrets = cluster(9);
+    let echo = get(async |mut request: axum::extract::Request| {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.unwrap());
+            let mut line = [0; 5];
+            stream.read_exact(&mut line).await.unwrap();
+            stream.write_all(&line).await.unwrap();
+        });
+        let headers = [(CONNECTION, "upgrade"), (UPGRADE, "mesh-test")];
+        (hyper::StatusCode::SWITCHING_PROTOCOLS, headers)
+    });
+    let server = server(&member(&secrets, 1, Role::Manager, now()), Router::new().route("/echo", echo)).await;
+    let dialer = Dialer::new(member(&secrets, 2, Role::Manager, now()));
+    let mut connection = dialer.connect(server.addr, &Expect::Node(id(1))).await.unwrap();
+    let request = Request::get("/echo").header(CONNECTION, "upgrade").header(UPGRADE, "mesh-test");
+    let response = connection.send_request(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), hyper::StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"hello").await.unwrap();
+    let mut line = [0; 5];
+    stream.read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"hello");
+}
