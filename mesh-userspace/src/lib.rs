@@ -8,3 +8,4 @@
 //! Pure (no clock, no socket, no await): manifest, model, leader, plan, dns::zone.
 
 pub mod model;
+pub mod runtime;
