@@ -1,0 +1,152 @@
+//! A task on disk: `<state dir>/tasks/<task id>/` with what was asked (`launch.json`, by the agent) and what became of it
+//! (`state.json`, by the supervisor, who alone outlives an agent).
+//!
+//! Invariant: a file is either whole or not there (written beside, then renamed). Must not: decide what a state means.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::process::ProcessRef;
+use crate::model::{Id, UnixMs};
+use crate::runtime::{Phase, TaskLaunch};
+
+/// The folder of one task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskDir(PathBuf);
+
+/// `launch.json`: the task, and what of this node's settings its supervisor needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LaunchRecord {
+    pub task: TaskLaunch,
+    /// `<cgroup root>/mesh/<node>/<task id>`.
+    pub cgroup: PathBuf,
+    /// Directories the task finds empty.
+    pub masked: Vec<PathBuf>,
+    /// Size at which the log is rotated; one old file is kept.
+    pub log_max_bytes: u64,
+}
+
+/// `state.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateRecord {
+    pub phase: Phase,
+    pub supervisor: ProcessRef,
+    /// The first process of the task's PID namespace.
+    pub init: ProcessRef,
+    pub started_at: Option<UnixMs>,
+}
+
+impl TaskDir {
+    pub fn of(state_dir: &Path, task_id: &Id) -> Self {
+        TaskDir(Self::all(state_dir).join(task_id.as_str()))
+    }
+
+    /// The folder that holds every task's.
+    pub fn all(state_dir: &Path) -> PathBuf {
+        state_dir.join("tasks")
+    }
+
+    pub fn at(path: PathBuf) -> Self {
+        TaskDir(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn launch_file(&self) -> PathBuf {
+        self.0.join("launch.json")
+    }
+
+    pub fn state_file(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+
+    /// The control socket's name inside the folder.
+    pub const CONTROL: &'static str = "control.sock";
+
+    pub fn log_file(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    pub fn old_log_file(&self) -> PathBuf {
+        self.0.join("log.1")
+    }
+
+    /// What the supervisor itself has to say.
+    pub fn supervisor_log_file(&self) -> PathBuf {
+        self.0.join("supervisor.log")
+    }
+
+    /// The task's own hostname, hosts and resolv.conf.
+    pub fn etc(&self) -> PathBuf {
+        self.0.join("etc")
+    }
+
+    /// Makes the folder, readable by root only: environments hold secrets.
+    pub fn create(&self) -> io::Result<()> {
+        if let Some(parent) = self.0.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(&self.0)
+    }
+
+    pub fn read_launch(&self) -> io::Result<LaunchRecord> {
+        read_json(&self.launch_file())
+    }
+
+    pub fn write_launch(&self, launch: &LaunchRecord) -> io::Result<()> {
+        write_json(&self.launch_file(), launch)
+    }
+
+    /// None while the supervisor has not prepared the task.
+    pub fn read_state(&self) -> io::Result<Option<StateRecord>> {
+        match read_json(&self.state_file()) {
+            Ok(state) => Ok(Some(state)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn write_state(&self, state: &StateRecord) -> io::Result<()> {
+        write_json(&self.state_file(), state)
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    serde_json::from_slice(&fs::read(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Whole or not at all: a reader sees the old file or the new one.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&text)?;
+    // A machine that loses power must not come back with an empty record under the final name.
+    file.sync_data()?;
+    fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_back_as_written_and_absent_before() {
+        let state_dir = tempfile::tempdir().expect("temporary directory");
+        let dir = TaskDir::of(state_dir.path(), &Id::from_bytes([7; 16]));
+        dir.create().expect("created");
+        assert_eq!(dir.read_state().expect("no error"), None);
+        let own = ProcessRef::own().expect("own");
+        let state = StateRecord { phase: Phase::Running, supervisor: own.clone(), init: own, started_at: Some(5) };
+        dir.write_state(&state).expect("written");
+        assert_eq!(dir.read_state().expect("read"), Some(state));
+        assert!(dir.create().is_err(), "a second task of one id is noticed");
+    }
+}

@@ -1,0 +1,111 @@
+//! What a runtime is given to run a task, and what it says about one: plain facts, kept on disk as JSON.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Id, Mount, Resources, Task, UnixMs};
+
+/// Everything a runtime must know to run a task; later changes of the service make another task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskLaunch {
+    pub task_id: Id,
+    /// `service.slot.taskid`, for people.
+    pub name: String,
+    pub hostname: String,
+    pub command: Vec<String>,
+    /// `KEY=value`; an entry without `=` is ignored.
+    pub env: Vec<String>,
+    /// `user[:group]`, names or numbers; None: root.
+    pub user: Option<String>,
+    /// None: `/`.
+    pub workdir: Option<String>,
+    pub mounts: Vec<Mount>,
+    pub resources: Resources,
+    /// For `/etc/resolv.conf`: the gateway of the task's first network.
+    pub nameservers: Vec<Ipv4Addr>,
+    pub search: Vec<String>,
+    /// The task's own addresses: they stand for its hostname in `/etc/hosts`.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Further lines of `/etc/hosts`.
+    pub extra_hosts: Vec<(Ipv4Addr, String)>,
+    /// What ends the command where nobody says otherwise (the machine shuts down).
+    pub stop_signal: i32,
+    pub stop_grace_ms: u64,
+}
+
+impl TaskLaunch {
+    /// SIGTERM and Swarm's ten seconds unless the service says otherwise; the caller adds nameservers and searches.
+    pub fn of(task: &Task, stop_signal: i32, nameservers: Vec<Ipv4Addr>, search: Vec<String>) -> Self {
+        TaskLaunch {
+            task_id: task.id.clone(),
+            name: format!("{}.{}", task.name(), task.id),
+            hostname: task.hostname().to_owned(),
+            command: task.spec.command.clone(),
+            env: task.spec.env.clone(),
+            user: task.spec.user.clone(),
+            workdir: task.spec.workdir.clone(),
+            mounts: task.spec.mounts.clone(),
+            resources: task.spec.resources,
+            nameservers,
+            search,
+            addresses: task.attachments.iter().map(|attachment| attachment.addr).collect(),
+            extra_hosts: Vec::new(),
+            stop_signal,
+            stop_grace_ms: task.spec.stop_grace_period_ms,
+        }
+    }
+}
+
+/// A task whose namespaces exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The task's first process, as the host numbers it.
+    pub pid: u32,
+    /// Its network namespace; valid while the task lives: open it soon.
+    pub netns: PathBuf,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskExit {
+    /// As a shell has it: 128 + signal where a signal ended it, 126 and 127 where it could not be started.
+    pub code: i32,
+    pub signal: Option<i32>,
+    /// Why, where the command itself can't have said it.
+    pub error: Option<String>,
+    pub at: UnixMs,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Namespaces exist, the command does not run.
+    Prepared,
+    Running,
+    Exited(TaskExit),
+}
+
+impl Phase {
+    /// The word for messages.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Phase::Prepared => "prepared",
+            Phase::Running => "running",
+            Phase::Exited(_) => "exited",
+        }
+    }
+}
+
+/// A task as the runtime finds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskInstance {
+    pub task_id: Id,
+    /// None where what was written about it can't be read any more.
+    pub launch: Option<TaskLaunch>,
+    pub phase: Phase,
+    /// Its namespaces, while it lives.
+    pub prepared: Option<Prepared>,
+    pub started_at: Option<UnixMs>,
+}
