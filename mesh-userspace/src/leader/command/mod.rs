@@ -9,6 +9,8 @@ mod error;
 mod network;
 mod node;
 mod port;
+#[cfg(test)]
+mod refusals;
 mod resolve;
 mod scale;
 mod service;
