@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn a_constraint_that_can_not_be_meant_is_refused() {
-        for wrong in ["node.role=manager", "engine.x==1", "node.labels.==1", "node.ip==here", "node.role==boss", "node.id=="] {
+        for wrong in
+            ["node.role=manager", "engine.x==1", "node.labels.==1", "node.ip==here", "node.role==boss", "node.id=="]
+        {
             assert!(Constraint::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -19,9 +19,9 @@ pub enum Change {
     DeleteNode(Id),
     PutNetwork(Network),
     DeleteNetwork(Id),
-    PutService(Service),
+    PutService(Box<Service>),
     DeleteService(Id),
-    PutTask(Task),
+    PutTask(Box<Task>),
     DeleteTask(Id),
     /// Of the service with this id.
     PutUpdate(Id, UpdateStatus),
@@ -40,9 +40,9 @@ impl Change {
         }
         let put_node = |_: &Id, node: &Node| Change::PutNode(node.clone());
         let put_network = |_: &Id, network: &Network| Change::PutNetwork(network.clone());
-        let put_service = |_: &Id, service: &Service| Change::PutService(service.clone());
+        let put_service = |_: &Id, service: &Service| Change::PutService(Box::new(service.clone()));
         let put_update = |id: &Id, update: &UpdateStatus| Change::PutUpdate(id.clone(), update.clone());
-        let put_task = |_: &Id, task: &Task| Change::PutTask(task.clone());
+        let put_task = |_: &Id, task: &Task| Change::PutTask(Box::new(task.clone()));
         compare(&before.nodes, &after.nodes, put_node, Change::DeleteNode, &mut changes);
         compare(&before.networks, &after.networks, put_network, Change::DeleteNetwork, &mut changes);
         compare(&before.services, &after.services, put_service, Change::DeleteService, &mut changes);
@@ -60,7 +60,8 @@ fn compare<T: PartialEq>(
     delete: impl Fn(Id) -> Change,
     changes: &mut Vec<Change>,
 ) {
-    changes.extend(after.iter().filter(|(id, object)| before.get(id) != Some(object)).map(|(id, object)| put(id, object)));
+    changes
+        .extend(after.iter().filter(|(id, object)| before.get(id) != Some(object)).map(|(id, object)| put(id, object)));
     changes.extend(before.keys().filter(|id| !after.contains_key(id)).map(|id| delete(id.clone())));
 }
 
@@ -75,9 +76,9 @@ impl Cluster {
                 Change::DeleteNode(id) => drop(self.nodes.remove(&id)),
                 Change::PutNetwork(network) => drop(self.networks.insert(network.id.clone(), network)),
                 Change::DeleteNetwork(id) => drop(self.networks.remove(&id)),
-                Change::PutService(service) => drop(self.services.insert(service.id.clone(), service)),
+                Change::PutService(service) => drop(self.services.insert(service.id.clone(), *service)),
                 Change::DeleteService(id) => drop(self.services.remove(&id)),
-                Change::PutTask(task) => drop(self.tasks.insert(task.id.clone(), task)),
+                Change::PutTask(task) => drop(self.tasks.insert(task.id.clone(), *task)),
                 Change::DeleteTask(id) => drop(self.tasks.remove(&id)),
                 Change::PutUpdate(id, update) => drop(self.updates.insert(id, update)),
                 Change::DeleteUpdate(id) => drop(self.updates.remove(&id)),

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("store {path} is in use by another process: stop the other mesh agent, or give this one a --state-dir of its own")]
+    #[error(
+        "store {path} is in use by another process: stop the other mesh agent, or give this one a --state-dir of its own"
+    )]
     InUse { path: PathBuf },
     #[error(
         "store {path} is damaged ({reason}): put back a copy of the file, or move it away and begin anew (mesh swarm init, or join)"
@@ -18,7 +20,9 @@ pub enum StoreError {
     Failed { attempted: &'static str, path: PathBuf, reason: String },
     #[error("changes after revision {from} are not known any more (oldest: {oldest}): read everything again")]
     Compacted { from: u64, oldest: u64 },
-    #[error("the store's object '{key}' can't be read: {reason}; it was written by another version of mesh, run that one")]
+    #[error(
+        "the store's object '{key}' can't be read: {reason}; it was written by another version of mesh, run that one"
+    )]
     BadObject { key: String, reason: String },
     #[error("the dump can't be imported: {reason}")]
     BadDump { reason: String },

@@ -49,18 +49,19 @@ impl StoreFile {
     pub(super) fn open(path: &Path, bounds: LogBounds) -> Result<Self, StoreError> {
         let io = |source| StoreError::Io { attempted: "open", path: path.to_path_buf(), source };
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+        // Made here for its mode; an empty file is a new database to redb.
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
         // The name must be on disk before the first transaction is answered.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
         // A file that something else wrote over may make redb panic; for the user that is damage like any other.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create_file(file)
+            Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(path)
         }));
         let damaged = |_| StoreError::Damaged { path: path.to_path_buf(), reason: "its pages make no sense".into() };
         let database = opened.map_err(damaged)?.map_err(|error| StoreError::of("open", path, error.into()))?;
         let store = StoreFile { database, path: path.to_path_buf(), bounds };
-        match store.run("open", |database| prepare(database))? {
+        match store.run("open", prepare)? {
             FORMAT => Ok(store),
             found => Err(StoreError::OtherFormat { path: store.path, found, known: FORMAT }),
         }

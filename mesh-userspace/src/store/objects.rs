@@ -56,9 +56,9 @@ fn write(change: &Change) -> Result<Op, StoreError> {
         Change::DeleteNode(id) => Ok(delete("nodes", id)),
         Change::PutNetwork(network) => put(format!("networks/{}", network.id), network),
         Change::DeleteNetwork(id) => Ok(delete("networks", id)),
-        Change::PutService(service) => put(format!("services/{}", service.id), service),
+        Change::PutService(service) => put(format!("services/{}", service.id), service.as_ref()),
         Change::DeleteService(id) => Ok(delete("services", id)),
-        Change::PutTask(task) => put(format!("tasks/{}", task.id), task),
+        Change::PutTask(task) => put(format!("tasks/{}", task.id), task.as_ref()),
         Change::DeleteTask(id) => Ok(delete("tasks", id)),
         Change::PutUpdate(id, update) => put(format!("updates/{id}"), update),
         Change::DeleteUpdate(id) => Ok(delete("updates", id)),
@@ -100,7 +100,8 @@ fn read(event: Event) -> Result<Change, StoreError> {
 }
 
 fn object<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value).map_err(|error| StoreError::BadObject { key: key.to_string(), reason: error.to_string() })
+    serde_json::from_slice(value)
+        .map_err(|error| StoreError::BadObject { key: key.to_string(), reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -121,7 +122,8 @@ mod tests {
         let address_pool = "10.0.0.0/8".parse().expect("a pool");
         cluster.settings = Some(Settings { cluster_id: id(9), address_pool, subnet_len: 20, data_path_port: 4789 });
         cluster.counters.addresses.insert(id(1), Ipv4Addr::new(10, 0, 0, 9));
-        let status = UpdateStatus { state: UpdateState::Paused, started_at: 1, completed_at: None, message: "why".into() };
+        let status =
+            UpdateStatus { state: UpdateState::Paused, started_at: 1, completed_at: None, message: "why".into() };
         cluster.updates.insert(id(2), status);
         cluster
     }
@@ -136,7 +138,11 @@ mod tests {
         wanted.revision = revision;
         assert_eq!(load_cluster(&store).await.expect("load"), wanted);
         assert_eq!(commit(&store, &changes, 0).await.expect("no error"), Outcome::Conflict, "an old snapshot is told");
-        assert_eq!(commit(&store, &[], 7).await.expect("no error"), Outcome::Committed { revision: 7 }, "nothing is nothing");
+        assert_eq!(
+            commit(&store, &[], 7).await.expect("no error"),
+            Outcome::Committed { revision: 7 },
+            "nothing is nothing"
+        );
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@ use crate::model::{Cluster, Id, Network};
 
 /// No address is free on this network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("network '{network}' has no address left ({held} of {usable} in use): remove services or make a larger network")]
+#[error(
+    "network '{network}' has no address left ({held} of {usable} in use): remove services or make a larger network"
+)]
 pub struct AddressesUsedUp {
     pub network: String,
     pub held: usize,

@@ -49,10 +49,11 @@ pub fn overlap(cluster: &Cluster, subnet: Ipv4Net) -> Option<Overlap> {
             IpNet::V4(prefix) if prefix.prefix_len() > 0 && overlaps(*prefix, subnet) => Some(*prefix),
             _ => None,
         });
-        let mut addresses = [node.advertise_addr, node.data_path_addr].into_iter().filter_map(|address| match address {
-            IpAddr::V4(address) if subnet.contains(&address) => Some(address),
-            _ => None,
-        });
+        let mut addresses =
+            [node.advertise_addr, node.data_path_addr].into_iter().filter_map(|address| match address {
+                IpAddr::V4(address) if subnet.contains(&address) => Some(address),
+                _ => None,
+            });
         let route = routes.max_by_key(Ipv4Net::prefix_len);
         let route = route.map(|prefix| Overlap::Route { node: node.name.clone(), prefix });
         route.or_else(|| addresses.next().map(|address| Overlap::NodeAddress { node: node.name.clone(), address }))

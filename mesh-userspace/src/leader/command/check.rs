@@ -42,9 +42,7 @@ fn check_name(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> Result
         return Err(CommandError::BadName { kind: "service", name: name(), rule });
     }
     match cluster.service_named(&spec.name).filter(|other| Some(&other.id) != own) {
-        Some(other) => {
-            Err(CommandError::NameTaken { kind: "service", name: name(), id: other.id.short().to_string() })
-        }
+        Some(other) => Err(CommandError::NameTaken { kind: "service", name: name(), id: other.id.short().to_string() }),
         None => Ok(()),
     }
 }
@@ -75,7 +73,9 @@ fn check_numbers(spec: &ServiceSpec) -> Result<(), CommandError> {
     if let Mode::Replicated { replicas } = spec.mode {
         check_replicas(&spec.name, replicas)?;
     }
-    for (setting, config) in [("update max-failure-ratio", &spec.update), ("rollback max-failure-ratio", &spec.rollback)] {
+    for (setting, config) in
+        [("update max-failure-ratio", &spec.update), ("rollback max-failure-ratio", &spec.rollback)]
+    {
         if !(0.0..=1.0).contains(&config.max_failure_ratio) {
             let (value, rule) = (config.max_failure_ratio.to_string(), "give a number between 0 and 1");
             return Err(CommandError::BadServiceSetting { service: service(), setting, value, rule });

@@ -35,7 +35,11 @@ impl InitCluster {
         if pool.trunc() != pool {
             return bad("address pool", pool.to_string(), "its host bits are not zero");
         }
-        if pool.addr().is_loopback() || pool.addr().is_multicast() || pool.addr().is_link_local() || pool.prefix_len() < 8 {
+        if pool.addr().is_loopback()
+            || pool.addr().is_multicast()
+            || pool.addr().is_link_local()
+            || pool.prefix_len() < 8
+        {
             return bad("address pool", pool.to_string(), "take a private prefix such as 10.0.0.0/8 or 172.16.0.0/12");
         }
         if self.subnet_len < pool.prefix_len() || self.subnet_len > 29 {

@@ -23,7 +23,9 @@ pub enum CommandError {
     NotInitialised,
     #[error("cluster setting {setting} can't be {value}: {rule}")]
     BadSetting { setting: &'static str, value: String, rule: &'static str },
-    #[error("address {address} already belongs to node '{node}': give --advertise-addr, or remove that node (mesh node rm {node})")]
+    #[error(
+        "address {address} already belongs to node '{node}': give --advertise-addr, or remove that node (mesh node rm {node})"
+    )]
     AddressTaken { address: std::net::IpAddr, node: String },
     #[error("node '{node}' is not down: mesh swarm leave on it first, or mesh node rm --force {node}")]
     NodeAlive { node: String },
@@ -37,7 +39,9 @@ pub enum CommandError {
     // Networks.
     #[error("subnet {subnet} of network '{network}' can't be used: {rule}")]
     BadSubnet { network: String, subnet: String, rule: String },
-    #[error("subnet {subnet} of network '{network}' overlaps with {with}: ask for another one, or leave the choice to mesh")]
+    #[error(
+        "subnet {subnet} of network '{network}' overlaps with {with}: ask for another one, or leave the choice to mesh"
+    )]
     Overlaps { network: String, subnet: String, with: Overlap },
     #[error("gateway {gateway} of network '{network}' can't be used: {rule}")]
     BadGateway { network: String, gateway: String, rule: String },
@@ -57,7 +61,9 @@ pub enum CommandError {
     IngressByHand { service: String },
     #[error("service '{service}' names network '{network}' twice: once is enough")]
     NetworkTwice { service: String, network: String },
-    #[error("service '{service}' has endpoint mode dnsrr and publishes port {port} on every node: use --publish mode=host, or endpoint mode vip")]
+    #[error(
+        "service '{service}' has endpoint mode dnsrr and publishes port {port} on every node: use --publish mode=host, or endpoint mode vip"
+    )]
     DnsrrPublishes { service: String, port: String },
     #[error("service '{service}' publishes port {port}, which service '{owner}' has: choose another published port")]
     PortTaken { service: String, port: String, owner: String },
@@ -75,7 +81,9 @@ pub enum CommandError {
     BadServiceSetting { service: String, setting: &'static str, value: String, rule: &'static str },
     #[error("service '{service}' has no command: runtime exec runs a command of the host, for example sleep 3600")]
     NoCommand { service: String },
-    #[error("service '{service}' names image '{image}', but runtime exec runs a command of the host: leave the image out")]
+    #[error(
+        "service '{service}' names image '{image}', but runtime exec runs a command of the host: leave the image out"
+    )]
     ImageForExec { service: String, image: String },
     #[error("service '{service}' has neither image nor command: give what to run")]
     NothingToRun { service: String },
@@ -89,7 +97,9 @@ pub enum CommandError {
     Rename { service: String, name: String },
     #[error("service '{service}' can't change between replicated and global: create a new service and remove this one")]
     ModeChange { service: String },
-    #[error("service '{service}' was changed by somebody else meanwhile (version {version}, not {expected}): look again, then repeat")]
+    #[error(
+        "service '{service}' was changed by somebody else meanwhile (version {version}, not {expected}): look again, then repeat"
+    )]
     ChangedMeanwhile { service: String, version: u64, expected: u64 },
     #[error("service '{service}' is global, one task on each node: only replicated services scale")]
     GlobalScales { service: String },
@@ -99,7 +109,9 @@ pub enum CommandError {
     // Stacks.
     #[error("stack '{stack}': a {kind} named '{name}' is already there and not part of the stack: rename one of them")]
     NotOfStack { stack: String, kind: &'static str, name: String },
-    #[error("stack '{stack}': network '{network}' is there with other settings: mesh stack rm {stack} first, or rename it")]
+    #[error(
+        "stack '{stack}': network '{network}' is there with other settings: mesh stack rm {stack} first, or rename it"
+    )]
     NetworkDiffers { stack: String, network: String },
     #[error("nothing found in stack '{stack}': mesh stack ls shows those there are")]
     NoSuchStack { stack: String },

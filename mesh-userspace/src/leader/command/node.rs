@@ -43,7 +43,8 @@ pub struct NodeUpdate {
 
 /// Puts a node into the cluster, under a number of its own.
 pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &Ctx) -> Result<Node, CommandError> {
-    let rule = "use letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit (--name)";
+    let rule =
+        "use letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit (--name)";
     if !super::check::is_name(&new.name, &['-', '_', '.']) {
         return Err(CommandError::BadName { kind: "node", name: new.name, rule });
     }
@@ -52,9 +53,8 @@ pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &
         let (name, id) = (node.name.clone(), node.id.short().to_string());
         return Err(CommandError::NameTaken { kind: "node", name, id });
     }
-    let same_address = |node: &&Node| {
-        node.data_path_addr == new.data_path_addr || node.advertise_addr == new.advertise_addr
-    };
+    let same_address =
+        |node: &&Node| node.data_path_addr == new.data_path_addr || node.advertise_addr == new.advertise_addr;
     if let Some(node) = after.nodes.values().find(same_address) {
         return Err(CommandError::AddressTaken { address: new.advertise_addr, node: node.name.clone() });
     }

@@ -118,7 +118,10 @@ fn networks_get_a_vni_and_a_subnet_that_nobody_routes() {
     let node = world.cluster.nodes.get_mut(&node_id(1)).expect("n1");
     node.routed_prefixes = vec!["10.0.16.0/24".parse().expect("a prefix"), "0.0.0.0/0".parse().expect("a prefix")];
     let one = world.network("one", None);
-    assert_eq!((one.vni, one.subnet.to_string().as_str(), one.gateway.to_string().as_str()), (4097, "10.0.32.0/20", "10.0.32.1"));
+    assert_eq!(
+        (one.vni, one.subnet.to_string().as_str(), one.gateway.to_string().as_str()),
+        (4097, "10.0.32.0/20", "10.0.32.1")
+    );
     world.command(|cluster, _| remove_network(cluster, "one")).expect("remove");
     let two = world.network("two", None);
     assert_eq!((two.vni, two.subnet.to_string().as_str()), (4098, "10.0.48.0/20"), "nothing is used again at once");
@@ -316,6 +319,7 @@ fn a_stack_is_created_updated_pruned_and_removed() {
         ServiceSpec { ports: web.ports.clone(), ..db.clone() },
     ]);
     assert_eq!(deploy(&mut world, swapped, false).expect("swap").updated_services.len(), 2);
+    deploy(&mut world, stack(vec![web.clone(), db]), false).expect("swap back");
     let kept = deploy(&mut world, stack(vec![web.clone()]), false).expect("without db");
     assert_eq!((kept.removed.len(), world.cluster.services.len()), (0, 2), "nothing goes unasked");
     let pruned = deploy(&mut world, stack(vec![web]), true).expect("prune");

@@ -8,7 +8,11 @@ use super::service::replace_spec;
 use super::{CommandError, Commit, resolve};
 
 /// `service scale NAME=N...`: all or none.
-pub fn scale_services(cluster: &Cluster, wanted: &[(String, u32)], ctx: &Ctx) -> Result<Commit<Vec<Service>>, CommandError> {
+pub fn scale_services(
+    cluster: &Cluster,
+    wanted: &[(String, u32)],
+    ctx: &Ctx,
+) -> Result<Commit<Vec<Service>>, CommandError> {
     let mut after = cluster.clone();
     let mut scaled = Vec::new();
     for (reference, replicas) in wanted {

@@ -79,14 +79,16 @@ pub(in crate::leader) fn replace_spec(
     if spec == old.spec {
         return Ok(old);
     }
-    let replaces_tasks = !crate::leader::tick::runs_the_same(&spec.task, &old.spec.task) || spec.networks != old.spec.networks;
+    let replaces_tasks =
+        !crate::leader::tick::runs_the_same(&spec.task, &old.spec.task) || spec.networks != old.spec.networks;
     let mut service = old.clone();
     service.previous_spec = Some(std::mem::replace(&mut service.spec, spec));
     service.version += 1;
     service.updated_at = ctx.now;
     after.services.insert(id.clone(), service);
     if replaces_tasks {
-        let status = UpdateStatus { state, started_at: ctx.now, completed_at: None, message: "update in progress".into() };
+        let status =
+            UpdateStatus { state, started_at: ctx.now, completed_at: None, message: "update in progress".into() };
         after.updates.insert(id.clone(), status);
     }
     settle_service(after, id);

@@ -83,7 +83,12 @@ pub fn deploy_stack(
 }
 
 /// True where the network was created; one that is there must be the stack's, and as the manifest has it.
-fn deploy_network(after: &mut Cluster, stack: &str, mut spec: NetworkSpec, ctx: &mut Ctx) -> Result<bool, CommandError> {
+fn deploy_network(
+    after: &mut Cluster,
+    stack: &str,
+    mut spec: NetworkSpec,
+    ctx: &mut Ctx,
+) -> Result<bool, CommandError> {
     spec.labels.insert(Stack::LABEL.to_string(), stack.to_string());
     let Some(there) = after.network_named(&spec.name) else {
         return network::add(after, spec, ctx).map(|_| true);

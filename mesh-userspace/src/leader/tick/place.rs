@@ -17,7 +17,9 @@ const FAILURES_WITHIN_MS: u64 = 5 * 60 * 1000;
 pub(super) fn place_pending(work: &mut Work) {
     let waiting = work.after.tasks.values().filter(|task| is_live(task) && task.node_id.is_none());
     let mut waiting: Vec<Task> = waiting.cloned().collect();
-    waiting.sort_by(|one, other| (&one.service_name, one.slot, &one.id).cmp(&(&other.service_name, other.slot, &other.id)));
+    waiting.sort_by(|one, other| {
+        (&one.service_name, one.slot, &one.id).cmp(&(&other.service_name, other.slot, &other.id))
+    });
     for mut task in waiting {
         let Some(service) = work.after.services.get(&task.service_id).cloned() else { continue };
         let placed = match &service.pending_reason {
@@ -139,7 +141,8 @@ fn obstacle(work: &Work, service: &Service, node: &Node) -> Option<String> {
     let clash = |other: &Task| {
         let ports = work.after.services.get(&other.service_id).map_or(&[][..], |service| &service.ports[..]);
         let held = ports.iter().filter(on_host);
-        held.into_iter().any(|held| needed.iter().any(|port| (port.protocol, port.published) == (held.protocol, held.published)))
+        held.into_iter()
+            .any(|held| needed.iter().any(|port| (port.protocol, port.published) == (held.protocol, held.published)))
     };
     // A task that is ending holds its port until its node says that it ended.
     let holds = |other: &&Task| !other.leader_state.is_some_and(TaskState::is_terminal);

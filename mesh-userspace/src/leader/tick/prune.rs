@@ -12,9 +12,8 @@ pub(super) fn prune(work: &mut Work) {
         let kept = work.ctx.timing.history.max(service.spec.task.restart.max_attempts as usize + 1);
         let wanted = wanted(&work.after, &service.spec);
         for (slot, tasks) in slots_of(&work.after, &service) {
-            let over = |task: &&Task| {
-                task.leader_state.is_some_and(TaskState::is_terminal) && task.attachments.is_empty()
-            };
+            let over =
+                |task: &&Task| task.leader_state.is_some_and(TaskState::is_terminal) && task.attachments.is_empty();
             let ended: Vec<&Task> = tasks.iter().filter(over).collect();
             let kept = if wanted.contains(&slot) { kept } else { 0 };
             let surplus = ended.len().saturating_sub(kept);

@@ -41,9 +41,9 @@ fn allowed(spec: &ServiceSpec, tasks: &[Task], newest: &Task) -> bool {
     };
     // The window ends when the next task would start, so that a slot that has given up stays so.
     let in_window = |task: &Task| policy.window_ms == 0 || task.created_at + policy.window_ms > newest.not_before;
-    let restarts = tasks.windows(2).filter(|pair| {
-        ended_by_itself(&pair[0]) && runs_the_same(&pair[0].spec, &pair[1].spec) && in_window(&pair[1])
-    });
+    let restarts = tasks
+        .windows(2)
+        .filter(|pair| ended_by_itself(&pair[0]) && runs_the_same(&pair[0].spec, &pair[1].spec) && in_window(&pair[1]));
     let of_this_spec = restarts.filter(|pair| runs_the_same(&pair[1].spec, &spec.task));
     by_condition && (policy.max_attempts == 0 || of_this_spec.count() < policy.max_attempts as usize)
 }

@@ -40,7 +40,8 @@ pub(super) fn judge(work: &mut Work, id: &Id) {
     };
     let failures: Vec<&Task> = slots.values().filter_map(|tasks| tasks.iter().rfind(failed)).collect();
     let all = wanted(&work.after, &service.spec).len().max(1);
-    let Some(example) = failures.first().filter(|_| failures.len() as f32 / all as f32 > rules.max_failure_ratio) else {
+    let Some(example) = failures.first().filter(|_| failures.len() as f32 / all as f32 > rules.max_failure_ratio)
+    else {
         return;
     };
     let why = format!("due to failure or early termination of task {}: {}", example.id.short(), example.message);
@@ -81,7 +82,9 @@ pub(super) fn advance(work: &mut Work, id: &Id) {
         let next = restart::next(&service.spec, &tasks, work.ctx.now);
         match (old.is_empty(), new.is_empty()) {
             (true, false) => in_flight += usize::from(!ready),
-            (true, true) => in_flight += usize::from(next != restart::Next::Never || waits_for_old(work, &service, &tasks)),
+            (true, true) => {
+                in_flight += usize::from(next != restart::Next::Never || waits_for_old(work, &service, &tasks))
+            }
             (false, false) if ready => old.iter().for_each(|task| work.stop(&task.id, "replaced by an update")),
             (false, false) => in_flight += 1,
             (false, true) => {
@@ -121,7 +124,8 @@ fn can_be_filled(work: &Work, slot: &Slot) -> bool {
 /// The spec's delay since the last new task became ready is not over.
 fn pausing_between(work: &Work, service: &Service, rules: &UpdateConfig) -> bool {
     let Some(status) = work.after.updates.get(&service.id) else { return false };
-    let new = work.after.tasks_of(&service.id).filter(|task| is_live(task) && task.created_at >= status.started_at);
+    let new = |task: &&Task| is_live(task) && task.created_at >= status.started_at && !is_old(work, service, task);
+    let new = work.after.tasks_of(&service.id).filter(new);
     let ready = new.filter(|task| work.is_ready(task)).filter_map(|task| work.observed.tasks.get(&task.id));
     ready.map(|status| status.since.min(work.ctx.now)).any(|since| since + rules.delay_ms > work.ctx.now)
 }
@@ -129,7 +133,9 @@ fn pausing_between(work: &Work, service: &Service, rules: &UpdateConfig) -> bool
 /// The update is done when every slot has a new task that stood its trial, or has given up by the restart policy.
 pub(super) fn complete(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
-    let Some(mut status) = work.after.updates.get(id).filter(|status| status.state.is_active()).cloned() else { return };
+    let Some(mut status) = work.after.updates.get(id).filter(|status| status.state.is_active()).cloned() else {
+        return;
+    };
     let (rules, now) = (config(work, &service), work.ctx.now);
     // Swarm's rule: the trial outlasts the delay.
     let trial_ms = if rules.delay_ms >= rules.monitor_ms { rules.delay_ms + 1_000 } else { rules.monitor_ms };
