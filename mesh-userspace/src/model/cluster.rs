@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Id, Network, Node, Service, Task};
+use super::{Counters, Id, Network, Node, Service, Task, UpdateStatus};
 
 /// What `swarm init` fixed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct Cluster {
     pub networks: BTreeMap<Id, Network>,
     pub services: BTreeMap<Id, Service>,
     pub tasks: BTreeMap<Id, Task>,
+    /// By service id: how far its rolling update is.
+    #[serde(default)]
+    pub updates: BTreeMap<Id, UpdateStatus>,
+    /// The allocator's memory.
+    #[serde(default)]
+    pub counters: Counters,
 }
 
 impl Cluster {

@@ -4,7 +4,9 @@
 //! *Observed* facts ([`Observed`]) are written by the node they are about and travel by gossip.
 //! Everything above (leader, plan, api, agent) speaks these types; nothing here does I/O, reads a clock or waits.
 
+mod change;
 mod cluster;
+mod counters;
 mod exec;
 mod id;
 mod network;
@@ -13,8 +15,11 @@ mod observed;
 mod service;
 mod stack;
 mod task;
+mod update;
 
+pub use change::Change;
 pub use cluster::{Cluster, Settings};
+pub use counters::Counters;
 pub use exec::{ExecEvent, ExecInput, ExecRequest, LogLine, LogStream, WindowSize};
 pub use id::{Id, ParseIdError};
 pub use network::{Network, NetworkSpec};
@@ -27,6 +32,7 @@ pub use service::{
 };
 pub use stack::Stack;
 pub use task::{Attachment, Task, TaskState};
+pub use update::{UpdateState, UpdateStatus};
 
 /// Milliseconds since the Unix epoch, as handed in from outside: the model has no clock.
 pub type UnixMs = u64;

@@ -66,7 +66,7 @@ pub struct Task {
     /// Why the task is pending, was rejected or replaced.
     pub message: String,
     pub created_at: UnixMs,
-    /// Earliest start (restart delay); 0: at once.
+    /// Once the task has ended by itself: earliest start of its successor (restart delay); 0: at once.
     pub not_before: UnixMs,
 }
 

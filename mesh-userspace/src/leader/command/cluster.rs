@@ -1,0 +1,95 @@
+//! `swarm init`: settings, the first node, the network `ingress`.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use mesh_common::wire::vni;
+
+use crate::leader::Ctx;
+use crate::leader::allocate::next_subnet;
+use crate::model::{Cluster, Network, NetworkSpec, Node, Settings};
+
+use super::node::{NewNode, enter};
+use super::{CommandError, Commit};
+
+/// What `swarm init` asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InitCluster {
+    pub address_pool: Ipv4Net,
+    pub subnet_len: u8,
+    pub data_path_port: u16,
+    /// The node that makes the cluster, keeps its store and runs its leader.
+    pub node: NewNode,
+}
+
+impl InitCluster {
+    /// The pool, subnet length and port that `init` takes where the user names none.
+    pub fn with_defaults(node: NewNode) -> Self {
+        let address_pool = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), 8);
+        InitCluster { address_pool, subnet_len: 20, data_path_port: 4789, node }
+    }
+
+    fn check(&self) -> Result<(), CommandError> {
+        let bad = |setting, value: String, rule| Err(CommandError::BadSetting { setting, value, rule });
+        let pool = self.address_pool;
+        if pool.trunc() != pool {
+            return bad("address pool", pool.to_string(), "its host bits are not zero");
+        }
+        if pool.addr().is_loopback()
+            || pool.addr().is_multicast()
+            || pool.addr().is_link_local()
+            || pool.prefix_len() < 8
+        {
+            return bad("address pool", pool.to_string(), "take a private prefix such as 10.0.0.0/8 or 172.16.0.0/12");
+        }
+        if self.subnet_len < pool.prefix_len() || self.subnet_len > 29 {
+            let rule = "each network needs between a /29 and the whole pool";
+            return bad("subnet length", self.subnet_len.to_string(), rule);
+        }
+        if !(1024..=49151).contains(&self.data_path_port) || [2377, 7946].contains(&self.data_path_port) {
+            let rule = "give a port of 1024-49151 that is neither 2377 nor 7946";
+            return bad("data path port", self.data_path_port.to_string(), rule);
+        }
+        Ok(())
+    }
+}
+
+/// Makes the cluster: the answer is its first node.
+pub fn init_cluster(cluster: &Cluster, request: InitCluster, ctx: &mut Ctx) -> Result<Commit<Node>, CommandError> {
+    if cluster.settings.is_some() || !cluster.nodes.is_empty() {
+        return Err(CommandError::AlreadyInitialised);
+    }
+    request.check()?;
+    let mut after = cluster.clone();
+    let node = enter(&mut after, request.node, true, ctx)?;
+    let name = "ingress".to_string();
+    let subnet = next_subnet(&mut after, request.address_pool, request.subnet_len)
+        .map_err(|source| CommandError::SubnetsUsedUp { network: name.clone(), source })?;
+    let spec = NetworkSpec {
+        name,
+        subnet: None,
+        gateway: None,
+        internal: false,
+        attachable: false,
+        mtu: None,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    };
+    let ingress = Network {
+        id: ctx.new_id(),
+        spec,
+        vni: vni::INGRESS,
+        subnet,
+        gateway: super::network::first_host(subnet),
+        ingress: true,
+        created_at: ctx.now,
+    };
+    after.networks.insert(ingress.id.clone(), ingress);
+    after.settings = Some(Settings {
+        cluster_id: ctx.new_id(),
+        address_pool: request.address_pool,
+        subnet_len: request.subnet_len,
+        data_path_port: request.data_path_port,
+    });
+    Ok(Commit::of(cluster, &after, node))
+}

@@ -1,0 +1,136 @@
+//! Why a command is refused. Each line says what was asked, what is wrong, and what to do now.
+
+use crate::leader::ConstraintError;
+use crate::leader::allocate::{Overlap, SubnetsUsedUp};
+use crate::model::{PortSpec, Protocol, Runtime};
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CommandError {
+    // Names.
+    #[error("no {kind} '{reference}': mesh {kind} ls shows those there are")]
+    NotFound { kind: &'static str, reference: String },
+    #[error("{kind} '{reference}' is ambiguous, it may be {candidates}: write more digits of the id, or the full name")]
+    Ambiguous { kind: &'static str, reference: String, candidates: String },
+    #[error("a {kind} named '{name}' is already there ({id}): take another name, or remove that one")]
+    NameTaken { kind: &'static str, name: String, id: String },
+    #[error("'{name}' can't name a {kind}: {rule}")]
+    BadName { kind: &'static str, name: String, rule: &'static str },
+
+    // Cluster and nodes.
+    #[error("this node is already part of a cluster: mesh swarm leave first")]
+    AlreadyInitialised,
+    #[error("there is no cluster yet: mesh swarm init makes one, mesh swarm join enters one")]
+    NotInitialised,
+    #[error("cluster setting {setting} can't be {value}: {rule}")]
+    BadSetting { setting: &'static str, value: String, rule: &'static str },
+    #[error(
+        "address {address} already belongs to node '{node}': give --advertise-addr, or remove that node (mesh node rm {node})"
+    )]
+    AddressTaken { address: std::net::IpAddr, node: String },
+    #[error("node '{node}' is not down: mesh swarm leave on it first, or mesh node rm --force {node}")]
+    NodeAlive { node: String },
+    #[error("node '{node}' keeps the cluster's store, so {asked}: {remedy}")]
+    HoldsStore { node: String, asked: &'static str, remedy: &'static str },
+    #[error("node '{node}' has no label '{label}': mesh node inspect {node} shows its labels")]
+    NoSuchLabel { node: String, label: String },
+    #[error("there is no number left for another node: remove nodes that are gone (mesh node rm)")]
+    NodeNumbersUsedUp,
+
+    // Networks.
+    #[error("subnet {subnet} of network '{network}' can't be used: {rule}")]
+    BadSubnet { network: String, subnet: String, rule: String },
+    #[error(
+        "subnet {subnet} of network '{network}' overlaps with {with}: ask for another one, or leave the choice to mesh"
+    )]
+    Overlaps { network: String, subnet: String, with: Overlap },
+    #[error("gateway {gateway} of network '{network}' can't be used: {rule}")]
+    BadGateway { network: String, gateway: String, rule: String },
+    #[error("MTU {mtu} of network '{network}' can't be used: give one between 576 and 65485")]
+    BadMtu { network: String, mtu: u32 },
+    #[error("network '{network}': {source}")]
+    SubnetsUsedUp { network: String, source: SubnetsUsedUp },
+    #[error("there is no VXLAN network identifier left for network '{network}': remove networks")]
+    VnisUsedUp { network: String },
+    #[error("network '{network}' is used by {users}: remove or update them first")]
+    NetworkInUse { network: String, users: String },
+    #[error("network 'ingress' carries the published ports and can't be removed")]
+    IngressStays,
+
+    // Services.
+    #[error("service '{service}' is put on network 'ingress' by hand: publish a port instead (-p), that does it")]
+    IngressByHand { service: String },
+    #[error("service '{service}' names network '{network}' twice: once is enough")]
+    NetworkTwice { service: String, network: String },
+    #[error(
+        "service '{service}' has endpoint mode dnsrr and publishes port {port} on every node: use --publish mode=host, or endpoint mode vip"
+    )]
+    DnsrrPublishes { service: String, port: String },
+    #[error("service '{service}' publishes port {port}, which service '{owner}' has: choose another published port")]
+    PortTaken { service: String, port: String, owner: String },
+    #[error("service '{service}' publishes port {port} twice: once is enough")]
+    PortTwice { service: String, port: String },
+    #[error("service '{service}' publishes port {port}, which mesh itself needs ({purpose}): choose another one")]
+    PortReserved { service: String, port: String, purpose: &'static str },
+    #[error("service '{service}' has a port without a target: write PUBLISHED:TARGET, for example 8000:80")]
+    PortWithoutTarget { service: String },
+    #[error("service '{service}' asks for {replicas} tasks: at most {most} are possible")]
+    TooManyReplicas { service: String, replicas: u32, most: u32 },
+    #[error("service '{service}': {source}")]
+    BadConstraint { service: String, source: ConstraintError },
+    #[error("service '{service}' has {setting} {value}: {rule}")]
+    BadServiceSetting { service: String, setting: &'static str, value: String, rule: &'static str },
+    #[error("service '{service}' has no command: runtime exec runs a command of the host, for example sleep 3600")]
+    NoCommand { service: String },
+    #[error(
+        "service '{service}' names image '{image}', but runtime exec runs a command of the host: leave the image out"
+    )]
+    ImageForExec { service: String, image: String },
+    #[error("service '{service}' has neither image nor command: give what to run")]
+    NothingToRun { service: String },
+    #[error(
+        "service '{service}': the docker runtime is not there yet: use --runtime exec with a command of the host (no node offers runtime docker)"
+    )]
+    NoDocker { service: String },
+    #[error("service '{service}': no node offers runtime {runtime}: start an agent with --runtimes {runtime}")]
+    NoRuntime { service: String, runtime: &'static str },
+    #[error("service '{service}' can't be renamed to '{name}': create a new service and remove this one")]
+    Rename { service: String, name: String },
+    #[error("service '{service}' can't change between replicated and global: create a new service and remove this one")]
+    ModeChange { service: String },
+    #[error(
+        "service '{service}' was changed by somebody else meanwhile (version {version}, not {expected}): look again, then repeat"
+    )]
+    ChangedMeanwhile { service: String, version: u64, expected: u64 },
+    #[error("service '{service}' is global, one task on each node: only replicated services scale")]
+    GlobalScales { service: String },
+    #[error("service '{service}' was never updated: there is nothing to roll back to")]
+    NoPreviousSpec { service: String },
+
+    // Stacks.
+    #[error("stack '{stack}': a {kind} named '{name}' is already there and not part of the stack: rename one of them")]
+    NotOfStack { stack: String, kind: &'static str, name: String },
+    #[error(
+        "stack '{stack}': network '{network}' is there with other settings: mesh stack rm {stack} first, or rename it"
+    )]
+    NetworkDiffers { stack: String, network: String },
+    #[error("nothing found in stack '{stack}': mesh stack ls shows those there are")]
+    NoSuchStack { stack: String },
+}
+
+/// `8000/tcp`, as messages name a port.
+pub(super) fn port_name(port: &PortSpec) -> String {
+    let protocol = match port.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    format!("{}/{protocol}", port.published)
+}
+
+/// `exec`, as flags name a runtime.
+pub(crate) fn runtime_name(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Exec => "exec",
+        Runtime::Docker => "docker",
+    }
+}

@@ -1,0 +1,140 @@
+//! Networks: a name, a VNI, a subnet that nobody else has.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::leader::Ctx;
+use crate::leader::allocate::{networks_of, next_subnet, next_vni, overlap};
+use crate::model::{Cluster, Network, NetworkSpec, TaskState};
+
+use super::{CommandError, Commit, resolve};
+
+/// Names that mean something else where users come from.
+const RESERVED: [&str; 4] = ["ingress", "host", "none", "bridge"];
+
+/// The gateway where the user names none.
+pub(super) fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()) + 1)
+}
+
+/// `network create`.
+pub fn create_network(cluster: &Cluster, spec: NetworkSpec, ctx: &mut Ctx) -> Result<Commit<Network>, CommandError> {
+    let mut after = cluster.clone();
+    let network = add(&mut after, spec, ctx)?;
+    Ok(Commit::of(cluster, &after, network))
+}
+
+/// Adds a network to the copy of the cluster that a command works on.
+pub(super) fn add(after: &mut Cluster, spec: NetworkSpec, ctx: &mut Ctx) -> Result<Network, CommandError> {
+    let settings = after.settings.clone().ok_or(CommandError::NotInitialised)?;
+    check(after, &spec)?;
+    let name = || spec.name.clone();
+    let subnet = match spec.subnet {
+        Some(subnet) => subnet,
+        None => next_subnet(after, settings.address_pool, settings.subnet_len)
+            .map_err(|source| CommandError::SubnetsUsedUp { network: name(), source })?,
+    };
+    let vni = next_vni(after).ok_or_else(|| CommandError::VnisUsedUp { network: name() })?;
+    let gateway = spec.gateway.unwrap_or_else(|| first_host(subnet));
+    let network = Network { id: ctx.new_id(), spec, vni, subnet, gateway, ingress: false, created_at: ctx.now };
+    after.networks.insert(network.id.clone(), network.clone());
+    Ok(network)
+}
+
+fn check(cluster: &Cluster, spec: &NetworkSpec) -> Result<(), CommandError> {
+    let name = || spec.name.clone();
+    let rule = if RESERVED.contains(&spec.name.as_str()) {
+        Some("the name is reserved")
+    } else if !super::check::is_name(&spec.name, &['-', '_', '.']) {
+        Some("use letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit")
+    } else {
+        None
+    };
+    if let Some(rule) = rule {
+        return Err(CommandError::BadName { kind: "network", name: name(), rule });
+    }
+    if let Some(other) = cluster.network_named(&spec.name) {
+        return Err(CommandError::NameTaken { kind: "network", name: name(), id: other.id.short().to_string() });
+    }
+    if let Some(mtu) = spec.mtu.filter(|mtu| !(576..=65485).contains(mtu)) {
+        return Err(CommandError::BadMtu { network: name(), mtu });
+    }
+    if let Some(subnet) = spec.subnet {
+        check_subnet(&spec.name, subnet)?;
+        if let Some(with) = overlap(cluster, subnet) {
+            return Err(CommandError::Overlaps { network: name(), subnet: subnet.to_string(), with });
+        }
+    }
+    let bad_gateway = |gateway: Ipv4Addr, rule: String| {
+        Err(CommandError::BadGateway { network: name(), gateway: gateway.to_string(), rule })
+    };
+    match (spec.gateway, spec.subnet) {
+        (Some(gateway), None) => bad_gateway(gateway, "name the subnet too (--subnet)".into()),
+        (Some(gateway), Some(subnet)) if !subnet.contains(&gateway) => {
+            bad_gateway(gateway, format!("it is not in the subnet {subnet}"))
+        }
+        (Some(gateway), Some(subnet)) if [subnet.network(), subnet.broadcast()].contains(&gateway) => {
+            bad_gateway(gateway, format!("it is the first or last address of {subnet}, which hosts can't have"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_subnet(network: &str, subnet: Ipv4Net) -> Result<(), CommandError> {
+    let address = subnet.addr();
+    let rule = if subnet.trunc() != subnet {
+        format!("its host bits are not zero, {} is meant perhaps", subnet.trunc())
+    } else if !(8..=29).contains(&subnet.prefix_len()) {
+        "give a prefix between /8 and /29".to_string()
+    } else if address.is_loopback() || address.is_multicast() || address.is_link_local() || address.octets()[0] == 0 {
+        "hosts can't have such addresses; take a private prefix".to_string()
+    } else if address.octets()[0] >= 240 {
+        "it is reserved; take a private prefix".to_string()
+    } else {
+        return Ok(());
+    };
+    Err(CommandError::BadSubnet { network: network.to_string(), subnet: subnet.to_string(), rule })
+}
+
+/// `network rm`. Refused while a service is on it; tasks that are only ending lose it at once.
+pub fn remove_network(cluster: &Cluster, reference: &str) -> Result<Commit<Network>, CommandError> {
+    let network = resolve::network(cluster, reference)?.clone();
+    let mut after = cluster.clone();
+    take_out(&mut after, &network)?;
+    Ok(Commit::of(cluster, &after, network))
+}
+
+/// Takes a network out of the copy of the cluster that a command works on; leaves no reference to it.
+pub(super) fn take_out(after: &mut Cluster, network: &Network) -> Result<(), CommandError> {
+    if network.ingress {
+        return Err(CommandError::IngressStays);
+    }
+    let services = after.services.values();
+    let users = services.filter(|service| networks_of(after, &service.spec).contains(&network.id));
+    let mut users: Vec<_> = users.map(|service| format!("service '{}'", service.spec.name)).collect();
+    // An update that takes the network away may not be through with all tasks.
+    let tasks = after.tasks.values().filter(|task| task.desired == TaskState::Running);
+    let tasks = tasks.filter(|task| task.attachments.iter().any(|at| at.network_id == network.id));
+    if users.is_empty() {
+        users.extend(tasks.map(|task| format!("task '{}'", task.name())));
+    }
+    if !users.is_empty() {
+        users.sort();
+        return Err(CommandError::NetworkInUse { network: network.spec.name.clone(), users: users.join(", ") });
+    }
+    after.networks.remove(&network.id);
+    after.counters.addresses.remove(&network.id);
+    for task in after.tasks.values_mut() {
+        task.attachments.retain(|at| at.network_id != network.id);
+    }
+    // A spec that could be rolled back to must not name what is gone: the network would be missing without a word.
+    for service in after.services.values_mut() {
+        let names_it =
+            |spec: &crate::model::ServiceSpec| spec.networks.iter().any(|at| at.network == network.id.as_str());
+        if service.previous_spec.as_ref().is_some_and(names_it) {
+            service.previous_spec = None;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Published ports: one service per port and protocol on all nodes, and none that mesh itself needs.
+
+use std::collections::BTreeSet;
+
+use crate::model::{Cluster, Id, PortSpec, PublishMode, ServiceSpec};
+
+use super::CommandError;
+use super::error::port_name;
+
+/// Checks the spec's ports in themselves, against what mesh listens on, and against every other service.
+pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> Result<(), CommandError> {
+    let service = || spec.name.clone();
+    let data_path_port = cluster.settings.as_ref().map(|settings| settings.data_path_port);
+    let mut seen = BTreeSet::new();
+    for port in &spec.ports {
+        if port.target == 0 {
+            return Err(CommandError::PortWithoutTarget { service: service() });
+        }
+        let purpose = match port.published {
+            0 => continue,
+            2377 => Some("cluster API"),
+            7946 => Some("membership"),
+            published if Some(published) == data_path_port => Some("tunnels between nodes"),
+            _ => None,
+        };
+        if let Some(purpose) = purpose {
+            return Err(CommandError::PortReserved { service: service(), port: port_name(port), purpose });
+        }
+        if !seen.insert((port.protocol, port.published)) {
+            return Err(CommandError::PortTwice { service: service(), port: port_name(port) });
+        }
+        if let Some(owner) = owner(cluster, port, own) {
+            return Err(CommandError::PortTaken { service: service(), port: port_name(port), owner });
+        }
+    }
+    Ok(())
+}
+
+/// Who has this port already. Two services may both publish it on the hosts of their own tasks: the scheduler keeps those apart.
+fn owner(cluster: &Cluster, port: &PortSpec, own: Option<&Id>) -> Option<String> {
+    let others = cluster.services.values().filter(|other| Some(&other.id) != own);
+    let clash = |other: &PortSpec| {
+        (other.protocol, other.published) == (port.protocol, port.published)
+            && (other.mode == PublishMode::Ingress || port.mode == PublishMode::Ingress)
+    };
+    others.into_iter().find(|other| other.ports.iter().any(clash)).map(|other| other.spec.name.clone())
+}

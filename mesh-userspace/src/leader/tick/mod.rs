@@ -1,0 +1,96 @@
+//! The tick: from what is desired and what is observed to what shall be desired next.
+//!
+//! ```text
+//!   ending   what ended, which nodes are lost or drained      tasks give back addresses, or are told to end
+//!   slots    per service: who is too many, who is missing     tasks are told to end, or made
+//!   rolling  per service: old tasks give way to new ones      "
+//!   place    tasks without a node                             a node and addresses, or a word why not
+//!   prune    history beyond what is kept                      tasks are deleted
+//! ```
+//! All steps change one copy of the cluster; the result is its difference to the original. Invariant: every step runs to
+//! its end, so a second tick with the same observation and time finds nothing to do. It never waits: what is due later is
+//! found by a later tick, so it wants to be called on every change and at least every second.
+
+mod ending;
+mod place;
+mod prune;
+mod restart;
+mod rolling;
+mod slots;
+
+use std::collections::BTreeMap;
+
+use crate::model::{Change, Cluster, Id, Node, Observed, Task, TaskSpec, TaskState};
+
+pub(super) use restart::{Next, next};
+pub(super) use slots::{slots_of, wanted};
+
+use super::{Ctx, Health, allocate, node_health, view};
+
+/// The changes that what is observed calls for.
+pub fn tick(cluster: &Cluster, observed: &Observed, ctx: &mut Ctx) -> Vec<Change> {
+    if cluster.settings.is_none() {
+        return Vec::new();
+    }
+    let health = cluster.nodes.values();
+    let health = health.map(|node| (node.id.clone(), node_health(cluster, observed, node, ctx.now, ctx.timing)));
+    let mut work = Work { after: cluster.clone(), observed, health: health.collect(), ctx };
+    ending::follow(&mut work);
+    let services: Vec<Id> = work.after.services.keys().cloned().collect();
+    for id in &services {
+        if work.after.services[id].pending_reason.is_some() {
+            allocate::settle_service(&mut work.after, id);
+        }
+        slots::reconcile(&mut work, id);
+    }
+    place::place_pending(&mut work);
+    prune::prune(&mut work);
+    Change::between(cluster, &work.after)
+}
+
+/// The copy of the cluster that a tick works on, and what it looks at.
+struct Work<'a, 'c> {
+    after: Cluster,
+    observed: &'a Observed,
+    health: BTreeMap<Id, Health>,
+    ctx: &'a mut Ctx<'c>,
+}
+
+impl Work<'_, '_> {
+    fn health(&self, node: &Id) -> Health {
+        self.health.get(node).copied().unwrap_or(Health::Lost)
+    }
+
+    fn node_of(&self, task: &Task) -> Option<&Node> {
+        task.node_id.as_ref().and_then(|id| self.after.nodes.get(id))
+    }
+
+    /// Running, and ready to be served from.
+    fn is_ready(&self, task: &Task) -> bool {
+        view::is_ready(task, self.observed)
+    }
+
+    /// Tells a task to end. One that no node has yet is simply gone.
+    fn stop(&mut self, id: &Id, why: &str) {
+        let Some(task) = self.after.tasks.get_mut(id) else { return };
+        if task.node_id.is_none() {
+            self.after.tasks.remove(id);
+            return;
+        }
+        task.desired = TaskState::Shutdown;
+        task.message = why.to_string();
+        let status = self.observed.tasks.get(id);
+        task.draining = status.is_some_and(|status| status.state == TaskState::Running);
+    }
+}
+
+/// The two specs run the same thing: what differs, if anything, concerns the leader only.
+pub(super) fn runs_the_same(one: &TaskSpec, other: &TaskSpec) -> bool {
+    let essence = |spec: &TaskSpec| TaskSpec {
+        constraints: Vec::new(),
+        max_replicas_per_node: 0,
+        restart: Default::default(),
+        ..spec.clone()
+    };
+    one == other || essence(one) == essence(other)
+}

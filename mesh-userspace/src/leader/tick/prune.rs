@@ -1,0 +1,24 @@
+//! The history of ended tasks: a few per slot, for `service ps` and for counting restarts.
+
+use crate::model::{Id, Service, Task, TaskState};
+
+use super::Work;
+use super::slots::{slots_of, wanted};
+
+/// Deletes ended tasks beyond the history, and those of slots that are gone. A task that may still hold an address stays.
+pub(super) fn prune(work: &mut Work) {
+    let services: Vec<Service> = work.after.services.values().cloned().collect();
+    for service in services {
+        let kept = work.ctx.timing.history.max(service.spec.task.restart.max_attempts as usize + 1);
+        let wanted = wanted(&work.after, &service.spec);
+        for (slot, tasks) in slots_of(&work.after, &service) {
+            let over =
+                |task: &&Task| task.leader_state.is_some_and(TaskState::is_terminal) && task.attachments.is_empty();
+            let ended: Vec<&Task> = tasks.iter().filter(over).collect();
+            let kept = if wanted.contains(&slot) { kept } else { 0 };
+            let surplus = ended.len().saturating_sub(kept);
+            let surplus: Vec<Id> = ended[..surplus].iter().map(|task| task.id.clone()).collect();
+            surplus.iter().for_each(|id| drop(work.after.tasks.remove(id)));
+        }
+    }
+}
