@@ -7,4 +7,5 @@
 //! Imports go down only; `cargo xtask tidy` reads the `use` lines and fails on an upward one.
 //! Pure (no clock, no socket, no await): manifest, model, leader, plan, dns::zone.
 
+pub mod api;
 pub mod model;
