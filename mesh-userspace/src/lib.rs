@@ -8,4 +8,6 @@
 //! Pure (no clock, no socket, no await): manifest, model, leader, plan, dns::zone.
 
 pub mod api;
+pub mod cli;
+pub mod manifest;
 pub mod model;

@@ -170,6 +170,8 @@ pub struct ServiceDetail {
     pub vips: Vec<ServiceVip>,
     pub running: u32,
     pub desired: u32,
+    /// Tasks that should run and were made from an older spec.
+    pub outdated: u32,
     /// Newest first in each slot.
     pub tasks: Vec<TaskRow>,
 }

@@ -4,7 +4,7 @@
 //! listing, so that all nodes answer alike, also while the store is away. The server has refused callers without the
 //! right, and changes asked on a worker, before a method here is called. Names in arguments may be a name, an id or a
 //! unique prefix of an id; where an [`Id`] is asked for, the server has resolved it.
-//! Each change is applied whole or not at all.
+//! Each change is applied whole or not at all, and once its call returns, this node's `facts` show it.
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;

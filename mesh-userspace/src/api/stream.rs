@@ -57,10 +57,9 @@ pub async fn read_input(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Ex
     let input = match (kind, payload.as_ref()) {
         (STDIN, _) => ExecInput::Stdin(payload),
         (CLOSE_STDIN, []) => ExecInput::CloseStdin,
-        (RESIZE, &[a, b, c, d]) => ExecInput::Resize(WindowSize {
-            rows: u16::from_be_bytes([a, b]),
-            columns: u16::from_be_bytes([c, d]),
-        }),
+        (RESIZE, &[a, b, c, d]) => {
+            ExecInput::Resize(WindowSize { rows: u16::from_be_bytes([a, b]), columns: u16::from_be_bytes([c, d]) })
+        }
         (SIGNAL, &[a, b, c, d]) => ExecInput::Signal(i32::from_be_bytes([a, b, c, d])),
         _ => return Err(malformed(kind, payload.len())),
     };

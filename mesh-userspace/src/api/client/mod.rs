@@ -51,9 +51,8 @@ impl Client {
     /// Sends a request as it is and gives the answer as it is, on a connection of its own.
     pub(crate) async fn send(&self, request: Request<axum::body::Body>) -> Result<Response<Incoming>, ApiError> {
         let connection = self.dial.dial().await?;
-        let (mut sender, driver) = http1::handshake(TokioIo::new(connection))
-            .await
-            .map_err(|error| lost(&*self.dial, &error))?;
+        let (mut sender, driver) =
+            http1::handshake(TokioIo::new(connection)).await.map_err(|error| lost(&*self.dial, &error))?;
         tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 log::debug!("api: a connection ended early: {error}");
@@ -87,8 +86,7 @@ impl Client {
     ) -> Result<T, ApiError> {
         let response = self.send(Self::request(method, path, body)?).await?;
         let status = response.status();
-        let bytes =
-            response.into_body().collect().await.map_err(|error| lost(&*self.dial, &error))?.to_bytes();
+        let bytes = response.into_body().collect().await.map_err(|error| lost(&*self.dial, &error))?.to_bytes();
         if !status.is_success() {
             return Err(error_of(status, &bytes));
         }

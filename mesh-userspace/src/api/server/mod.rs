@@ -70,4 +70,3 @@ where
         log::debug!("api: a connection ended early: {error}");
     }
 }
-

@@ -20,6 +20,7 @@ pub fn service_detail(facts: &Facts, word: &str) -> Result<ServiceDetail, ApiErr
         vips: vips(facts, service),
         running,
         desired,
+        outdated: outdated(facts, service),
         tasks: rows_of(facts, service),
     })
 }
@@ -64,6 +65,11 @@ fn replicas(facts: &Facts, service: &Service) -> (u32, u32) {
         },
     };
     (running, desired)
+}
+
+fn outdated(facts: &Facts, service: &Service) -> u32 {
+    let wanted = facts.cluster.tasks_of(&service.id).filter(|task| task.desired == TaskState::Running);
+    wanted.filter(|task| task.spec != service.spec.task).count() as u32
 }
 
 fn vips(facts: &Facts, service: &Service) -> Vec<ServiceVip> {

@@ -171,11 +171,7 @@ mod tests {
         let seen: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.state)).collect();
         assert_eq!(
             seen,
-            [
-                ("whoami.1", TaskState::Running),
-                ("whoami.1", TaskState::Failed),
-                ("whoami.2", TaskState::Running),
-            ]
+            [("whoami.1", TaskState::Running), ("whoami.1", TaskState::Failed), ("whoami.2", TaskState::Running),]
         );
     }
 }
