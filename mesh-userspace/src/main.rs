@@ -1,15 +1,43 @@
-//! The binary: chooses which of mesh's programs this process is.
+//! `mesh`: the command line, the agent, and the agent's helper processes, in one binary.
+//!
+//! The helpers are dispatched before anything else. They outlive the agent, so they must not carry an event loop,
+//! threads or descriptors that they don't need; `supervise` and `enter` fork and enter namespaces, which wants a
+//! process with one thread.
 
 use std::process::ExitCode;
 
-use mesh_userspace::runtime::exec;
+use clap::Parser;
+use mesh_userspace::agent;
+use mesh_userspace::cli::{self, Entries};
+use mesh_userspace::dns::{ResolverOptions, resolver_main};
+use mesh_userspace::runtime::exec::{enter_main, supervise_main};
+
+/// The resolver's own command line; the agent writes it.
+#[derive(Parser)]
+struct Resolver {
+    #[command(flatten)]
+    options: ResolverOptions,
+}
 
 fn main() -> ExitCode {
-    // The helpers of a task fork: they must be chosen before anything can start a thread.
     let mut arguments = std::env::args_os().skip(1);
-    match arguments.next().as_ref().and_then(|name| name.to_str()) {
-        Some("supervise") => exec::supervise_main(arguments),
-        Some("enter") => exec::enter_main(arguments),
-        _ => ExitCode::SUCCESS,
+    let verb = arguments.next().and_then(|word| word.into_string().ok()).unwrap_or_default();
+    match verb.as_str() {
+        "supervise" => supervise_main(arguments),
+        "enter" => enter_main(arguments),
+        "resolver" => resolver(std::env::args_os().skip(1)),
+        _ => cli::run(&Entries { agent: agent::run, purge: agent::purge }),
+    }
+}
+
+/// `arguments` begin with the verb, which stands where clap expects the program's name.
+fn resolver(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    agent::start_log(0);
+    match resolver_main(&Resolver::parse_from(arguments).options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh resolver: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,8 +1,32 @@
 //! The API of one agent: JSON over HTTP/1.1, on its unix socket for people and over TLS (2377) for other nodes.
+//!
+//! Walk: a [`Client`] (command line or another agent) → [`server`] (routes, who may do what, reads answered by the
+//! pure [`view`]s) → [`ControlPlane`], which the agent implements.
+//! Invariant: the same routes, bodies and errors on every transport; [`Caller`] alone says where a request came from.
+//! Must not: know sockets of BPF, netlink or the store; read a clock other than through [`Facts`].
 
+mod answer;
 mod caller;
+pub mod client;
+mod control;
 mod error;
+mod request;
+pub mod server;
+pub mod stream;
 pub mod tls;
+pub mod view;
 
+pub use answer::{
+    Created, InitAnswer, JoinAnswer, JoinTokenAnswer, Listing, LogRecord, ManagerStatus, NetworkDetail, NetworkPeer,
+    NetworkRow, NetworkService, NetworkTask, NodeDetail, NodeRow, NodeState, PurgeAnswer, ServiceDetail, ServiceRow,
+    ServiceVip, StackAnswer, StackRow, StackStep, StatusAnswer, StepAction, StepKind, SwarmInfo, TaskDetail, TaskRow,
+};
 pub use caller::Caller;
+pub use client::Client;
+pub use control::{ControlPlane, ExecSession, LogFeed};
 pub use error::{ApiError, ErrorKind};
+pub use request::{
+    InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest, LogQuery, LogRequest, NodeUpdate, ScaleItem,
+    ServiceUpdate, StackDeploy,
+};
+pub use view::Facts;

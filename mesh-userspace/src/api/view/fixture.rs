@@ -1,0 +1,163 @@
+//! A small cluster for tests of views, routes and tables: n1 (manager, store, here), n2 (worker); network `demo`;
+//! service `whoami` with two tasks and one failed predecessor.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::Facts;
+use crate::model::*;
+
+pub fn id(byte: u8) -> Id {
+    Id::from_bytes([byte; 16])
+}
+
+pub const NOW: UnixMs = 1_000_000_000;
+
+pub fn exec_spec(command: &[&str]) -> TaskSpec {
+    TaskSpec {
+        runtime: Runtime::Exec,
+        image: String::new(),
+        command: command.iter().map(|word| word.to_string()).collect(),
+        env: Vec::new(),
+        user: None,
+        hostname: None,
+        workdir: None,
+        mounts: Vec::new(),
+        health: None,
+        stop_signal: None,
+        stop_grace_period_ms: 10_000,
+        resources: Resources::default(),
+        restart: RestartPolicy::default(),
+        constraints: Vec::new(),
+        max_replicas_per_node: 0,
+        force_update: 0,
+    }
+}
+
+pub fn service_spec(name: &str, replicas: u32) -> ServiceSpec {
+    ServiceSpec {
+        name: name.into(),
+        labels: Default::default(),
+        mode: Mode::Replicated { replicas },
+        task: exec_spec(&["/usr/local/bin/whoami", "--port", "8000"]),
+        networks: vec![NetworkAttachment { network: id(0xd0).to_string(), aliases: Vec::new() }],
+        ports: vec![PortSpec { protocol: Protocol::Tcp, target: 8000, published: 8000, mode: PublishMode::Ingress }],
+        endpoint_mode: EndpointMode::Vip,
+        lb: Algorithm::RoundRobin,
+        affinity: None,
+        update: UpdateConfig::default(),
+        rollback: UpdateConfig::default(),
+    }
+}
+
+pub fn node(byte: u8, number: u32, name: &str, role: Role) -> Node {
+    let addr = Ipv4Addr::new(192, 168, 99, number as u8).into();
+    Node {
+        id: id(byte),
+        number,
+        name: name.into(),
+        role,
+        availability: Availability::Active,
+        labels: Default::default(),
+        advertise_addr: addr,
+        data_path_addr: addr,
+        cert_fingerprint: String::new(),
+        holds_store: number == 1,
+        runtimes: vec![Runtime::Exec],
+        routed_prefixes: Vec::new(),
+        joined_at: NOW - 3_600_000,
+    }
+}
+
+pub fn task(byte: u8, slot: u32, node: u8, age_ms: u64) -> Task {
+    Task {
+        id: id(byte),
+        service_id: id(0x5e),
+        service_name: "whoami".into(),
+        slot,
+        node_id: Some(id(node)),
+        spec: exec_spec(&["/usr/local/bin/whoami", "--port", "8000"]),
+        service_version: 1,
+        attachments: vec![Attachment {
+            network_id: id(0xd0),
+            addr: Ipv4Addr::new(10, 0, 16, byte),
+            endpoint: byte.into(),
+        }],
+        desired: TaskState::Running,
+        draining: false,
+        leader_state: None,
+        message: String::new(),
+        created_at: NOW - age_ms,
+        not_before: 0,
+    }
+}
+
+fn report(state: TaskState, error: Option<&str>, age_ms: u64) -> TaskStatus {
+    TaskStatus {
+        state,
+        ready: state == TaskState::Running,
+        message: "started".into(),
+        error: error.map(str::to_string),
+        exit_code: error.map(|_| 1),
+        pid: None,
+        since: NOW - age_ms,
+    }
+}
+
+pub fn facts() -> Facts {
+    let mut cluster = Cluster { revision: 7, ..Cluster::default() };
+    for node in [node(0xa1, 1, "n1", Role::Manager), node(0xb2, 2, "n2", Role::Worker)] {
+        cluster.nodes.insert(node.id.clone(), node);
+    }
+    let spec = NetworkSpec {
+        name: "demo".into(),
+        subnet: None,
+        gateway: None,
+        internal: false,
+        attachable: false,
+        mtu: None,
+        labels: Default::default(),
+        options: Default::default(),
+    };
+    let demo = Network {
+        id: id(0xd0),
+        spec,
+        vni: 4097,
+        subnet: "10.0.16.0/20".parse().expect("a subnet"),
+        gateway: Ipv4Addr::new(10, 0, 16, 1),
+        ingress: false,
+        created_at: NOW - 600_000,
+    };
+    cluster.networks.insert(demo.id.clone(), demo);
+    let spec = service_spec("whoami", 2);
+    let service = Service {
+        id: id(0x5e),
+        ports: spec.ports.clone(),
+        spec,
+        previous_spec: None,
+        version: 1,
+        vips: vec![Vip { network_id: id(0xd0), addr: Ipv4Addr::new(10, 0, 16, 2), pool: 1 }],
+        pending_reason: None,
+        created_at: NOW - 300_000,
+        updated_at: NOW - 300_000,
+    };
+    cluster.services.insert(service.id.clone(), service);
+    let failed = Task { desired: TaskState::Shutdown, ..task(0x13, 1, 0xb2, 120_000) };
+    for task in [task(0x11, 1, 0xa1, 60_000), task(0x12, 2, 0xb2, 60_000), failed] {
+        cluster.tasks.insert(task.id.clone(), task);
+    }
+    let mut observed = Observed::default();
+    observed.tasks.insert(id(0x11), report(TaskState::Running, None, 59_000));
+    observed.tasks.insert(id(0x12), report(TaskState::Running, None, 5_000));
+    observed.tasks.insert(id(0x13), report(TaskState::Failed, Some("task: exit code 1"), 61_000));
+    observed.agent_alive.insert(id(0xb2), true);
+    Facts {
+        cluster: Arc::new(cluster),
+        observed: Arc::new(observed),
+        me: Some(id(0xa1)),
+        node_name: "n1".into(),
+        agent_version: "0.1.0".into(),
+        warnings: Vec::new(),
+        now: NOW,
+    }
+}

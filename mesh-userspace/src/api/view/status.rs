@@ -1,0 +1,55 @@
+//! `mesh status`: one screen of what matters, warnings last and complete.
+
+use super::Facts;
+use super::node::{node_state, nodes};
+use super::service::service_rows;
+use super::task::local_tasks;
+use crate::api::{NodeState, StatusAnswer, SwarmInfo};
+use crate::model::Role;
+
+/// Always has an answer, in a cluster or not.
+pub fn status(facts: &Facts) -> StatusAnswer {
+    let swarm = facts.self_node().map(|node| SwarmInfo {
+        node_id: node.id.clone(),
+        role: node.role,
+        settings: facts.cluster.settings.clone(),
+        revision: facts.cluster.revision,
+        managers: facts.cluster.nodes.values().filter(|node| node.role == Role::Manager).count() as u32,
+        nodes: facts.cluster.nodes.len() as u32,
+    });
+    StatusAnswer {
+        at: facts.now,
+        node_name: facts.node_name.clone(),
+        agent_version: facts.agent_version.clone(),
+        swarm,
+        nodes: nodes(facts).map(|listing| listing.rows).unwrap_or_default(),
+        services: if facts.me.is_some() { service_rows(facts, |_| true) } else { Vec::new() },
+        local_tasks: local_tasks(facts).map(|listing| listing.rows).unwrap_or_default(),
+        warnings: warnings(facts),
+    }
+}
+
+fn warnings(facts: &Facts) -> Vec<String> {
+    let mut warnings = facts.warnings.clone();
+    for node in facts.cluster.nodes.values() {
+        let name = &node.name;
+        if node_state(facts, node) == NodeState::Down {
+            warnings.push(format!("node {name} is down: its agent is not heard of"));
+        } else if facts.observed.unreachable_since.contains_key(&node.id) {
+            warnings.push(format!("node {name} does not answer on the data path ({})", node.data_path_addr));
+        }
+        if let Some(status) = facts.observed.nodes.get(&node.id) {
+            let said = status.warnings.iter().filter(|said| !facts.warnings.contains(said));
+            warnings.extend(said.map(|said| format!("{name}: {said}")));
+            warnings.extend(
+                status.ports_not_taken.iter().map(|port| format!("{name}: the host itself uses published port {port}")),
+            );
+        }
+    }
+    for service in facts.cluster.services.values() {
+        if let Some(reason) = &service.pending_reason {
+            warnings.push(format!("service {}: {reason}", service.spec.name));
+        }
+    }
+    warnings
+}

@@ -1,0 +1,152 @@
+//! `mesh agent`: flags, the configuration file behind them, and what the agent gets.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use super::fault::Fault;
+use crate::model::Runtime;
+
+/// Where XDP programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    Off,
+    Auto,
+    Native,
+    Generic,
+}
+
+/// A flag wins over the configuration file, the file over the default.
+#[derive(Debug, Default, Args)]
+pub(super) struct AgentFlags {
+    /// YAML file with these flags as keys (name: n1); a flag wins over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
+    /// Say more; twice: everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Given {
+    /// This node's name in the cluster [default: the host's name]
+    #[arg(long, value_name = "NODE")]
+    name: Option<String>,
+    /// Where store, identity and tasks are kept [default: /var/lib/mesh]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where programs and maps are pinned [default: /sys/fs/bpf/mesh]
+    #[arg(long, value_name = "DIR")]
+    bpf_dir: Option<PathBuf>,
+    /// cgroup v2 folder under which tasks live and whose sockets use services [default: found by itself]
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+    /// Address or interface that other nodes reach this one at [default: found by itself]
+    #[arg(long, value_name = "IP|IFACE")]
+    advertise_addr: Option<String>,
+    /// Address or interface for tunnel packets [default: the advertised address]
+    #[arg(long, value_name = "IP|IFACE")]
+    data_path_addr: Option<String>,
+    /// Interface on which published ports answer; repeatable [default: all with a default or connected route]
+    #[arg(long, value_name = "IFACE")]
+    publish_interface: Vec<String>,
+    /// Use of XDP for published ports [default: auto]
+    #[arg(long, value_name = "MODE")]
+    xdp: Option<XdpMode>,
+    /// Runtimes this node offers [default: exec]
+    #[arg(long, value_name = "RUNTIME", value_delimiter = ',')]
+    runtimes: Vec<String>,
+}
+
+/// Everything the agent is told at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentArgs {
+    /// None: the host's name.
+    pub name: Option<String>,
+    pub socket: PathBuf,
+    pub state_dir: PathBuf,
+    pub bpf_dir: PathBuf,
+    /// None: the agent looks for the root of cgroup v2.
+    pub cgroup: Option<PathBuf>,
+    /// IP or interface; None: the source address of the default route.
+    pub advertise_addr: Option<String>,
+    /// IP or interface; None: as advertised.
+    pub data_path_addr: Option<String>,
+    /// Empty: every uplink.
+    pub publish_interfaces: Vec<String>,
+    pub xdp: XdpMode,
+    pub runtimes: Vec<Runtime>,
+    /// How often `-v` was given.
+    pub verbose: u8,
+}
+
+impl AgentFlags {
+    pub(super) fn resolve(self, socket: PathBuf) -> Result<AgentArgs, Fault> {
+        let AgentFlags { config, given, verbose } = self;
+        let file = match config {
+            None => Given::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|error| Fault::failed(format!("cannot read --config {}: {error}", path.display())))?;
+                serde_yaml::from_str(&text).map_err(|error| {
+                    let error = error.to_string().lines().next().unwrap_or_default().to_string();
+                    Fault::failed(format!("{}: {error}; allowed are the long flags of 'mesh agent'", path.display()))
+                })?
+            }
+        };
+        let runtimes = if given.runtimes.is_empty() { file.runtimes } else { given.runtimes };
+        let list = |given: Vec<String>, file: Vec<String>| if given.is_empty() { file } else { given };
+        Ok(AgentArgs {
+            name: given.name.or(file.name),
+            socket,
+            state_dir: given.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/mesh".into()),
+            bpf_dir: given.bpf_dir.or(file.bpf_dir).unwrap_or_else(|| "/sys/fs/bpf/mesh".into()),
+            cgroup: given.cgroup.or(file.cgroup),
+            advertise_addr: given.advertise_addr.or(file.advertise_addr),
+            data_path_addr: given.data_path_addr.or(file.data_path_addr),
+            publish_interfaces: list(given.publish_interface, file.publish_interface),
+            xdp: given.xdp.or(file.xdp).unwrap_or(XdpMode::Auto),
+            runtimes: parse_runtimes(&runtimes)?,
+            verbose,
+        })
+    }
+}
+
+fn parse_runtimes(words: &[String]) -> Result<Vec<Runtime>, Fault> {
+    if words.is_empty() {
+        return Ok(vec![Runtime::Exec]);
+    }
+    let parse = |word: &String| match word.as_str() {
+        "exec" => Ok(Runtime::Exec),
+        "docker" => Err(Fault::failed("--runtimes docker: the docker runtime is not there yet; allowed is: exec")),
+        other => Err(Fault::usage(format!("--runtimes {other}: no such runtime; allowed is: exec"))),
+    };
+    words.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("agent.yaml");
+        std::fs::write(&path, "name: from-file\nstate-dir: /srv/mesh\n").expect("written");
+        let given = Given { name: Some("from-flag".into()), ..Given::default() };
+        let flags = AgentFlags { config: Some(path.clone()), given, verbose: 0 };
+        let args = flags.resolve("/run/m.sock".into()).expect("a good file");
+        assert_eq!(args.name.as_deref(), Some("from-flag"));
+        assert_eq!(args.state_dir, PathBuf::from("/srv/mesh"));
+        assert_eq!(args.bpf_dir, PathBuf::from("/sys/fs/bpf/mesh"));
+        std::fs::write(&path, "nmae: x\n").expect("written");
+        let flags = AgentFlags { config: Some(path), ..AgentFlags::default() };
+        let fault = flags.resolve("/run/m.sock".into()).expect_err("an unknown key");
+        assert!(fault.line().is_some_and(|line| line.contains("nmae")), "{fault:?}");
+    }
+}

@@ -1,0 +1,274 @@
+//! Objects as `inspect` shows them: Swarm's keys and shapes, our own under `Mesh`.
+
+use serde_json::{Map, Value, json};
+
+use super::age::rfc3339;
+use super::node::{availability_name, manager_name, state_name};
+use super::ports::{mode_name, protocol_name};
+use crate::api::{NetworkDetail, NetworkTask, NodeDetail, ServiceDetail};
+use crate::model::{
+    EndpointMode, Mode, PortSpec, RestartCondition, Role, Runtime, ServiceSpec, TaskSpec, UpdateConfig,
+    UpdateFailureAction, UpdateOrder,
+};
+
+pub(super) fn node(detail: &NodeDetail) -> Value {
+    let NodeDetail { row, node, status } = detail;
+    let manager = row.manager.map(|status| {
+        json!({
+            "Leader": node.holds_store,
+            "Reachability": manager_name(status).to_lowercase(),
+            "Addr": format!("{}:2377", node.advertise_addr),
+        })
+    });
+    json!({
+        "ID": node.id,
+        "CreatedAt": rfc3339(node.joined_at),
+        "Spec": {
+            "Labels": node.labels,
+            "Role": if node.role == Role::Manager { "manager" } else { "worker" },
+            "Availability": availability_name(node.availability, false),
+        },
+        "Description": {
+            "Hostname": node.name,
+            "Engine": { "EngineVersion": row.agent_version },
+        },
+        "Status": {
+            "State": state_name(row.state).to_lowercase(),
+            "Addr": node.advertise_addr,
+        },
+        "ManagerStatus": manager,
+        "Mesh": {
+            "Number": node.number,
+            "DataPathAddr": node.data_path_addr,
+            "HoldsStore": node.holds_store,
+            "Runtimes": node.runtimes,
+            "RoutedPrefixes": node.routed_prefixes,
+            "UnreachableSince": row.unreachable_since.map(rfc3339),
+            "PortsNotTaken": status.as_ref().map(|status| &status.ports_not_taken),
+            "Warnings": status.as_ref().map(|status| &status.warnings),
+            "AppliedRevision": status.as_ref().map(|status| status.applied_revision),
+            "LayoutVersion": status.as_ref().map(|status| status.layout_version),
+        },
+    })
+}
+
+pub(super) fn network(detail: &NetworkDetail, verbose: bool) -> Value {
+    let network = &detail.network;
+    let prefix = network.subnet.prefix_len();
+    let containers: Map<String, Value> = detail
+        .local_tasks
+        .iter()
+        .map(|task| {
+            let value = json!({
+                "Name": task.name,
+                "EndpointID": format!("{:08x}", task.endpoint),
+                "IPv4Address": format!("{}/{prefix}", task.addr),
+            });
+            (task.id.to_string(), value)
+        })
+        .collect();
+    let mut options: Map<String, Value> =
+        network.spec.options.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    options.insert("com.docker.network.driver.overlay.vxlanid_list".into(), network.vni.to_string().into());
+    if let Some(mtu) = network.spec.mtu {
+        options.insert("mtu".into(), mtu.to_string().into());
+    }
+    let mut value = json!({
+        "Name": network.spec.name,
+        "Id": network.id,
+        "Created": rfc3339(network.created_at),
+        "Scope": "swarm",
+        "Driver": "overlay",
+        "EnableIPv6": false,
+        "IPAM": {
+            "Driver": "default",
+            "Config": [{ "Subnet": network.subnet, "Gateway": network.gateway }],
+        },
+        "Internal": network.spec.internal,
+        "Attachable": network.spec.attachable,
+        "Ingress": network.ingress,
+        "Containers": containers,
+        "Options": options,
+        "Labels": network.spec.labels,
+        "Peers": detail.peers.iter().map(|peer| json!({ "Name": peer.name, "IP": peer.ip })).collect::<Vec<_>>(),
+    });
+    if verbose {
+        value["Services"] = services_on(detail);
+    }
+    value
+}
+
+fn services_on(detail: &NetworkDetail) -> Value {
+    let task = |task: &NetworkTask| {
+        json!({
+            "Name": task.name,
+            "EndpointID": format!("{:08x}", task.endpoint),
+            "EndpointIP": task.addr,
+            "Info": { "Host IP": task.host },
+        })
+    };
+    let services = detail.services.iter().map(|service| {
+        let port = |port: &PortSpec| {
+            format!("Target: {}, Publish: {}/{}", port.target, port.published, protocol_name(port.protocol))
+        };
+        let value = json!({
+            "VIP": service.vip,
+            "Ports": service.ports.iter().map(port).collect::<Vec<_>>(),
+            "LocalLBIndex": service.pool,
+            "Tasks": service.tasks.iter().map(task).collect::<Vec<_>>(),
+        });
+        (service.name.clone(), value)
+    });
+    Value::from(services.collect::<Map<_, _>>())
+}
+
+pub(super) fn service(detail: &ServiceDetail) -> Value {
+    let service = &detail.service;
+    let vips = detail
+        .vips
+        .iter()
+        .map(|vip| json!({ "NetworkID": vip.network_id, "Addr": format!("{}/{}", vip.addr, vip.prefix_len) }));
+    let mut value = json!({
+        "ID": service.id,
+        "Version": { "Index": service.version },
+        "CreatedAt": rfc3339(service.created_at),
+        "UpdatedAt": rfc3339(service.updated_at),
+        "Spec": spec(&service.spec),
+        "Endpoint": {
+            "Spec": { "Mode": endpoint_mode(service.spec.endpoint_mode), "Ports": ports(&service.spec.ports) },
+            "Ports": ports(&service.ports),
+            "VirtualIPs": vips.collect::<Vec<_>>(),
+        },
+        "ServiceStatus": { "RunningTasks": detail.running, "DesiredTasks": detail.desired },
+    });
+    if let Some(previous) = &service.previous_spec {
+        value["PreviousSpec"] = spec(previous);
+    }
+    if let Some(reason) = &service.pending_reason {
+        value["Mesh"] = json!({ "PendingReason": reason });
+    }
+    value
+}
+
+fn spec(spec: &ServiceSpec) -> Value {
+    let mode = match spec.mode {
+        Mode::Replicated { replicas } => json!({ "Replicated": { "Replicas": replicas } }),
+        Mode::Global => json!({ "Global": {} }),
+    };
+    let mut template = task_template(&spec.task);
+    template["Networks"] = spec
+        .networks
+        .iter()
+        .map(|network| json!({ "Target": network.network, "Aliases": network.aliases }))
+        .collect::<Vec<_>>()
+        .into();
+    json!({
+        "Name": spec.name,
+        "Labels": spec.labels,
+        "TaskTemplate": template,
+        "Mode": mode,
+        "UpdateConfig": update(&spec.update),
+        "RollbackConfig": update(&spec.rollback),
+        "EndpointSpec": { "Mode": endpoint_mode(spec.endpoint_mode), "Ports": ports(&spec.ports) },
+        "Mesh": {
+            "LB": spec.lb,
+            "Affinity": spec.affinity.map(|affinity| json!({ "ClientIP": affinity.timeout_s })),
+        },
+    })
+}
+
+/// Durations in nanoseconds, as Swarm's API has them.
+fn task_template(task: &TaskSpec) -> Value {
+    let ns = |ms: u64| ms.saturating_mul(1_000_000);
+    let mounts = task.mounts.iter().map(|mount| {
+        json!({ "Type": mount.kind, "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only })
+    });
+    let health = task.health.as_ref().map(|health| {
+        let test: Vec<&str> = std::iter::once("CMD").chain(health.command.iter().map(String::as_str)).collect();
+        json!({
+            "Test": test,
+            "Interval": ns(health.interval_ms),
+            "Timeout": ns(health.timeout_ms),
+            "Retries": health.retries,
+            "StartPeriod": ns(health.start_period_ms),
+        })
+    });
+    let (runtime, args) = match task.runtime {
+        Runtime::Exec => ("exec", &task.command),
+        Runtime::Docker => ("container", &task.command),
+    };
+    json!({
+        "ContainerSpec": {
+            "Image": task.image,
+            "Args": args,
+            "Env": task.env,
+            "User": task.user,
+            "Hostname": task.hostname,
+            "Dir": task.workdir,
+            "Mounts": mounts.collect::<Vec<_>>(),
+            "Healthcheck": health,
+            "StopSignal": task.stop_signal,
+            "StopGracePeriod": ns(task.stop_grace_period_ms),
+        },
+        "Resources": {
+            "Limits": {
+                "NanoCPUs": task.resources.limit_nano_cpus,
+                "MemoryBytes": task.resources.limit_memory_bytes,
+            },
+            "Reservations": {
+                "NanoCPUs": task.resources.reserve_nano_cpus,
+                "MemoryBytes": task.resources.reserve_memory_bytes,
+            },
+        },
+        "RestartPolicy": {
+            "Condition": match task.restart.condition {
+                RestartCondition::None => "none",
+                RestartCondition::OnFailure => "on-failure",
+                RestartCondition::Any => "any",
+            },
+            "Delay": ns(task.restart.delay_ms),
+            "MaxAttempts": task.restart.max_attempts,
+            "Window": ns(task.restart.window_ms),
+        },
+        "Placement": { "Constraints": task.constraints, "MaxReplicas": task.max_replicas_per_node },
+        "ForceUpdate": task.force_update,
+        "Runtime": runtime,
+    })
+}
+
+fn update(config: &UpdateConfig) -> Value {
+    json!({
+        "Parallelism": config.parallelism,
+        "Delay": config.delay_ms.saturating_mul(1_000_000),
+        "Monitor": config.monitor_ms.saturating_mul(1_000_000),
+        "FailureAction": match config.failure_action {
+            UpdateFailureAction::Pause => "pause",
+            UpdateFailureAction::Continue => "continue",
+            UpdateFailureAction::Rollback => "rollback",
+        },
+        "MaxFailureRatio": config.max_failure_ratio,
+        "Order": match config.order {
+            UpdateOrder::StopFirst => "stop-first",
+            UpdateOrder::StartFirst => "start-first",
+        },
+    })
+}
+
+fn endpoint_mode(mode: EndpointMode) -> &'static str {
+    match mode {
+        EndpointMode::Vip => "vip",
+        EndpointMode::Dnsrr => "dnsrr",
+    }
+}
+
+fn ports(ports: &[PortSpec]) -> Value {
+    let port = |port: &PortSpec| {
+        json!({
+            "Protocol": protocol_name(port.protocol),
+            "TargetPort": port.target,
+            "PublishedPort": port.published,
+            "PublishMode": mode_name(port.mode),
+        })
+    };
+    ports.iter().map(port).collect::<Vec<_>>().into()
+}

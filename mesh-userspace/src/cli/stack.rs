@@ -1,0 +1,157 @@
+//! `mesh stack …`
+
+use std::io::Read;
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+
+use super::fault::Fault;
+use super::render::{Look, Table};
+use super::{Screen, progress, service, task};
+use crate::api::{Client, StackAnswer, StackDeploy, StepAction, StepKind};
+use crate::manifest::{self, Manifest};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Start or change a stack as its manifest says
+    #[command(visible_alias = "up")]
+    Deploy(Deploy),
+    /// Check a manifest and print it as understood
+    Config(Config),
+    /// List the stacks
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// List the services of a stack
+    Services(Of),
+    /// List the tasks of a stack
+    Ps(Of),
+    /// Remove stacks: their services and networks
+    #[command(visible_aliases = ["remove", "down"])]
+    Rm(Rm),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Deploy {
+    /// The manifest, a Compose file; '-' reads it from standard input
+    #[arg(short, long, value_name = "FILE|-")]
+    compose_file: String,
+    /// Remove services of the stack that the manifest no longer has
+    #[arg(long)]
+    prune: bool,
+    /// Don't wait until it is so
+    #[arg(short, long)]
+    detach: bool,
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    /// The manifest, a Compose file; '-' reads it from standard input
+    #[arg(short, long, value_name = "FILE|-")]
+    compose_file: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    #[command(flatten)]
+    look: Look,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Of {
+    #[command(flatten)]
+    look: Look,
+    #[arg(value_name = "STACK")]
+    stack: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    #[arg(required = true, value_name = "STACK")]
+    stacks: Vec<String>,
+}
+
+pub(super) async fn run(verb: Verb, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
+    match verb {
+        Verb::Deploy(flags) => deploy(flags, client, screen).await,
+        Verb::Config(flags) => {
+            let manifest = read(&flags.compose_file, screen)?;
+            screen.print(manifest.to_yaml())
+        }
+        Verb::Ls(flags) => {
+            let mut table = Table::new(&[("NAME", "Name"), ("SERVICES", "Services")]);
+            for row in client.stacks().await?.rows {
+                table.row(row.name.clone(), [row.name, row.services.to_string()]);
+            }
+            flags.look.show(&table, screen)
+        }
+        Verb::Services(flags) => {
+            let rows = client.stack_services(&flags.stack).await?.rows;
+            flags.look.show(&service::table(&rows, &flags.look), screen)
+        }
+        Verb::Ps(flags) => {
+            let listing = client.stack_tasks(&flags.stack).await?;
+            flags.look.show(&task::table(listing.at, &listing.rows, &flags.look), screen)
+        }
+        Verb::Rm(flags) => {
+            for stack in &flags.stacks {
+                let answer = client.stack_remove(stack).await?;
+                tell(&answer, screen)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn deploy(flags: Deploy, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
+    let manifest = read(&flags.compose_file, screen)?;
+    let stack = manifest.stack(&flags.name).map_err(|error| Fault::failed(error.to_string()))?;
+    let answer = client.stack_deploy(&StackDeploy { stack, prune: flags.prune }).await?;
+    tell(&answer, screen)?;
+    if flags.detach {
+        return Ok(());
+    }
+    let services = answer.steps.iter().filter(|step| step.kind == StepKind::Service);
+    for step in services.filter(|step| step.action != StepAction::Removed) {
+        progress::converge(&step.id, client, screen).await?;
+    }
+    Ok(())
+}
+
+/// Reads and understands a manifest; warnings go to standard error, errors each with its place.
+fn read(path: &str, screen: &mut Screen<'_>) -> Result<Manifest, Fault> {
+    let (name, text) = if path == "-" {
+        let mut text = String::new();
+        let read = std::io::stdin().read_to_string(&mut text);
+        read.map_err(|error| Fault::failed(format!("cannot read the manifest from standard input: {error}")))?;
+        ("<stdin>", text)
+    } else {
+        let text = std::fs::read_to_string(Path::new(path));
+        (path, text.map_err(|error| Fault::failed(format!("cannot read the manifest {path}: {error}")))?)
+    };
+    let manifest = manifest::parse(name, &text, &|variable| std::env::var(variable).ok())
+        .map_err(|errors| Fault::failed(errors.to_string()))?;
+    manifest.warnings().iter().for_each(|warning| screen.remark(format!("mesh: warning: {warning}")));
+    Ok(manifest)
+}
+
+/// Docker's words for what was done.
+fn tell(answer: &StackAnswer, screen: &mut Screen<'_>) -> Result<(), Fault> {
+    answer.warnings.iter().for_each(|warning| screen.remark(format!("mesh: warning: {warning}")));
+    for step in &answer.steps {
+        let kind = match step.kind {
+            StepKind::Network => "network",
+            StepKind::Service => "service",
+        };
+        match step.action {
+            StepAction::Created => screen.line(format!("Creating {kind} {}", step.name))?,
+            StepAction::Updated => screen.line(format!("Updating {kind} {} (id: {})", step.name, step.id.short()))?,
+            StepAction::Unchanged if step.kind == StepKind::Service => {
+                screen.line(format!("Unchanged {kind} {} (id: {})", step.name, step.id.short()))?;
+            }
+            StepAction::Unchanged => {}
+            StepAction::Removed => screen.line(format!("Removing {kind} {}", step.name))?,
+        }
+    }
+    Ok(())
+}

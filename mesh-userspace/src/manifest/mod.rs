@@ -1,0 +1,170 @@
+//! A manifest – a Compose file as `docker stack deploy` takes it – from text to a [`Stack`]. Pure: variables come
+//! through an argument, files are read by the caller.
+//!
+//! Walk: text → [`tree`] (YAML with places) → [`expand`] (`${VAR}`) → sections ([`services`], [`deploy`], [`networks`])
+//! → [`Manifest`] → [`Manifest::stack`] (names get the stack's prefix).
+//! Invariant: a key is understood, warned of by name or refused; none is dropped in silence. A shape error (wrong
+//! type, unknown key) stops at once; errors of meaning come all together, each with file, line, column and key.
+
+mod deploy;
+mod errors;
+mod expand;
+mod health;
+mod keys;
+mod networks;
+mod notation;
+mod ports;
+mod print;
+mod published;
+mod reader;
+mod services;
+mod tree;
+mod volumes;
+
+use std::collections::BTreeMap;
+
+use crate::model::{NetworkAttachment, NetworkSpec, Runtime, ServiceSpec, Stack};
+
+pub use errors::{Errors, Place, Problem};
+pub use notation::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus, split_words};
+pub use ports::{parse_protocol, parse_publish};
+
+use reader::Reader;
+
+/// Name of the network that services are on which name none.
+const DEFAULT_NETWORK: &str = "default";
+
+/// A manifest as understood, before a stack's name is known: services and networks under their short names.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    file: String,
+    services: Vec<Declared<ServiceSpec>>,
+    networks: BTreeMap<String, DeclaredNetwork>,
+    warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Declared<T> {
+    place: Place,
+    spec: T,
+}
+
+#[derive(Clone, Debug)]
+enum DeclaredNetwork {
+    /// Belongs to the stack; with a name of its own where the manifest gives one.
+    Own { spec: NetworkSpec, name: Option<String> },
+    /// Made by someone else, under this name.
+    External { name: String },
+}
+
+/// Understands a manifest. `file` is the name that errors show, `variable` looks up `${VAR}`.
+pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Manifest, Errors> {
+    let mut reader = Reader::new(file, variable);
+    let read = tree::parse(text).and_then(|tree| {
+        let tree = expand::expand(tree, &mut reader);
+        read_document(&tree, &mut reader)
+    });
+    let (services, networks) = match read {
+        Ok(document) => document,
+        // Meaning errors found before the shape broke are true as well, but may be its consequence.
+        Err(stop) => return Err(Errors::new(file, vec![stop])),
+    };
+    let (problems, warnings) = reader.finish();
+    if !problems.is_empty() {
+        return Err(Errors::new(file, problems));
+    }
+    Ok(Manifest { file: file.to_string(), services, networks, warnings })
+}
+
+type Document = (Vec<Declared<ServiceSpec>>, BTreeMap<String, DeclaredNetwork>);
+
+fn read_document(tree: &tree::Tree, reader: &mut Reader) -> Result<Document, Problem> {
+    let top = reader.fields(tree, "", keys::TOP)?;
+    let mut networks = BTreeMap::new();
+    if let Some(field) = top.get("networks") {
+        networks = networks::read(field, reader)?;
+    }
+    let Some(field) = top.get("services") else {
+        return Err(Problem::new(tree.place, "services", "is missing: a manifest without services does nothing"));
+    };
+    let services = services::read(field, &networks, reader)?;
+    published::check(&services, reader);
+    networks
+        .entry(DEFAULT_NETWORK.to_string())
+        .or_insert_with(|| DeclaredNetwork::Own { spec: networks::plain(DEFAULT_NETWORK), name: None });
+    Ok((services.into_iter().map(|(place, spec)| Declared { place, spec }).collect(), networks))
+}
+
+impl Manifest {
+    /// Keys that were understood to be ignored, each with its place.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The stack of this name: networks that services use and that belong to it, services with prefixed names.
+    pub fn stack(&self, name: &str) -> Result<Stack, Errors> {
+        let mut problems = Vec::new();
+        if !is_name(name) {
+            let told =
+                format!("'{name}' is no name for a stack: letters, digits, '-', '_', beginning with a letter or digit");
+            problems.push(Problem::new(Place::START, "", told));
+        }
+        let label = |labels: &mut BTreeMap<String, String>| labels.insert(Stack::LABEL.into(), name.to_string());
+        let mut used: Vec<&str> = Vec::new();
+        let mut services = Vec::new();
+        for Declared { place, spec } in &self.services {
+            if spec.task.runtime == Runtime::Docker {
+                let told = "the docker runtime is not there yet; to run a command of this host write \
+                            'x-mesh: {runtime: exec}' and the command under 'command'";
+                problems.push(Problem::new(*place, &format!("services.{}", spec.name), told));
+            }
+            let mut service = spec.clone();
+            service.name = format!("{name}_{}", spec.name);
+            label(&mut service.labels);
+            for attachment in &mut service.networks {
+                let Some((short, network)) = self.networks.get_key_value(&attachment.network) else { continue };
+                used.push(short);
+                attachment.network = network.name_in(name, short);
+            }
+            services.push(service);
+        }
+        if !problems.is_empty() {
+            return Err(Errors::new(&self.file, problems));
+        }
+        let own = self.networks.iter().filter(|(short, _)| used.contains(&short.as_str()));
+        let networks = own.filter_map(|(short, network)| match network {
+            DeclaredNetwork::Own { spec, .. } => {
+                let mut spec = NetworkSpec { name: network.name_in(name, short), ..spec.clone() };
+                label(&mut spec.labels);
+                Some(spec)
+            }
+            DeclaredNetwork::External { .. } => None,
+        });
+        Ok(Stack { name: name.to_string(), networks: networks.collect(), services })
+    }
+}
+
+impl DeclaredNetwork {
+    fn name_in(&self, stack: &str, short: &str) -> String {
+        match self {
+            DeclaredNetwork::Own { name: Some(name), .. } | DeclaredNetwork::External { name } => name.clone(),
+            DeclaredNetwork::Own { name: None, .. } => format!("{stack}_{short}"),
+        }
+    }
+}
+
+/// The short name of a service is an alias of it on each of its networks.
+fn with_short_name(mut attachment: NetworkAttachment, service: &str) -> NetworkAttachment {
+    if !attachment.aliases.iter().any(|alias| alias == service) {
+        attachment.aliases.insert(0, service.to_string());
+    }
+    attachment
+}
+
+/// Fit for a name of a stack, service or network: it becomes part of DNS names.
+fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        && name.len() <= 63
+}

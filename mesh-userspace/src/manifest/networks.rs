@@ -1,0 +1,138 @@
+//! The section `networks`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::errors::Problem;
+use super::reader::{Field, Reader};
+use super::{DeclaredNetwork, is_name, keys};
+use crate::model::NetworkSpec;
+
+pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<BTreeMap<String, DeclaredNetwork>, Problem> {
+    let mut networks = BTreeMap::new();
+    for (short, network) in reader.entries(field.tree, &field.path)? {
+        if !is_name(short) {
+            let told = "this is no name for a network: letters, digits, '-', '_', beginning with a letter or digit";
+            reader.problem(network.problem(told));
+        }
+        networks.insert(short.to_string(), read_network(short, &network, reader)?);
+    }
+    Ok(networks)
+}
+
+/// A network that says nothing.
+pub(super) fn plain(name: &str) -> NetworkSpec {
+    NetworkSpec {
+        name: name.to_string(),
+        subnet: None,
+        gateway: None,
+        internal: false,
+        attachable: false,
+        mtu: None,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    }
+}
+
+fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<DeclaredNetwork, Problem> {
+    let fields = reader.fields(network.tree, &network.path, keys::NETWORK)?;
+    let name = fields.get("name").map(Field::text).transpose()?.map(str::to_string);
+    if let Some(external) = fields.get("external") {
+        // The old spelling: external: {name: x}.
+        let (is_external, old_name) = if external.is_map() {
+            let inner = reader.fields(external.tree, &external.path, keys::EXTERNAL)?;
+            (true, inner.get("name").map(Field::text).transpose()?.map(str::to_string))
+        } else {
+            (reader.bool(external)?, None)
+        };
+        if is_external {
+            return Ok(DeclaredNetwork::External { name: name.or(old_name).unwrap_or_else(|| short.to_string()) });
+        }
+    }
+    let mut spec = plain(short);
+    if let Some(field) = fields.get("driver") {
+        reader.word(field, &[("overlay", ())])?;
+    }
+    for (key, place) in [("internal", &mut spec.internal), ("attachable", &mut spec.attachable)] {
+        if let Some(field) = fields.get(key) {
+            *place = reader.bool(field)?;
+        }
+    }
+    if let Some(field) = fields.get("labels") {
+        spec.labels = labels(field, reader)?;
+    }
+    if let Some(field) = fields.get("driver_opts") {
+        for (key, option) in reader.entries(field.tree, &field.path)? {
+            if key == "mtu" {
+                spec.mtu = reader.parsed(&option, parse_mtu)?;
+            } else {
+                spec.options.insert(key.to_string(), option.text()?.to_string());
+            }
+        }
+    }
+    if let Some(field) = fields.get("ipam") {
+        ipam(field, &mut spec, reader)?;
+    }
+    Ok(DeclaredNetwork::Own { spec, name })
+}
+
+fn parse_mtu(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(mtu) if (576..=65_535).contains(&mtu) => Ok(mtu),
+        _ => Err(format!("'{text}' is not an MTU: 576 to 65535 are allowed")),
+    }
+}
+
+fn ipam(field: &Field, spec: &mut NetworkSpec, reader: &mut Reader) -> Result<(), Problem> {
+    let fields = reader.fields(field.tree, &field.path, keys::IPAM)?;
+    let configs = fields.get("config").map(Field::items).transpose()?.unwrap_or_default();
+    for (index, config) in configs.iter().enumerate() {
+        let fields = reader.fields(config.tree, &config.path, keys::IPAM_CONFIG)?;
+        if index > 0 {
+            reader.problem(config.problem("a network has one subnet"));
+        }
+        if let Some(field) = fields.get("subnet") {
+            spec.subnet = reader.parsed(field, parse_subnet)?;
+        }
+        if let Some(field) = fields.get("gateway") {
+            let parse = |text: &str| {
+                text.parse::<Ipv4Addr>().map_err(|_| format!("'{text}' is not an address: write e.g. 10.1.0.1"))
+            };
+            spec.gateway = reader.parsed(field, parse)?;
+            if let (Some(subnet), Some(gateway)) = (spec.subnet, spec.gateway)
+                && !subnet.contains(&gateway)
+            {
+                reader.problem(field.problem(format!("{gateway} is not in the subnet {subnet}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn parse_subnet(text: &str) -> Result<Ipv4Net, String> {
+    let subnet: Ipv4Net = text.parse().map_err(|_| format!("'{text}' is not a subnet: write e.g. 10.1.0.0/20"))?;
+    if subnet.trunc() == subnet {
+        Ok(subnet)
+    } else {
+        Err(format!("'{text}' has bits set behind the prefix; did you mean {}?", subnet.trunc()))
+    }
+}
+
+/// A mapping, or a list of `K=V`.
+pub(super) fn labels(field: &Field, reader: &mut Reader) -> Result<BTreeMap<String, String>, Problem> {
+    if field.is_list() {
+        let pair = |item: &Field| {
+            let (key, value) = item.text()?.split_once('=').unwrap_or((item.text()?, ""));
+            Ok((key.to_string(), value.to_string()))
+        };
+        return field.items()?.iter().map(pair).collect();
+    }
+    let entries = reader.entries(field.tree, &field.path)?;
+    let pair = |(key, value): &(&str, Field)| {
+        let text = if value.is_nothing() { "" } else { value.text()? };
+        Ok((key.to_string(), text.to_string()))
+    };
+    entries.iter().map(pair).collect()
+}

@@ -1,0 +1,122 @@
+//! Published ports as people write them: short and long form, ranges. Used by `-p` and by manifests alike.
+
+use crate::model::{PortSpec, Protocol, PublishMode};
+
+/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, or `published=,target=,protocol=,mode=`.
+pub fn parse_publish(text: &str) -> Result<Vec<PortSpec>, String> {
+    if text.contains('=') { parse_long(text) } else { parse_short(text) }
+}
+
+fn parse_short(text: &str) -> Result<Vec<PortSpec>, String> {
+    let (ports, protocol) = match text.split_once('/') {
+        Some((ports, protocol)) => (ports, parse_protocol(protocol)?),
+        None => (text, Protocol::Tcp),
+    };
+    let parts: Vec<&str> = ports.split(':').collect();
+    let (published, target) = match parts.as_slice() {
+        [target] => (None, parse_range(target)?),
+        [published, target] => (Some(parse_range(published)?), parse_range(target)?),
+        _ => {
+            return Err(format!(
+                "'{text}' names a host address, which services can't have (they answer on every node): write PUBLISHED:TARGET"
+            ));
+        }
+    };
+    spread(text, published, target, protocol, PublishMode::Ingress)
+}
+
+fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
+    let (mut published, mut target) = (None, None);
+    let (mut protocol, mut mode) = (Protocol::Tcp, PublishMode::Ingress);
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        match key.trim() {
+            "published" | "host-port" => published = Some(parse_range(value)?),
+            "target" | "container-port" => target = Some(parse_range(value)?),
+            "protocol" => protocol = parse_protocol(value)?,
+            "mode" => {
+                mode = match value {
+                    "ingress" => PublishMode::Ingress,
+                    "host" => PublishMode::Host,
+                    _ => return Err(format!("mode '{value}' in '{text}': allowed are ingress, host")),
+                }
+            }
+            _ => return Err(format!("'{key}' in '{text}': allowed are published, target, protocol, mode")),
+        }
+    }
+    let target = target.ok_or_else(|| format!("'{text}' lacks target=PORT"))?;
+    spread(text, published, target, protocol, mode)
+}
+
+fn spread(
+    text: &str,
+    published: Option<(u16, u16)>,
+    target: (u16, u16),
+    protocol: Protocol,
+    mode: PublishMode,
+) -> Result<Vec<PortSpec>, String> {
+    let count = target.1 - target.0;
+    if let Some((first, last)) = published
+        && last - first != count
+    {
+        return Err(format!("'{text}': both ranges must have the same number of ports"));
+    }
+    let port = |offset: u16| PortSpec {
+        protocol,
+        target: target.0 + offset,
+        published: published.map_or(0, |(first, _)| first + offset),
+        mode,
+    };
+    Ok((0..=count).map(port).collect())
+}
+
+pub fn parse_protocol(word: &str) -> Result<Protocol, String> {
+    match word.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "sctp" => Ok(Protocol::Sctp),
+        _ => Err(format!("'{word}' is not a protocol: allowed are tcp, udp, sctp")),
+    }
+}
+
+/// `80` or `9000-9009`, each 1–65535.
+fn parse_range(text: &str) -> Result<(u16, u16), String> {
+    let port = |word: &str| match word.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("'{word}' is not a port: 1 to 65535 are allowed")),
+    };
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (port(first)?, port(last)?),
+        None => (port(text)?, port(text)?),
+    };
+    if first > last { Err(format!("'{text}' is not a range: it ends before it begins")) } else { Ok((first, last)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        let port = |port: &PortSpec| format!("{}:{} {:?} {:?}", port.published, port.target, port.protocol, port.mode);
+        let ports = |ports: Vec<PortSpec>| ports.iter().map(port).collect::<Vec<_>>().join(", ");
+        parse_publish(text).map_or_else(|error| error, ports)
+    }
+
+    #[test]
+    fn both_spellings_and_ranges() {
+        assert_eq!(told("8000:8000"), "8000:8000 Tcp Ingress");
+        assert_eq!(told("8000:80/udp"), "8000:80 Udp Ingress");
+        assert_eq!(told("9000-9001:80-81"), "9000:80 Tcp Ingress, 9001:81 Tcp Ingress");
+        assert_eq!(told("80"), "0:80 Tcp Ingress");
+        assert_eq!(told("published=53,target=5353,protocol=udp,mode=host"), "53:5353 Udp Host");
+    }
+
+    #[test]
+    fn wrong_ones_are_told() {
+        assert_eq!(told("0:80"), "'0' is not a port: 1 to 65535 are allowed");
+        assert_eq!(told("8000-8001:80"), "'8000-8001:80': both ranges must have the same number of ports");
+        assert_eq!(told("80/icmp"), "'icmp' is not a protocol: allowed are tcp, udp, sctp");
+        assert!(told("127.0.0.1:80:80").contains("names a host address"));
+        assert_eq!(told("published=80"), "'published=80' lacks target=PORT");
+    }
+}

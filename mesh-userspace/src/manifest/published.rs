@@ -1,0 +1,58 @@
+//! `ports` of a service: short and long entries, mixed.
+
+use std::collections::BTreeMap;
+
+use super::errors::{Place, Problem};
+use super::reader::{Field, Reader};
+use super::{keys, parse_protocol, parse_publish};
+use crate::model::{PortSpec, Protocol, PublishMode, ServiceSpec};
+
+pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<PortSpec>, Problem> {
+    let mut ports = Vec::new();
+    for item in field.items()? {
+        if item.is_map() {
+            ports.extend(read_long(&item, reader)?);
+        } else {
+            ports.extend(reader.parsed(&item, parse_publish)?.unwrap_or_default());
+        }
+    }
+    Ok(ports)
+}
+
+fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Problem> {
+    let fields = reader.fields(item.tree, &item.path, keys::PORT)?;
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("'{text}' is not a port: 1 to 65535 are allowed")),
+    };
+    let target = match fields.get("target") {
+        Some(field) => reader.parsed(field, port)?,
+        None => {
+            reader.problem(item.problem("'target' is missing: the port that tasks listen on"));
+            None
+        }
+    };
+    let published = fields.get("published").map(|field| reader.parsed(field, port)).transpose()?.flatten();
+    let protocol = fields.get("protocol").map(|field| reader.parsed(field, parse_protocol)).transpose()?.flatten();
+    let modes = [("ingress", PublishMode::Ingress), ("host", PublishMode::Host)];
+    let mode = fields.get("mode").map(|field| reader.word(field, &modes)).transpose()?.flatten();
+    Ok(target.map(|target| PortSpec {
+        protocol: protocol.unwrap_or(Protocol::Tcp),
+        target,
+        published: published.unwrap_or(0),
+        mode: mode.unwrap_or(PublishMode::Ingress),
+    }))
+}
+
+/// A port of all nodes can have one service only.
+pub(super) fn check(services: &[(Place, ServiceSpec)], reader: &mut Reader) {
+    let mut owners: BTreeMap<(Protocol, u16), &str> = BTreeMap::new();
+    for (place, spec) in services {
+        for port in spec.ports.iter().filter(|port| port.published > 0) {
+            if let Some(owner) = owners.insert((port.protocol, port.published), &spec.name) {
+                let told = format!("port {} is published by service '{owner}' already", port.published);
+                reader.problem(Problem::new(*place, &format!("services.{}.ports", spec.name), told));
+            }
+        }
+    }
+}
