@@ -6,6 +6,7 @@
 mod build_ebpf;
 mod process;
 mod setup;
+mod tidy;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +33,8 @@ enum Verb {
     Setup(setup::Options),
     /// Build the packet programs into the object that the agent embeds
     BuildEbpf(build_ebpf::Options),
+    /// Check the house's rules: layers, names, openings, waiting in tests
+    Tidy(tidy::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -40,6 +43,7 @@ fn main() -> std::process::ExitCode {
     let done = Workspace::find().and_then(|workspace| match arguments.verb {
         Verb::Setup(options) => setup::run(&workspace, &options, consent),
         Verb::BuildEbpf(options) => build_ebpf::run(&workspace, &options, consent),
+        Verb::Tidy(options) => tidy::run(&workspace, &options),
     });
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
