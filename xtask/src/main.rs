@@ -3,9 +3,11 @@
 //! Sits beside the product, never inside it: nothing here is linked into `mesh`. Every verb checks for what it needs and
 //! calls [`setup`] where something is missing, so that a fresh clone works with any of them as the first command.
 
+mod build;
 mod build_ebpf;
 mod process;
 mod setup;
+mod test;
 mod tidy;
 mod workspace;
 
@@ -33,6 +35,8 @@ enum Verb {
     Setup(setup::Options),
     /// Build the packet programs into the object that the agent embeds
     BuildEbpf(build_ebpf::Options),
+    /// Build and run the tests: the fast tier, or everything with --all
+    Test(test::Options),
     /// Check the house's rules: layers, names, openings, waiting in tests
     Tidy(tidy::Options),
 }
@@ -43,6 +47,7 @@ fn main() -> std::process::ExitCode {
     let done = Workspace::find().and_then(|workspace| match arguments.verb {
         Verb::Setup(options) => setup::run(&workspace, &options, consent),
         Verb::BuildEbpf(options) => build_ebpf::run(&workspace, &options, consent),
+        Verb::Test(options) => test::run(&workspace, &options, consent),
         Verb::Tidy(options) => tidy::run(&workspace, &options),
     });
     match done {
