@@ -5,6 +5,8 @@
 
 mod build;
 mod build_ebpf;
+mod demo;
+mod lab;
 mod process;
 mod setup;
 mod test;
@@ -37,6 +39,10 @@ enum Verb {
     BuildEbpf(build_ebpf::Options),
     /// Build and run the tests: the fast tier, or everything with --all
     Test(test::Options),
+    /// Play the Swarm tutorial on a lab of three nodes, each step shown and checked
+    Demo(demo::Options),
+    /// A lab of three nodes, left to you
+    Lab(lab::Options),
     /// Check the house's rules: layers, names, openings, waiting in tests
     Tidy(tidy::Options),
 }
@@ -48,6 +54,8 @@ fn main() -> std::process::ExitCode {
         Verb::Setup(options) => setup::run(&workspace, &options, consent),
         Verb::BuildEbpf(options) => build_ebpf::run(&workspace, &options, consent),
         Verb::Test(options) => test::run(&workspace, &options, consent),
+        Verb::Demo(options) => demo::run(&workspace, &options, consent),
+        Verb::Lab(options) => lab::run(&workspace, &options, consent),
         Verb::Tidy(options) => tidy::run(&workspace, &options),
     });
     match done {
