@@ -1,0 +1,180 @@
+//! A machine of the lab: a name, an address, a namespace, and what one can do from there.
+//!
+//! The client and `outside` are hosts; a [`crate::Node`] is a host that also runs an agent. Verbs of traffic have usual time
+//! limits here, so that scenarios read without numbers; where the limit is the point, use [`Host::run_inside`].
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::capture::Capture;
+use crate::command::{self, Output};
+use crate::namespace::Namespace;
+use crate::offload::{self, Offloads};
+use crate::terminal::Terminal;
+use crate::traffic::{self, Answer, Connection, Echoes, Probe, Session, Whoami};
+use crate::wiring::DEVICE;
+
+/// A connection, and each silence on it: far above a lab's round trip, far below a person's patience.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Commands run on a host.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+
+#[derive(Clone, Debug)]
+pub struct Host {
+    name: String,
+    address: Ipv4Addr,
+    namespace: Namespace,
+    captures: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn new(name: &str, address: Ipv4Addr, namespace: Namespace, lab_dir: &Path) -> Host {
+        Host { name: name.to_owned(), address, namespace, captures: lab_dir.join("captures") }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address on the switch (of `outside`: beyond the router).
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Runs `work` in the host's namespace.
+    pub fn run_inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.namespace.run(work)
+    }
+
+    /// A command prepared to start in the host's namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        self.namespace.command(program)
+    }
+
+    /// Runs a program there to its end: `host.run(["ping", "-c", "1", "192.168.77.12"])`.
+    pub fn run<S: AsRef<str>>(&self, words: impl IntoIterator<Item = S>) -> Result<Output> {
+        let mut words = words.into_iter();
+        let program = words.next().context("a command has at least one word")?;
+        let mut command = self.command(program.as_ref())?;
+        command.args(words.map(|word| word.as_ref().to_owned()));
+        command::run(command, "", COMMAND_LIMIT)
+    }
+
+    /// A program on a terminal of its own there.
+    pub fn terminal<S: AsRef<str>>(&self, words: impl IntoIterator<Item = S>) -> Result<Terminal> {
+        let mut words = words.into_iter();
+        let program = words.next().context("a command has at least one word")?;
+        let mut command = self.command(program.as_ref())?;
+        command.args(words.map(|word| word.as_ref().to_owned()));
+        Terminal::start(command)
+    }
+
+    /// One GET on a connection of its own. `host` is an address or `localhost`.
+    pub fn http_get(&self, host: impl ToString, port: u16, path: &str) -> Result<Answer> {
+        let host = host.to_string();
+        self.run_inside(|| traffic::http_get(&host, port, path, PATIENCE))?.with_context(|| self.from())
+    }
+
+    /// Asks a `whoami` over HTTP; the answer knows the task, the caller as seen, and our end of the connection.
+    pub fn ask(&self, host: impl ToString, port: u16) -> Result<(Whoami, Answer)> {
+        let answer = self.http_get(host, port, "/")?;
+        Ok((answer.whoami().with_context(|| self.from())?, answer))
+    }
+
+    /// A connection kept open for many requests.
+    pub fn http_session(&self, host: impl ToString, port: u16) -> Result<Session> {
+        let host = host.to_string();
+        self.run_inside(|| Session::open(&host, port, PATIENCE))?.with_context(|| self.from())
+    }
+
+    /// Asks a `whoami` over UDP: its answer, and the address we asked from.
+    pub fn udp_ask(&self, address: impl Into<IpAddr>, port: u16) -> Result<(Whoami, SocketAddr)> {
+        let to = SocketAddr::new(address.into(), port);
+        let (text, local) =
+            self.run_inside(|| traffic::datagram(to, b"who?", PATIENCE))?.with_context(|| self.from())?;
+        Ok((Whoami::parse(&text)?, local))
+    }
+
+    /// One attempt to connect, told apart by how it ended.
+    pub fn tcp_connect(&self, address: impl Into<IpAddr>, port: u16) -> Result<Connection> {
+        let to = SocketAddr::new(address.into(), port);
+        self.run_inside(|| traffic::tcp_connect(to, PATIENCE))?
+    }
+
+    /// POSTs `bytes` bytes and checks that exactly these arrived.
+    pub fn upload(&self, host: impl ToString, port: u16, bytes: u64) -> Result<Answer> {
+        let host = host.to_string();
+        self.run_inside(|| traffic::upload(&host, port, bytes, PATIENCE))?.with_context(|| self.from())
+    }
+
+    /// GETs `bytes` bytes and checks each.
+    pub fn download(&self, host: impl ToString, port: u16, bytes: u64) -> Result<Answer> {
+        let host = host.to_string();
+        self.run_inside(|| traffic::download(&host, port, bytes, PATIENCE))?.with_context(|| self.from())
+    }
+
+    /// `count` ICMP echoes, each with a second to be answered.
+    pub fn ping(&self, address: Ipv4Addr, count: usize) -> Result<Echoes> {
+        self.run_inside(|| traffic::echo(address, count, Duration::from_secs(1)))?
+    }
+
+    /// New connections to a `whoami` every `pace`, in the background; each attempt has a second.
+    pub fn probe(&self, host: impl ToString, port: u16, pace: Duration) -> Result<Probe> {
+        let (host, target) = (host.to_string(), std::fs::File::open(self.namespace.path())?);
+        let enter = move || Ok(nix::sched::setns(target, nix::sched::CloneFlags::CLONE_NEWNET)?);
+        let ask = move || Ok(traffic::http_get(&host, port, "/", Duration::from_secs(1))?.whoami()?.task);
+        Ok(Probe::start(pace, enter, ask))
+    }
+
+    /// Records the frames of a device until the value is dropped; also a pcap file for the failure folder.
+    pub fn capture(&self, device: &str) -> Result<Capture> {
+        std::fs::create_dir_all(&self.captures)?;
+        let file = self.captures.join(format!("{}-{device}.pcap", self.name));
+        self.run_inside(|| Capture::start(device, &file))?.with_context(|| self.from())
+    }
+
+    /// Sets the offloads of the host's end of its cable.
+    pub fn set_offloads(&self, offloads: Offloads) -> Result<()> {
+        self.run_inside(|| offload::set(DEVICE, offloads))?
+    }
+
+    pub fn sysctl(&self, name: &str) -> Result<String> {
+        self.namespace.sysctl(name)
+    }
+
+    pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
+        self.namespace.set_sysctl(name, value)
+    }
+
+    /// A firewall that drops whatever the host would forward, as distributions and Docker set it. An error names nft where it
+    /// is missing: the lab has no other way to set one.
+    pub fn drop_forwarded(&self) -> Result<()> {
+        let rules = "add table inet lab\n\
+                     add chain inet lab forward { type filter hook forward priority 0; policy drop; }\n";
+        let output = match command::run(
+            {
+                let mut nft = self.command("nft")?;
+                nft.args(["-f", "-"]);
+                nft
+            },
+            rules,
+            PATIENCE,
+        ) {
+            Ok(output) => output,
+            Err(error) => bail!("FORWARD DROP can't be set: install nftables ({error:#})"),
+        };
+        output.ok().map(drop)
+    }
+
+    fn from(&self) -> String {
+        format!("from {} ({})", self.name, self.address)
+    }
+}
