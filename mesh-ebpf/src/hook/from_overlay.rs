@@ -23,9 +23,10 @@ pub fn run(tc: &Tc) -> i32 {
 
 #[inline(always)]
 fn arrive(tc: &Tc) -> Result<i32, Stop> {
-    let config = config()?;
     // Without a key it came through no tunnel: one of ours for the host's stack.
     let Some((remote, id)) = tc.tunnel_source() else { return Err(Stop::PASS) };
+    // mesh0 forwards: what a stranger tunnels must never reach the stack, not even while the node's facts are not there yet.
+    let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let peer = match V4::address(&remote) {
         Some(address) if address.flags & address_flag::TUNNEL != 0 => address,
         _ => return Err(Stop::drop(DropReason::UnknownPeer)),

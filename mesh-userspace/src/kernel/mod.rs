@@ -1,5 +1,6 @@
 //! The kernel's edges: what the plan wants is put into the kernel here, and nowhere else.
 //!
-//! `net` is the only place that names netlink.
+//! `bpf` is the only place that names aya, `net` the only one that names netlink.
 
+pub mod bpf;
 pub mod net;

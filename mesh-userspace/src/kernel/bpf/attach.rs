@@ -97,18 +97,18 @@ impl Dataplane {
             }
             self.attached.remove(&name);
         }
-        for (name, attachment) in wanted {
-            if self.attached.contains_key(&name) {
-                continue;
-            }
-            match self.attach_one(attachment, &self.dir.join("links").join(&name)) {
-                Ok(()) => {
-                    self.attached.insert(name, attachment.clone());
-                }
-                Err(error) => errors.push(error),
-            }
-        }
+        errors.extend(wanted.values().filter_map(|attachment| self.ensure(attachment).err()));
         errors
+    }
+
+    /// Attaches one program, if it is not attached already.
+    pub fn ensure(&mut self, attachment: &Attachment) -> Result<(), BpfError> {
+        let name = attachment.pin_name();
+        if !self.attached.contains_key(&name) {
+            self.attach_one(attachment, &self.dir.join("links").join(&name))?;
+            self.attached.insert(name, attachment.clone());
+        }
+        Ok(())
     }
 
     fn attach_one(&mut self, attachment: &Attachment, path: &Path) -> Result<(), BpfError> {

@@ -91,6 +91,8 @@ pub fn place(image: &Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
         }
         stays
     });
+    // Frontends of vanished pools are deleted only after this call's rings are written: their lists rest as well.
+    placed.resting.extend(given_up.iter().copied());
     for (pool, backends) in &image.pools {
         let old = placed.pools.get(pool);
         if old.is_some_and(|place| place.backends == *backends) {

@@ -1,0 +1,279 @@
+//! A node's life in a cluster: everything that exists from init or join (or a restart) to leave.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::desired::{Desired, load_cache};
+use super::reconcile::Kernel;
+use super::tasks::Tasks;
+use super::{Agent, cluster_routes, lead, now, reach};
+use crate::api::tls::{self, API_PORT, Dialer, ServeLimits};
+use crate::dns::{ResolverHandle, ResolverOptions};
+use crate::kernel::bpf::Dataplane;
+use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
+use crate::membership::join::JoinDoor;
+use crate::membership::{Config, GOSSIP_PORT, Membership, Seed};
+use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
+use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
+use crate::store::{EmbeddedStore, objects};
+
+/// What only the store's node has.
+pub struct Keeper {
+    pub store: EmbeddedStore,
+    pub secrets: Mutex<ClusterSecrets>,
+    pub door: Mutex<JoinDoor>,
+}
+
+/// This node as a member of its cluster.
+pub struct Member {
+    pub id: Id,
+    pub generation: u64,
+    pub dialer: Dialer,
+    pub desired: Desired,
+    pub membership: Membership,
+    /// Peers whose echo is silent, and since when.
+    pub unreachable: watch::Sender<BTreeMap<Id, UnixMs>>,
+    observed: watch::Sender<Arc<Observed>>,
+    pub keeper: Option<Keeper>,
+    pub kernel: Kernel,
+    pub runtime: ExecRuntime,
+    pub tasks: Arc<Tasks>,
+    state_dir: PathBuf,
+    loops: Mutex<JoinSet<()>>,
+    last_status: Mutex<Option<NodeStatus>>,
+}
+
+/// Where the embedded store is.
+pub fn store_path(state_dir: &std::path::Path) -> PathBuf {
+    state_dir.join("store.redb")
+}
+
+impl Member {
+    /// Goes on where a former agent was; None on a node that is in no cluster.
+    pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
+        let state_dir = &agent.args.state_dir;
+        let Some(identity) = NodeIdentity::load(state_dir)? else { return Ok(None) };
+        let listener = listen().await?;
+        let (cluster, keeper) = match ClusterSecrets::load(state_dir)? {
+            Some(secrets) => {
+                let store = EmbeddedStore::open(store_path(state_dir)).await?;
+                let cluster = objects::load_cluster(&store).await?;
+                (cluster, Some(Keeper { store, secrets: Mutex::new(secrets), door: Mutex::default() }))
+            }
+            None => (load_cache(state_dir)?, None),
+        };
+        Member::begin(agent, identity, cluster, keeper, Vec::new(), listener).await.map(Some)
+    }
+
+    /// Starts all that a member does. `seeds` are members known besides those of `cluster`.
+    pub async fn begin(
+        agent: &Arc<Agent>,
+        identity: NodeIdentity,
+        cluster: Cluster,
+        keeper: Option<Keeper>,
+        seeds: Vec<Seed>,
+        listener: TcpListener,
+    ) -> anyhow::Result<Arc<Member>> {
+        let args = &agent.args;
+        let id = identity.name().node_id.clone();
+        let advertise = match cluster.nodes.get(&id) {
+            Some(node) => node.advertise_addr,
+            None => agent.net.resolve_address("--advertise-addr", args.advertise_addr.as_deref()).await?,
+        };
+        let dataplane = Dataplane::open(&args.bpf_dir, &agent.cgroup)?;
+        let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
+        let options = ResolverOptions { run_dir, port: 53, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53 };
+        let resolver = ResolverHandle::new("/proc/self/exe".into(), options);
+        let kernel = Kernel::open(agent.net.clone(), dataplane, resolver, args.publish_interfaces.clone())?;
+        let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
+        let runtime = ExecRuntime::new(ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked))?;
+        let generation = next_generation(&args.state_dir, now())?;
+        let membership = Membership::start(Config {
+            node_id: id.clone(),
+            generation,
+            bind: SocketAddr::new(unspecified(advertise), GOSSIP_PORT),
+            advertise: SocketAddr::new(advertise, GOSSIP_PORT),
+            keys: identity.gossip_keys().clone(),
+            seeds: seeds.into_iter().chain(seeds_of(&cluster)).filter(|seed| seed.id != id).collect(),
+        })
+        .await?;
+        let identity = Arc::new(identity);
+        let member = Arc::new(Member {
+            id,
+            generation,
+            dialer: Dialer::new(identity.clone()),
+            desired: Desired::new(cluster, &args.state_dir, keeper.is_some()),
+            membership,
+            unreachable: watch::Sender::default(),
+            observed: watch::Sender::default(),
+            keeper,
+            kernel,
+            runtime,
+            tasks: Arc::default(),
+            state_dir: args.state_dir.clone(),
+            loops: Mutex::default(),
+            last_status: Mutex::default(),
+        });
+        member.clone().spawn_loops(agent, &identity, listener)?;
+        Ok(member)
+    }
+
+    fn spawn_loops(self: Arc<Self>, agent: &Arc<Agent>, identity: &NodeIdentity, listener: TcpListener) -> anyhow::Result<()> {
+        let (config_keeper, config) = watch::channel(tls::server_config(identity)?);
+        let router = cluster_routes::router(agent, &self);
+        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        let member = self.clone();
+        loops.spawn(async move {
+            let is_revoked = move |id: &Id, fingerprint: &str| member.is_revoked(id, fingerprint);
+            tls::serve(listener, config, router, is_revoked, ServeLimits::default(), std::future::pending()).await;
+            drop(config_keeper);
+        });
+        let member = self.clone();
+        loops.spawn(async move { member.merge_observed().await });
+        let member = self.clone();
+        loops.spawn(async move { member.tell_members().await });
+        let member = self.clone();
+        loops.spawn(async move {
+            match &member.keeper {
+                Some(keeper) => member.desired.mirror(&keeper.store).await,
+                None => member.desired.follow(&member.dialer).await,
+            }
+        });
+        if self.keeper.is_some() {
+            let member = self.clone();
+            loops.spawn(async move {
+                if let Some(keeper) = &member.keeper {
+                    lead::run(&member, keeper).await;
+                }
+            });
+        }
+        let member = self.clone();
+        loops.spawn(async move { member.tasks.clone().run(&member).await });
+        let member = self.clone();
+        loops.spawn(async move { member.kernel.run(&member).await });
+        let member = self.clone();
+        loops.spawn(async move { member.kernel.sweep().await });
+        let member = self.clone();
+        loops.spawn(async move { reach::run(&member).await });
+        Ok(())
+    }
+
+    /// A node that is removed, or shows another certificate than it joined with.
+    fn is_revoked(&self, id: &Id, fingerprint: &str) -> bool {
+        let cluster = self.desired.get();
+        if cluster.nodes.is_empty() {
+            return false; // nothing heard yet: the certificate's signature has to do
+        }
+        cluster.nodes.get(id).is_none_or(|node| node.cert_fingerprint != fingerprint)
+    }
+
+    /// Everything observed, echo included.
+    pub fn observed(&self) -> Arc<Observed> {
+        self.observed.borrow().clone()
+    }
+
+    pub fn observed_watch(&self) -> watch::Receiver<Arc<Observed>> {
+        self.observed.subscribe()
+    }
+
+    /// Gossip and echo into one view, for ever.
+    async fn merge_observed(&self) {
+        let (mut gossip, mut unreachable) = (self.membership.observed(), self.unreachable.subscribe());
+        loop {
+            let mut observed = (**gossip.borrow_and_update()).clone();
+            observed.unreachable_since = unreachable.borrow_and_update().clone();
+            self.observed.send_if_modified(|current| {
+                let is_new = **current != observed;
+                if is_new {
+                    *current = Arc::new(observed);
+                }
+                is_new
+            });
+            tokio::select! {
+                _ = gossip.changed() => {}
+                _ = unreachable.changed() => {}
+            }
+        }
+    }
+
+    /// Gossip learns from the store who belongs to the cluster, for ever.
+    async fn tell_members(&self) {
+        let mut desired = self.desired.watch();
+        let mut told = Vec::new();
+        loop {
+            let seeds = seeds_of(&desired.borrow_and_update());
+            if !seeds.is_empty() && seeds != told {
+                self.membership.set_members(seeds.clone());
+                told = seeds;
+            }
+            if desired.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reports about this node, if the report is a new one.
+    pub fn set_node_status(&self, status: NodeStatus) {
+        let mut last = self.last_status.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() != Some(&status) {
+            *last = Some(status.clone());
+            self.membership.set_node_status(status);
+        }
+    }
+
+    /// Waits until every node that can be heard has taken what this node has just reported out of its tables, or for `longest`.
+    pub async fn drained(&self, longest: Duration) {
+        // A report travels in tens of milliseconds and is applied at once; nodes do not acknowledge a single report, so the
+        // time of two rounds is given to all.
+        self.kernel.round(self).await;
+        tokio::time::sleep(longest.min(Duration::from_millis(400))).await;
+    }
+
+    /// The agent ends; tasks, programs and resolver go on.
+    pub async fn end(&self) {
+        self.abort_loops();
+    }
+
+    /// The node leaves: gossip is told, and nothing of ours runs on.
+    pub async fn leave(&self) {
+        self.membership.leave().await;
+        self.abort_loops();
+    }
+
+    fn abort_loops(&self) {
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+
+    pub fn state_dir(&self) -> &std::path::Path {
+        &self.state_dir
+    }
+}
+
+/// Where members gossip.
+pub fn seeds_of(cluster: &Cluster) -> Vec<Seed> {
+    let seed = |node: &crate::model::Node| Seed { id: node.id.clone(), addr: SocketAddr::new(node.advertise_addr, GOSSIP_PORT) };
+    cluster.nodes.values().map(seed).collect()
+}
+
+/// The listener of the cluster API; taken before anything else is begun.
+pub async fn listen() -> anyhow::Result<TcpListener> {
+    let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), API_PORT);
+    TcpListener::bind(addr).await.with_context(|| {
+        format!("listen for other nodes on {API_PORT}/tcp: is it in use? `ss -lntp 'sport = {API_PORT}'` shows by whom; end that first")
+    })
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    }
+}

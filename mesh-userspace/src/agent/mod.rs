@@ -1,0 +1,122 @@
+//! The agent: one process a node that wires the rooms together. Pure rooms decide, edges act; here is only who calls whom, and when.
+//!
+//! ```text
+//! desired (store, or followed from its node) ─┐
+//! observed (gossip, echo) ────────────────────┼─▶ reconcile: plan → diff → apply (network, maps, resolver)
+//! links and addresses of the host ────────────┘
+//! desired ─▶ tasks: start and stop this node's tasks, report them by gossip
+//! store's node: lead: leader::tick → commit
+//! unix socket, 2377 ─▶ api ─▶ control
+//! ```
+//! Invariant: what this process knows can be lost at any time; kernel, supervisors and resolver go on without it, and the next agent
+//! finds them. Must not: decide what a pure room could decide.
+
+mod cluster_routes;
+mod control;
+mod desired;
+mod lead;
+mod member;
+mod peers;
+mod preflight;
+mod purge;
+mod reach;
+mod reconcile;
+mod tasks;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, RwLock};
+
+pub use purge::purge;
+
+use crate::api::server::{bind_unix, router, serve_unix};
+use crate::cli::AgentArgs;
+use crate::kernel::net::HostNet;
+use crate::model::UnixMs;
+use member::Member;
+
+/// What all parts of the agent share.
+pub(crate) struct Agent {
+    args: AgentArgs,
+    /// This node's name, in a cluster or not.
+    name: String,
+    cgroup: PathBuf,
+    net: Arc<HostNet>,
+    /// None while the node is in no cluster.
+    member: RwLock<Option<Arc<Member>>>,
+    /// init, join, leave and purge: one at a time.
+    changing: Mutex<()>,
+}
+
+/// Milliseconds since the Unix epoch: the one clock that goes into the pure rooms.
+pub(crate) fn now() -> UnixMs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as UnixMs)
+}
+
+/// 16 random bytes, for ids.
+pub(crate) fn random() -> [u8; 16] {
+    rand::random()
+}
+
+/// Log to standard error: warnings of everybody, our own words as asked.
+pub fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn,mesh_userspace=info",
+        1 => "info,mesh_userspace=debug",
+        _ => "debug",
+    };
+    let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).try_init(); // once is enough
+}
+
+/// `mesh agent`: runs until SIGTERM or SIGINT. Tasks, programs and resolver go on afterwards.
+pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+    start_log(args.verbose);
+    let cgroup = preflight::check(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(serve(args, cgroup));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(args: AgentArgs, cgroup: PathBuf) -> anyhow::Result<()> {
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    for dir in [Some(args.state_dir.as_path()), args.socket.parent()].into_iter().flatten() {
+        std::fs::create_dir_all(dir).with_context(|| format!("make the directory {}", dir.display()))?;
+    }
+    let net = Arc::new(HostNet::open(&args.state_dir)?);
+    let listener = bind_unix(&args.socket)?;
+    let agent = Arc::new(Agent {
+        args,
+        name,
+        cgroup,
+        net,
+        member: RwLock::default(),
+        changing: Mutex::default(),
+    });
+    if let Some(member) = Member::resume(&agent).await? {
+        *agent.member.write().await = Some(member);
+    }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told_to_end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    log::info!("agent of node {} listens at {}", agent.name, agent.args.socket.display());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
+    let socket = agent.args.socket.clone();
+    serve_unix(listener, router(Arc::new(control::Control(agent.clone()))), told_to_end).await;
+    if let Some(member) = agent.member.write().await.take() {
+        member.end().await;
+    }
+    let _ = std::fs::remove_file(socket); // the next agent replaces it anyway
+    Ok(())
+}

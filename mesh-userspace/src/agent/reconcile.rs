@@ -1,0 +1,350 @@
+//! The funnel at work: facts → pure plans → differences → the edges apply them. The only place that changes this host's network, the
+//! BPF maps and the resolver's zone.
+//!
+//! A round is cheap when nothing changed, so every doubt makes one: a change of the desired or observed state, of a link or address, a
+//! task that was prepared, and a slow clock. What fails is said, kept as a warning, and tried again in the next round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mesh_common::schema;
+use mesh_common::verdict::Hook;
+use tokio::sync::Notify;
+
+use super::member::Member;
+use crate::dns::ResolverHandle;
+use crate::dns::zone;
+use crate::kernel::bpf::{Attachment, Dataplane};
+use crate::kernel::net::{HostNet, NetError, namespace};
+use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task};
+use crate::plan::maps::{self, Facts, MapOp, Placed, Tables};
+use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
+
+/// A round at least so often.
+const EVERY: Duration = Duration::from_secs(10);
+/// Flows are swept so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The kernel's and the resolver's side of this node.
+pub struct Kernel {
+    net: Arc<HostNet>,
+    dataplane: Mutex<Dataplane>,
+    /// What the maps hold, by the last round.
+    programmed: Mutex<(Tables, Placed)>,
+    resolver: tokio::sync::Mutex<(ResolverHandle, Option<u64>)>,
+    /// Task id → its network namespace, while it lives.
+    namespaces: Mutex<BTreeMap<Id, PathBuf>>,
+    publish_interfaces: Vec<String>,
+    netns_cookie: u64,
+    /// One round at a time.
+    turn: tokio::sync::Mutex<()>,
+    kick: Notify,
+    /// Node number and interface index of mesh0, once it is there.
+    mesh0: Mutex<Option<(u32, u32)>>,
+    /// What the last round could not do.
+    troubles: Mutex<Troubles>,
+}
+
+/// What a round could not do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Troubles {
+    ports_not_taken: Vec<String>,
+    warnings: Vec<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kernel {
+    pub fn open(
+        net: Arc<HostNet>,
+        dataplane: Dataplane,
+        resolver: ResolverHandle,
+        publish_interfaces: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let tables = dataplane.tables()?;
+        let placed = Placed::from_tables(&tables);
+        Ok(Kernel {
+            net,
+            dataplane: Mutex::new(dataplane),
+            programmed: Mutex::new((tables, placed)),
+            resolver: tokio::sync::Mutex::new((resolver, None)),
+            namespaces: Mutex::default(),
+            publish_interfaces,
+            netns_cookie: namespace::cookie()?,
+            turn: tokio::sync::Mutex::default(),
+            kick: Notify::new(),
+            mesh0: Mutex::default(),
+            troubles: Mutex::default(),
+        })
+    }
+
+    /// A task's namespace, from its preparation on.
+    pub fn set_namespace(&self, task: Id, netns: PathBuf) {
+        lock(&self.namespaces).insert(task, netns);
+    }
+
+    /// The task has ended.
+    pub fn forget_namespace(&self, task: &Id) {
+        lock(&self.namespaces).remove(task);
+    }
+
+    /// Node number and interface index of mesh0.
+    pub fn mesh0(&self) -> Option<(u32, u32)> {
+        *lock(&self.mesh0)
+    }
+
+    /// Sequence numbers of the last echoes answered, by node number.
+    pub fn echoes(&self) -> anyhow::Result<BTreeMap<u32, u64>> {
+        let echoes = lock(&self.dataplane).echoes()?;
+        Ok(echoes.into_iter().map(|(node, echo)| (node, echo.sequence)).collect())
+    }
+
+    /// A task that was prepared must have its link now, and the programs must know it.
+    pub async fn check_task(&self, task: &Task) -> anyhow::Result<()> {
+        let known = lock(&self.programmed).0.endpoints.clone();
+        let is_missing = |at: &&TaskAddress| known.get(&at.addr.octets()).is_none_or(|endpoint| endpoint.ifindex == 0);
+        match task.attachments.iter().find(is_missing) {
+            None => Ok(()),
+            Some(at) => anyhow::bail!("its address {} could not be set up: {}", at.addr, self.warnings().join("; ")),
+        }
+    }
+
+    pub fn kick(&self) {
+        self.kick.notify_one();
+    }
+
+    /// Rounds for ever.
+    pub async fn run(&self, member: &Member) {
+        let (mut desired, mut observed) = (member.desired.watch(), member.observed_watch());
+        let mut changes = self.net.changes().map_err(|error| log::warn!("{error}")).ok();
+        loop {
+            self.round(member).await;
+            let host_changed = async {
+                match &mut changes {
+                    Some(changes) => changes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = desired.changed() => {}
+                _ = observed.changed() => {}
+                _ = host_changed => {}
+                () = self.kick.notified() => {}
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    /// One round on the facts of this moment; when it returns, they are applied as far as they can be.
+    pub async fn round(&self, member: &Member) {
+        let _turn = self.turn.lock().await;
+        let (cluster, observed) = (member.desired.get(), member.observed());
+        let mut troubles = Troubles::default();
+        if let Err(error) = self.apply(member, &cluster, &observed, &mut troubles).await {
+            troubles.warnings.push(format!("{error:#}"));
+        }
+        let is_new = {
+            let mut last = lock(&self.troubles);
+            let is_new = *last != troubles;
+            *last = troubles.clone();
+            is_new
+        };
+        if is_new {
+            troubles.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        }
+        member.set_node_status(NodeStatus {
+            generation: member.generation,
+            agent_version: env!("CARGO_PKG_VERSION").to_string(),
+            applied_revision: cluster.revision,
+            layout_version: schema::LAYOUT_VERSION,
+            ports_not_taken: troubles.ports_not_taken,
+            warnings: troubles.warnings,
+        });
+    }
+
+    /// What the last round could not do, for `mesh status`.
+    pub fn warnings(&self) -> Vec<String> {
+        lock(&self.troubles).warnings.clone()
+    }
+
+    async fn apply(&self, member: &Member, cluster: &Cluster, observed: &Observed, troubles: &mut Troubles) -> anyhow::Result<()> {
+        let Some(node) = cluster.nodes.get(&member.id) else {
+            anyhow::bail!("this node is not (or no longer) a member of the cluster: leave with 'mesh swarm leave --force' and join again");
+        };
+        let peers: Vec<IpAddr> = cluster.nodes.values().filter(|peer| peer.id != node.id).map(|peer| peer.data_path_addr).collect();
+        let underlay = self.net.underlay(node.data_path_addr, &peers).await?;
+        // First: a task must find its own zone when it starts to ask.
+        self.push_zone(cluster, observed, member, troubles).await;
+        let image = net::compile(cluster, observed, &member.id, &underlay);
+        self.converge(&image, troubles).await?;
+        let facts = self.facts(member, &image, &underlay).await?;
+        *lock(&self.mesh0) = Some((node.number, facts.mesh0));
+        self.attach(&image, &facts, troubles).await?;
+        self.write_maps(cluster, observed, &facts, troubles)
+    }
+
+    async fn converge(&self, image: &NetImage, troubles: &mut Troubles) -> anyhow::Result<()> {
+        let namespaces = lock(&self.namespaces).clone();
+        let namespace_of = move |task: &Id| File::open(namespaces.get(task)?).ok().map(OwnedFd::from);
+        let attach = |ifindex: u32| {
+            let mut dataplane = lock(&self.dataplane);
+            let both = [Hook::FromOverlay, Hook::FromHost].map(|hook| Attachment::new(hook, MESH0, ifindex));
+            both.iter().try_for_each(|attachment| dataplane.ensure(attachment)).map_err(|error| error.to_string())
+        };
+        let converged = self.net.converge(image, &namespace_of, &attach).await?;
+        for op in &converged.done {
+            log::debug!("network: {op:?}");
+        }
+        for (op, error) in converged.failed {
+            match (&op, &error) {
+                (NetOp::HoldPort(port), NetError::PortInUse { .. }) => {
+                    troubles.ports_not_taken.push(port.to_string());
+                    troubles.warnings.push(error.to_string());
+                }
+                _ => troubles.warnings.push(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn facts(&self, member: &Member, image: &NetImage, underlay: &Underlay) -> anyhow::Result<Facts> {
+        let mesh0 = self.net.ifindex(MESH0).await?.ok_or_else(|| anyhow::anyhow!("mesh0 is not there (see the other warnings)"))?;
+        let uplinks = self.uplinks().await?;
+        let mut addresses: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+        for addr in self.net.local_addresses().await? {
+            if let IpAddr::V4(addr) = addr {
+                addresses.insert(addr, 0);
+            }
+        }
+        for uplink in &uplinks {
+            for addr in &uplink.addrs {
+                if let IpAddr::V4(addr) = addr.addr() {
+                    addresses.insert(addr, uplink.ifindex);
+                }
+            }
+        }
+        let mut task_links = BTreeMap::new();
+        for link in image.task_links.values() {
+            if let Some(ifindex) = self.net.ifindex(&link.name).await? {
+                task_links.insert(link.task_id.clone(), ifindex);
+            }
+        }
+        let mtu = image.mesh0.map_or(underlay.mtu, |mesh0| mesh0.mtu);
+        Ok(Facts {
+            this_node: member.id.clone(),
+            mesh0,
+            netns_cookie: self.netns_cookie,
+            addresses,
+            uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
+            task_links,
+            task_mtu: mtu,
+            underlay_mtu: underlay.mtu,
+        })
+    }
+
+    /// Links that published ports answer on: those with an Ethernet header.
+    async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
+        let uplinks = self.net.uplinks(&self.publish_interfaces).await?;
+        Ok(uplinks.into_iter().filter(|uplink| uplink.has_ethernet).collect())
+    }
+
+    async fn attach(&self, image: &NetImage, facts: &Facts, troubles: &mut Troubles) -> anyhow::Result<()> {
+        let mut wanted = BTreeSet::new();
+        wanted.insert(Attachment::new(Hook::FromOverlay, MESH0, facts.mesh0));
+        wanted.insert(Attachment::new(Hook::FromHost, MESH0, facts.mesh0));
+        for link in image.task_links.values() {
+            if let Some(ifindex) = facts.task_links.get(&link.task_id) {
+                wanted.insert(Attachment::new(Hook::FromTask, &link.name, *ifindex));
+            }
+        }
+        for uplink in self.uplinks().await? {
+            wanted.insert(Attachment::new(Hook::FromUplink, &uplink.name, uplink.ifindex));
+        }
+        let errors = lock(&self.dataplane).attach(&wanted);
+        troubles.warnings.extend(errors.iter().map(ToString::to_string));
+        Ok(())
+    }
+
+    fn write_maps(&self, cluster: &Cluster, observed: &Observed, facts: &Facts, troubles: &mut Troubles) -> anyhow::Result<()> {
+        let image = maps::compile(cluster, observed, facts);
+        let mut programmed = lock(&self.programmed);
+        let (tables, placed) = &mut *programmed;
+        let (wanted, refused) = maps::place(&image, placed);
+        troubles.warnings.extend(refused.iter().map(ToString::to_string));
+        let ops = maps::diff(tables, &wanted);
+        let mut dataplane = lock(&self.dataplane);
+        for op in &ops {
+            if let Err(error) = dataplane.apply(op) {
+                // What the maps hold now is read back, so that the next round starts from the truth.
+                *tables = dataplane.tables()?;
+                return Err(error.into());
+            }
+        }
+        let has_lost_backends = ops.iter().any(|op| matches!(op, MapOp::Delete(maps::Key::Backend(_))));
+        *tables = wanted;
+        if has_lost_backends {
+            dataplane.sweep(monotonic_s(), &tables.backends.keys().copied().collect())?;
+        }
+        Ok(())
+    }
+
+    async fn push_zone(&self, cluster: &Cluster, observed: &Observed, member: &Member, troubles: &mut Troubles) {
+        let zone = zone::compile(cluster, observed, &member.id);
+        let digest = zone.digest();
+        let mut resolver = self.resolver.lock().await;
+        let (handle, pushed) = &mut *resolver;
+        let asked = if *pushed == Some(digest) { handle.status().await } else { handle.push(&zone).await };
+        match asked {
+            Ok(status) => {
+                *pushed = (status.zone_digest == digest).then_some(digest);
+                let errors = status.errors.iter().map(|(gateway, error)| format!("resolver at {gateway}: {error}"));
+                troubles.warnings.extend(errors.chain(status.warnings.clone()));
+            }
+            Err(error) => {
+                *pushed = None;
+                troubles.warnings.push(format!("names don't resolve: {error}"));
+            }
+        }
+    }
+
+    /// Sweeps flows for ever.
+    pub async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            let backends = lock(&self.programmed).0.backends.keys().copied().collect();
+            match lock(&self.dataplane).sweep(monotonic_s(), &backends) {
+                Ok(swept) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
+                Ok(_) => {}
+                Err(error) => log::warn!("{error}"),
+            }
+        }
+    }
+
+    /// Ends the resolver, as leaving and purging do.
+    pub async fn stop_resolver(&self) {
+        if let Err(error) = self.resolver.lock().await.0.stop().await {
+            log::warn!("{error}");
+        }
+    }
+}
+
+fn as_map_value(uplink: &Uplink) -> schema::Uplink {
+    let first = uplink.addrs.iter().find_map(|addr| match addr.addr() {
+        IpAddr::V4(addr) => Some(addr.octets()),
+        IpAddr::V6(_) => None,
+    });
+    schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
+}
+
+/// The clock that the programs stamp flows with, in seconds.
+fn monotonic_s() -> u32 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    time.map_or(0, |time| time.tv_sec() as u32)
+}
