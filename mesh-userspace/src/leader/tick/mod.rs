@@ -17,6 +17,7 @@ mod prune;
 mod restart;
 mod rolling;
 mod slots;
+mod tally;
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,5 @@
 //! The rolling update: old tasks give way to new ones, so many at a time, in the order and at the pace the spec says.
 
-use std::collections::BTreeSet;
-
 use crate::leader::allocate::networks_of;
 use crate::leader::{Health, command};
 use crate::model::{
@@ -69,7 +67,7 @@ fn pause(work: &mut Work, id: &Id, status: UpdateStatus, message: String) {
 pub(super) fn advance(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
     let rules = config(work, &service);
-    let wanted: BTreeSet<Slot> = wanted(&work.after, &service.spec).into_iter().collect();
+    let wanted = wanted(&work.after, &service.spec);
     let mut candidates = Vec::new();
     let mut in_flight = 0;
     for (slot, tasks) in slots_of(&work.after, &service) {
