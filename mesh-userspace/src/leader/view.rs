@@ -120,8 +120,9 @@ pub fn convergence(cluster: &Cluster, observed: &Observed, service: &Service, no
         let unready = news.iter().find(|task| !is_ready(task, observed));
         waiting = waiting.or(match (news.is_empty(), stale, unready) {
             (true, _, _) => Some(tasks.last().map_or("starting".to_string(), |last| explain(last, observed))),
-            (_, Some(_), _) => Some("replacing tasks of the old spec".to_string()),
+            // Why a new task can't start says more than that an old one still runs.
             (_, _, Some(task)) => Some(explain(task, observed)),
+            (_, Some(_), _) => Some("replacing tasks of the old spec".to_string()),
             _ => None,
         });
     }
