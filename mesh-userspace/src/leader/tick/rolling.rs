@@ -80,9 +80,9 @@ pub(super) fn advance(work: &mut Work, id: &Id) {
         let ready = new.iter().any(|task| work.is_ready(task));
         let next = restart::next(&service.spec, &tasks, work.ctx.now);
         match (old.is_empty(), new.is_empty()) {
-            // A task that found no node before the update began holds nobody up: no old one went for it.
+            // A task that waited for a node before the update began holds nobody up: no old one went for it.
             (true, false) => {
-                let counts = new.iter().any(|task| task.node_id.is_some() || task.created_at > started_at);
+                let counts = new.iter().any(|task| task.node_id.is_some() || task.created_at >= started_at);
                 in_flight += usize::from(!ready && counts);
             }
             (true, true) => {
