@@ -260,6 +260,21 @@ fn a_rolling_update_replaces_one_after_the_other() {
 }
 
 #[test]
+fn a_task_that_finds_no_node_does_not_hold_up_an_update() {
+    let mut world = World::of_nodes(1);
+    let mut limited = web(2);
+    limited.task.max_replicas_per_node = 1;
+    world.create(limited.clone());
+    world.settle();
+    let old = world.task("web", 1).id;
+    world.pass(1_000);
+    limited.task.env = vec!["VERSION=2".into()];
+    world.update(limited);
+    world.live(3);
+    assert_ne!(world.task("web", 1).id, old);
+}
+
+#[test]
 fn start_first_keeps_the_old_task_until_the_new_one_is_ready() {
     let mut world = World::of_nodes(2);
     world.create(web(1));

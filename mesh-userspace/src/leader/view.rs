@@ -108,7 +108,8 @@ pub fn convergence(cluster: &Cluster, observed: &Observed, service: &Service, no
     }
     let slots = slots_of(cluster, service);
     let live = |task: &&Task| task.desired == TaskState::Running;
-    let mut waiting = None;
+    // Why a task can't start says more than what else is going on.
+    let (mut trouble, mut waiting) = (None, None);
     for slot in wanted(cluster, &service.spec) {
         let tasks = slots.get(&slot).map_or(&[][..], Vec::as_slice);
         if let (Some(last), Next::Never) = (tasks.last(), next(&service.spec, tasks, now)) {
@@ -118,6 +119,8 @@ pub fn convergence(cluster: &Cluster, observed: &Observed, service: &Service, no
         let news: Vec<&Task> = tasks.iter().filter(live).collect();
         let stale = news.iter().find(|task| !runs_the_same(&task.spec, &service.spec.task));
         let unready = news.iter().find(|task| !is_ready(task, observed));
+        let troubled = news.iter().find(|task| !is_ready(task, observed) && task_error(task, observed).is_some());
+        trouble = trouble.or(troubled.map(|task| explain(task, observed)));
         waiting = waiting.or(match (news.is_empty(), stale, unready) {
             (true, _, _) => Some(tasks.last().map_or("starting".to_string(), |last| explain(last, observed))),
             (_, Some(_), _) => Some("replacing tasks of the old spec".to_string()),
@@ -126,7 +129,7 @@ pub fn convergence(cluster: &Cluster, observed: &Observed, service: &Service, no
         });
     }
     let replicas = replicas(cluster, observed, service);
-    match waiting {
+    match trouble.or(waiting) {
         Some(word) => Convergence::Progressing(format!("{replicas} tasks: {word}")),
         None if update.is_some_and(|update| update.state.is_active()) => {
             Convergence::Progressing(format!("{replicas} tasks: verifying"))

@@ -12,7 +12,6 @@ pub(crate) struct World {
     pub cluster: Cluster,
     pub observed: Observed,
     pub now: UnixMs,
-    /// Every commit so far was checked against the invariants of the allocator.
     seed: u64,
     cut: BTreeSet<Id>,
 }

@@ -7,9 +7,9 @@
 //!   place    tasks without a node                             a node and addresses, or a word why not
 //!   prune    history beyond what is kept                      tasks are deleted
 //! ```
-//! All steps change one copy of the cluster; the result is its difference to the original. Invariant: every step runs to
-//! its end, so a second tick with the same observation and time finds nothing to do. It never waits: what is due later is
-//! found by a later tick, so it wants to be called on every change and at least every second.
+//! All steps change one copy of the cluster; the result is its difference to the original. Invariant: the steps are repeated
+//! until they find nothing to do, so a second tick with the same observation and time finds nothing either. It never waits:
+//! what is due later is found by a later tick, so it wants to be called on every change and at least every second.
 
 mod ending;
 mod place;
@@ -17,6 +17,7 @@ mod prune;
 mod restart;
 mod rolling;
 mod slots;
+mod tally;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,9 @@ pub(super) use slots::{slots_of, wanted};
 
 use super::{Ctx, Health, allocate, node_health, view};
 
+/// Two passes are usual: one that changes something, one that finds nothing to do. The bound is for bugs only.
+const MOST_PASSES: usize = 8;
+
 /// The changes that what is observed calls for.
 pub fn tick(cluster: &Cluster, observed: &Observed, ctx: &mut Ctx) -> Vec<Change> {
     if cluster.settings.is_none() {
@@ -35,17 +39,28 @@ pub fn tick(cluster: &Cluster, observed: &Observed, ctx: &mut Ctx) -> Vec<Change
     let health = cluster.nodes.values();
     let health = health.map(|node| (node.id.clone(), node_health(cluster, observed, node, ctx.now, ctx.timing)));
     let mut work = Work { after: cluster.clone(), observed, health: health.collect(), ctx };
-    ending::follow(&mut work);
+    for _ in 0..MOST_PASSES {
+        let before = work.after.clone();
+        pass(&mut work);
+        if work.after == before {
+            break;
+        }
+    }
+    Change::between(cluster, &work.after)
+}
+
+/// All steps once. What a later step frees or takes may concern an earlier one: the next pass sees it.
+fn pass(work: &mut Work) {
+    ending::follow(work);
     let services: Vec<Id> = work.after.services.keys().cloned().collect();
     for id in &services {
         if work.after.services[id].pending_reason.is_some() {
             allocate::settle_service(&mut work.after, id);
         }
-        slots::reconcile(&mut work, id);
+        slots::reconcile(work, id);
     }
-    place::place_pending(&mut work);
-    prune::prune(&mut work);
-    Change::between(cluster, &work.after)
+    place::place_pending(work);
+    prune::prune(work);
 }
 
 /// The copy of the cluster that a tick works on, and what it looks at.

@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::leader::Health;
 use crate::leader::allocate::{AddressesUsedUp, networks_of, next_address, next_endpoint};
-use crate::model::{Attachment, Availability, Id, Node, PortSpec, PublishMode, Service, Task, TaskState};
+use crate::model::{Attachment, Availability, Id, Node, Service, Task};
 
+use super::Work;
 use super::slots::{is_live, matches};
-use super::{Work, restart, runs_the_same};
-
-/// So many failures of a service on one node, so recently, make the node its last choice.
-const FAILURES: usize = 5;
-const FAILURES_WITHIN_MS: u64 = 5 * 60 * 1000;
+use super::tally::{Tally, host_ports};
 
 /// Gives every waiting task a node, or a word why it has none.
 pub(super) fn place_pending(work: &mut Work) {
@@ -20,16 +17,20 @@ pub(super) fn place_pending(work: &mut Work) {
     waiting.sort_by(|one, other| {
         (&one.service_name, one.slot, &one.id).cmp(&(&other.service_name, other.slot, &other.id))
     });
+    let mut tally = Tally::of(&work.after, work.ctx.now);
     for mut task in waiting {
         let Some(service) = work.after.services.get(&task.service_id).cloned() else { continue };
         let placed = match &service.pending_reason {
             Some(reason) => Err(reason.clone()),
-            None => choose(work, &service).and_then(|node| {
+            None => choose(work, &tally, &service).and_then(|node| {
                 attach(work, &service).map(|attachments| (node, attachments)).map_err(|used_up| used_up.to_string())
             }),
         };
         match placed {
-            Ok((node, attachments)) => assign(&mut task, node, attachments),
+            Ok((node, attachments)) => {
+                tally.add(&task, &node, Some(&service));
+                assign(&mut task, node, attachments);
+            }
             Err(why) => task.message = why,
         }
         work.after.tasks.insert(task.id.clone(), task);
@@ -39,7 +40,8 @@ pub(super) fn place_pending(work: &mut Work) {
 /// Puts a global service's new task on its node, if that may take it now; what is missing otherwise stands at the service.
 pub(super) fn place_on(work: &mut Work, mut task: Task, node: &Id) {
     let Some(service) = work.after.services.get(&task.service_id).cloned() else { return };
-    let fits = work.after.nodes.get(node).is_some_and(|node| obstacle(work, &service, node).is_none());
+    let tally = Tally::of(&work.after, work.ctx.now);
+    let fits = work.after.nodes.get(node).is_some_and(|node| obstacle(work, &tally, &service, node).is_none());
     if !fits || service.pending_reason.is_some() {
         return;
     }
@@ -77,20 +79,18 @@ fn attach(work: &mut Work, service: &Service) -> Result<Vec<Attachment>, Address
 }
 
 /// The node with the fewest tasks of the service, then the fewest at all, then the smallest number.
-fn choose(work: &Work, service: &Service) -> Result<Id, String> {
+fn choose(work: &Work, tally: &Tally, service: &Service) -> Result<Id, String> {
     let mut obstacles: BTreeMap<String, usize> = BTreeMap::new();
     let mut fitting = Vec::new();
     for node in work.after.nodes.values() {
-        match obstacle(work, service, node) {
+        match obstacle(work, tally, service, node) {
             Some(obstacle) => *obstacles.entry(obstacle).or_default() += 1,
             None => fitting.push(node),
         }
     }
     let load = |node: &&Node| {
-        let here = |task: &&Task| is_live(task) && task.node_id.as_ref() == Some(&node.id);
-        let live = || work.after.tasks.values().filter(here);
-        let own = live().filter(|task| task.service_id == service.id).count();
-        (fails_there(work, service, node), own, live().count(), node.number)
+        let id = &node.id;
+        (tally.fails_there(id, &service.id), tally.live_of(id, &service.id), tally.live(id), node.number)
     };
     match fitting.into_iter().min_by_key(load) {
         Some(node) => Ok(node.id.clone()),
@@ -103,19 +103,8 @@ fn choose(work: &Work, service: &Service) -> Result<Id, String> {
     }
 }
 
-fn fails_there(work: &Work, service: &Service, node: &Node) -> bool {
-    let ended = work.after.tasks_of(&service.id).filter(|task| task.node_id.as_ref() == Some(&node.id));
-    let failed = ended.filter(|task| {
-        restart::ended_by_itself(task)
-            && task.leader_state != Some(TaskState::Complete)
-            && task.created_at + FAILURES_WITHIN_MS > work.ctx.now
-            && runs_the_same(&task.spec, &service.spec.task)
-    });
-    failed.count() >= FAILURES
-}
-
 /// Why the node can't take a task of this service now, in words that follow a count of nodes.
-fn obstacle(work: &Work, service: &Service, node: &Node) -> Option<String> {
+fn obstacle(work: &Work, tally: &Tally, service: &Service, node: &Node) -> Option<String> {
     let text = |text: &str| Some(text.to_string());
     match (node.availability, work.health(&node.id)) {
         (Availability::Drain, _) => return text("drained"),
@@ -131,22 +120,11 @@ fn obstacle(work: &Work, service: &Service, node: &Node) -> Option<String> {
     if !matches(&service.spec, node) {
         return text("not matching the constraints");
     }
-    let here = || work.after.tasks.values().filter(|other| other.node_id.as_ref() == Some(&node.id));
-    let own = here().filter(|other| is_live(other) && other.service_id == service.id).count();
-    if task.max_replicas_per_node != 0 && own >= task.max_replicas_per_node as usize {
+    let most = task.max_replicas_per_node as usize;
+    if most != 0 && tally.live_of(&node.id, &service.id) >= most {
         return text("with the most replicas a node may have");
     }
-    let on_host = |port: &&PortSpec| port.mode == PublishMode::Host && port.published != 0;
-    let needed: Vec<&PortSpec> = service.ports.iter().filter(on_host).collect();
-    let clash = |other: &Task| {
-        let ports = work.after.services.get(&other.service_id).map_or(&[][..], |service| &service.ports[..]);
-        let held = ports.iter().filter(on_host);
-        held.into_iter()
-            .any(|held| needed.iter().any(|port| (port.protocol, port.published) == (held.protocol, held.published)))
-    };
-    // A task that is ending holds its port until its node says that it ended.
-    let holds = |other: &&Task| !other.leader_state.is_some_and(TaskState::is_terminal);
-    if !needed.is_empty() && here().filter(holds).any(clash) {
+    if host_ports(service).any(|port| tally.holds(&node.id, port)) {
         return text("where the host port is in use");
     }
     None

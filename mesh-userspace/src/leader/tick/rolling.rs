@@ -1,7 +1,5 @@
 //! The rolling update: old tasks give way to new ones, so many at a time, in the order and at the pace the spec says.
 
-use std::collections::BTreeSet;
-
 use crate::leader::allocate::networks_of;
 use crate::leader::{Health, command};
 use crate::model::{
@@ -69,7 +67,8 @@ fn pause(work: &mut Work, id: &Id, status: UpdateStatus, message: String) {
 pub(super) fn advance(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
     let rules = config(work, &service);
-    let wanted: BTreeSet<Slot> = wanted(&work.after, &service.spec).into_iter().collect();
+    let wanted = wanted(&work.after, &service.spec);
+    let started_at = work.after.updates.get(id).map_or(0, |status| status.started_at);
     let mut candidates = Vec::new();
     let mut in_flight = 0;
     for (slot, tasks) in slots_of(&work.after, &service) {
@@ -81,7 +80,11 @@ pub(super) fn advance(work: &mut Work, id: &Id) {
         let ready = new.iter().any(|task| work.is_ready(task));
         let next = restart::next(&service.spec, &tasks, work.ctx.now);
         match (old.is_empty(), new.is_empty()) {
-            (true, false) => in_flight += usize::from(!ready),
+            // A task that waited for a node before the update began holds nobody up: no old one went for it.
+            (true, false) => {
+                let counts = new.iter().any(|task| task.node_id.is_some() || task.created_at >= started_at);
+                in_flight += usize::from(!ready && counts);
+            }
             (true, true) => {
                 in_flight += usize::from(next != restart::Next::Never || waits_for_old(work, &service, &tasks))
             }

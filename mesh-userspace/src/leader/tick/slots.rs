@@ -1,6 +1,6 @@
 //! The slots of a service: one running task in each – 1..=replicas, or one per node for a global service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::leader::Constraint;
 use crate::model::{Availability, Id, Mode, Node, Service, ServiceSpec, Task, TaskState, UpdateOrder};
@@ -34,7 +34,7 @@ pub(in crate::leader) fn slots_of(cluster: &crate::model::Cluster, service: &Ser
 }
 
 /// The slots that the spec asks for now.
-pub(in crate::leader) fn wanted(cluster: &crate::model::Cluster, spec: &ServiceSpec) -> Vec<Slot> {
+pub(in crate::leader) fn wanted(cluster: &crate::model::Cluster, spec: &ServiceSpec) -> BTreeSet<Slot> {
     match spec.mode {
         Mode::Replicated { replicas } => (1..=replicas).map(Slot::Number).collect(),
         Mode::Global => {
