@@ -148,3 +148,6 @@ async fn ask(command: Command, socket: PathBuf, screen: &mut Screen<'_>) -> Resu
 fn chain(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests;
