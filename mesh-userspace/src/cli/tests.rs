@@ -34,10 +34,8 @@ struct Said {
 }
 
 fn mesh(socket: &std::path::Path, words: &[&str]) -> Said {
-    let entries = Entries {
-        agent: |_| anyhow::bail!("no agent in this test"),
-        purge: |_| Ok(vec!["cgroup /mesh".to_string()]),
-    };
+    let entries =
+        Entries { agent: |_| anyhow::bail!("no agent in this test"), purge: |_| Ok(vec!["cgroup /mesh".to_string()]) };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut arguments = vec!["mesh".into()];
     arguments.extend(words.iter().map(Into::into));
@@ -75,9 +73,9 @@ fn listings_are_swarms() {
     );
     assert_eq!(
         ok(&agent.socket, &["service", "ps", "whoami"]),
-        "ID             NAME           IMAGE     NODE      DESIRED STATE   CURRENT STATE                ERROR                 PORTS\n\
+        "ID             NAME           IMAGE     NODE      DESIRED STATE   CURRENT STATE               ERROR                 PORTS\n\
          111111111111   whoami.1       whoami    n1        Running         Running 59 seconds ago\n\
-         131313131313    \\_ whoami.1   whoami    n2        Shutdown        Failed about a minute ago    \"task: exit code 1\"\n\
+         131313131313    \\_ whoami.1   whoami    n2        Shutdown        Failed about a minute ago   \"task: exit code 1\"\n\
          121212121212   whoami.2       whoami    n2        Running         Running 5 seconds ago\n"
     );
     assert_eq!(
@@ -95,9 +93,7 @@ fn listings_are_swarms() {
 #[test]
 fn json_has_swarms_keys() {
     let agent = agent();
-    let json = |words: &[&str]| -> serde_json::Value {
-        serde_json::from_str(&ok(&agent.socket, words)).expect("JSON")
-    };
+    let json = |words: &[&str]| -> serde_json::Value { serde_json::from_str(&ok(&agent.socket, words)).expect("JSON") };
     let services = json(&["service", "ls", "--format", "json"]);
     assert_eq!(services[0]["Replicas"], "2/2");
     assert_eq!(services[0]["Ports"], "*:8000->8000/tcp");
@@ -236,9 +232,9 @@ fn refusals_are_one_line_with_the_remedy() {
              host say --runtime exec",
         ),
         (
-            &["servce", "ls"],
+            &["netwrk", "ls"],
             2,
-            "mesh: unrecognized subcommand 'servce'; a similar subcommand exists: 'service'; see 'mesh --help'",
+            "mesh: unrecognized subcommand 'netwrk'; a similar subcommand exists: 'network'; see 'mesh --help'",
         ),
         (
             &["service", "ls", "--format", "{{.Name}}"],

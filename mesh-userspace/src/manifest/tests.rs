@@ -59,10 +59,7 @@ services:
         service.ports,
         [PortSpec { protocol: Protocol::Tcp, target: 8000, published: 8000, mode: PublishMode::Ingress }]
     );
-    assert_eq!(
-        service.networks,
-        [NetworkAttachment { network: "demo_demo".into(), aliases: vec!["whoami".into()] }]
-    );
+    assert_eq!(service.networks, [NetworkAttachment { network: "demo_demo".into(), aliases: vec!["whoami".into()] }]);
 }
 
 #[test]
@@ -116,12 +113,7 @@ networks:
     assert_eq!(task.max_replicas_per_node, 2);
     assert_eq!(
         task.restart,
-        RestartPolicy {
-            condition: RestartCondition::OnFailure,
-            delay_ms: 1_000,
-            max_attempts: 4,
-            window_ms: 60_000
-        }
+        RestartPolicy { condition: RestartCondition::OnFailure, delay_ms: 1_000, max_attempts: 4, window_ms: 60_000 }
     );
     assert_eq!(task.resources.limit_nano_cpus, Some(500_000_000));
     assert_eq!(task.resources.limit_memory_bytes, Some(64 << 20));
@@ -151,7 +143,7 @@ fn anchors_merges_extensions_and_defaults() {
 version: "3.8"
 x-common: &common
   x-mesh: {runtime: exec, affinity: client-ip=60}
-  environment: [MODE=${MODE:-fast}]
+  environment: ["MODE=${MODE:-fast}"]
 services:
   a:
     <<: *common
@@ -175,7 +167,9 @@ networks:
 
 #[test]
 fn what_is_printed_means_the_same() {
-    let text = with("    environment: ['PRICE=5$$']\n    ports: [{target: 80, published: 8080}]\n    deploy: {mode: global}\n");
+    let text = with(
+        "    environment: ['PRICE=5$$']\n    ports: [{target: 80, published: 8080}]\n    deploy: {mode: global}\n",
+    );
     let first = parse("demo.yaml", &text, &variable).unwrap_or_else(|errors| panic!("{errors}"));
     let printed = first.to_yaml();
     let second = parse("printed.yaml", &printed, &variable).unwrap_or_else(|errors| panic!("{errors}\n{printed}"));
@@ -201,10 +195,7 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
     let table = [
         ("{}", "demo.yaml:1:1: services: is missing: a manifest without services does nothing"),
         ("service: {}", "demo.yaml:1:1: service: this key is unknown; did you mean 'services'?"),
-        (
-            &with("    prots: []\n"),
-            "demo.yaml:5:5: services.web.prots: this key is unknown; did you mean 'ports'?",
-        ),
+        (&with("    prots: []\n"), "demo.yaml:5:5: services.web.prots: this key is unknown; did you mean 'ports'?"),
         (&with("    ports: 80\n"), "demo.yaml:5:12: services.web.ports: a list is wanted here, not a single value"),
         (
             &with("    deploy: {replicas: [1]}\n"),
@@ -212,7 +203,7 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
         ),
         (
             &with("    x-mesh: {lb: fast}\n").replacen("    x-mesh: {runtime: exec}\n", "", 1),
-            "demo.yaml:2:7: services.web: an 'image' is missing; to run a command of the host write 'x-mesh: {runtime: exec}'\n\
+            "demo.yaml:2:3: services.web: an 'image' is missing; to run a command of the host write 'x-mesh: {runtime: exec}'\n\
              demo.yaml:4:18: services.web.x-mesh.lb: 'fast' is not allowed here: round-robin, maglev, random",
         ),
         (
@@ -252,10 +243,10 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
     }
     let two = "services:\n  a: {command: x, x-mesh: {runtime: exec}, ports: ['80:80']}\n  \
                b: {command: x, x-mesh: {runtime: exec}, ports: ['80:81']}\n";
-    assert_eq!(wrong(two), "demo.yaml:3:6: services.b.ports: port 80 is published by service 'a' already");
+    assert_eq!(wrong(two), "demo.yaml:3:3: services.b.ports: port 80 is published by service 'a' already");
     let image = parse("demo.yaml", "services: {web: {image: nginx}}", &variable).expect("understood");
     let refused = image.stack("demo").expect_err("no docker yet").to_string();
-    assert!(refused.starts_with("demo.yaml:1:17: services.web: the docker runtime is not there yet"), "{refused}");
+    assert!(refused.starts_with("demo.yaml:1:12: services.web: the docker runtime is not there yet"), "{refused}");
     let good = parse("demo.yaml", &with(""), &variable).expect("understood");
     assert!(good.stack("a b").is_err());
 }

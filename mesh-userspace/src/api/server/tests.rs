@@ -64,7 +64,7 @@ async fn a_worker_reads_refuses_changes_and_serves_its_own_tasks() {
     let error = local().network_remove("demo").await.expect_err("a change");
     assert_eq!(error.message, "this node is a worker: run it on a manager, e.g. n1");
     assert!(local().exec("whoami.2", &exec_request(&["exit", "0"])).await.is_ok());
-    let error = local().exec("whoami.1", &exec_request(&["exit", "0"])).await.err().expect("elsewhere");
+    let error = local().exec("whoami.1", &exec_request(&["exit", "0"])).await.expect_err("elsewhere");
     assert_eq!(
         error.message,
         "task whoami.1 is on n1 and this node is a worker: run it on a manager or on the task's node"
@@ -100,7 +100,7 @@ async fn exec_round_trip_and_exit_code() {
         Ok::<(), ApiError>(())
     };
     tokio::time::timeout(LIMIT, talk).await.expect("in time").expect("a session");
-    let error = client_as(&fake, Caller::Local).exec("nope.1", &exec_request(&["cat"])).await.err().expect("no task");
+    let error = client_as(&fake, Caller::Local).exec("nope.1", &exec_request(&["cat"])).await.expect_err("no task");
     assert_eq!(error.kind, ErrorKind::NotFound);
 }
 
@@ -136,7 +136,7 @@ async fn logs_carry_names_and_end_with_an_error_where_there_is_one() {
     }
     assert_eq!(last, Some(Err(ApiError::unavailable("n2 is away"))));
     let missing = LogRequest { target: "nope".into(), ..LogRequest::default() };
-    let error = client_as(&fake, Caller::Local).logs(&missing).await.err().expect("nothing there");
+    let error = client_as(&fake, Caller::Local).logs(&missing).await.expect_err("nothing there");
     assert!(error.message.starts_with("no such task or service: nope"), "{error}");
 }
 
