@@ -30,15 +30,9 @@ impl Fault {
         }
     }
 
-    /// clap's several lines as one: the error, its tips, where to read on.
-    pub(super) fn from_clap(error: &clap::Error) -> Self {
+    /// clap's several lines as one: the error, its tips, where to read on (`command`, as far as it was understood).
+    pub(super) fn from_clap(error: &clap::Error, command: &str) -> Self {
         let text = error.render().to_string();
-        let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "));
-        let command = usage.map_or("mesh".to_string(), |usage| {
-            let is_word =
-                |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.starts_with('-');
-            usage.split_whitespace().take_while(is_word).collect::<Vec<_>>().join(" ")
-        });
         if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             return Fault::Usage(text.trim_end().to_string());
         }

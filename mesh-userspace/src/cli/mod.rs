@@ -95,12 +95,26 @@ fn run_with(arguments: Vec<OsString>, entries: &Entries, screen: &mut Screen) ->
 
 /// None where clap has answered already (`--help`, `--version`).
 fn parse(arguments: Vec<OsString>, screen: &mut Screen) -> Result<Option<Cli>, Fault> {
+    let command = understood(&arguments);
     let parsed = Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => Ok(Some(cli)),
         Err(error) if !error.use_stderr() => screen.print(error.render().to_string()).map(|()| None),
-        Err(error) => Err(Fault::from_clap(&error)),
+        Err(error) => Err(Fault::from_clap(&error, &command)),
     }
+}
+
+/// The verbs among the arguments: whose help an error points at.
+fn understood(arguments: &[OsString]) -> String {
+    let root = Cli::command();
+    let (mut tree, mut words) = (&root, vec!["mesh"]);
+    for argument in arguments.iter().skip(1).filter_map(|argument| argument.to_str()) {
+        if let Some(verb) = tree.find_subcommand(argument) {
+            words.push(verb.get_name());
+            tree = verb;
+        }
+    }
+    words.join(" ")
 }
 
 fn dispatch(cli: Cli, entries: &Entries, screen: &mut Screen) -> Result<(), Fault> {
@@ -148,3 +162,6 @@ async fn ask(command: Command, socket: PathBuf, screen: &mut Screen<'_>) -> Resu
 fn chain(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,9 @@ mod services;
 mod tree;
 mod volumes;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::model::{NetworkAttachment, NetworkSpec, Runtime, ServiceSpec, Stack};

@@ -15,7 +15,7 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<BTreeMap<String
     for (short, network) in reader.entries(field.tree, &field.path)? {
         if !is_name(short) {
             let told = "this is no name for a network: letters, digits, '-', '_', beginning with a letter or digit";
-            reader.problem(network.problem(told));
+            reader.problem(network.key_problem(told));
         }
         networks.insert(short.to_string(), read_network(short, &network, reader)?);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::errors::{Problem, line};
+use super::errors::{Place, Problem, line};
 use super::keys::{Fate, Keys};
 use super::tree::{Node, Tree};
 
@@ -10,6 +10,8 @@ use super::tree::{Node, Tree};
 #[derive(Clone, Debug)]
 pub(super) struct Field<'a> {
     pub path: String,
+    /// Where its key stands; for an item of a list the item itself.
+    pub key: Place,
     pub tree: &'a Tree,
 }
 
@@ -61,10 +63,7 @@ impl<'a> Reader<'a> {
                 Fate::Warn => self.warn(Problem::new(field.tree.place, &field.path, "is ignored: mesh does not do it")),
                 Fate::Refuse(_) if is_off(field.tree) => {}
                 Fate::Refuse(why) => self.problem(Problem::new(field.tree.place, &field.path, why)),
-                Fate::Unknown(told) => {
-                    let place = key_place(tree, name).unwrap_or(field.tree.place);
-                    return Err(Problem::new(place, &field.path, told));
-                }
+                Fate::Unknown(told) => return Err(field.key_problem(told)),
             }
         }
         Ok(fields)
@@ -78,7 +77,7 @@ impl<'a> Reader<'a> {
                 .iter()
                 .map(|(key, tree)| {
                     let path = if path.is_empty() { key.text.clone() } else { format!("{path}.{}", key.text) };
-                    (key.text.as_str(), Field { path, tree })
+                    (key.text.as_str(), Field { path, key: key.place, tree })
                 })
                 .collect()),
             _ => Err(Problem::new(tree.place, path, format!("a mapping is wanted here, not {}", tree.kind()))),
@@ -138,7 +137,7 @@ impl<'t> Field<'t> {
             Node::List(items) => Ok(items
                 .iter()
                 .enumerate()
-                .map(|(index, tree)| Field { path: format!("{}[{index}]", self.path), tree })
+                .map(|(index, tree)| Field { path: format!("{}[{index}]", self.path), key: tree.place, tree })
                 .collect()),
             _ => Err(Problem::new(
                 self.tree.place,
@@ -160,6 +159,12 @@ impl<'t> Field<'t> {
         matches!(self.tree.node, Node::Null)
     }
 
+    /// About the whole thing: shown at its key.
+    pub fn key_problem(&self, told: impl Into<String>) -> Problem {
+        Problem::new(self.key, &self.path, told)
+    }
+
+    /// About the value.
     pub fn problem(&self, told: impl Into<String>) -> Problem {
         Problem::new(self.tree.place, &self.path, told)
     }
@@ -173,9 +178,4 @@ fn is_off(tree: &Tree) -> bool {
         Node::List(items) => items.is_empty(),
         Node::Map(entries) => entries.is_empty(),
     }
-}
-
-fn key_place(tree: &Tree, name: &str) -> Option<super::errors::Place> {
-    let Node::Map(entries) = &tree.node else { return None };
-    entries.iter().find(|(key, _)| key.text == name).map(|(key, _)| key.place)
 }

@@ -23,9 +23,9 @@ pub(super) fn read(
     for (name, service) in reader.entries(field.tree, &field.path)? {
         if !is_name(name) {
             let told = "this is no name for a service: letters, digits, '-', '_', beginning with a letter or digit";
-            reader.problem(service.problem(told));
+            reader.problem(service.key_problem(told));
         }
-        services.push((service.tree.place, read_service(name, &service, networks, reader)?));
+        services.push((service.key, read_service(name, &service, networks, reader)?));
     }
     if services.is_empty() {
         reader.problem(field.problem("is empty: a manifest without services does nothing"));
@@ -227,11 +227,11 @@ fn check(service: &Field, fields: &Fields, spec: &ServiceSpec, reader: &mut Read
             reader.problem(at("image").problem("runtime exec runs a command of the host: take the image out"));
         }
         if spec.task.command.is_empty() {
-            reader.problem(service.problem("runtime exec needs a 'command'"));
+            reader.problem(service.key_problem("runtime exec needs a 'command'"));
         }
     } else if spec.task.image.is_empty() {
         let told = "an 'image' is missing; to run a command of the host write 'x-mesh: {runtime: exec}'";
-        reader.problem(service.problem(told));
+        reader.problem(service.key_problem(told));
     }
     let on_ingress = spec.ports.iter().any(|port| port.mode == PublishMode::Ingress);
     if spec.endpoint_mode == EndpointMode::Dnsrr && on_ingress {

@@ -62,7 +62,6 @@ where
         router.clone().oneshot(request)
     });
     let served = hyper::server::conn::http1::Builder::new()
-        .half_close(true)
         .serve_connection(TokioIo::new(connection), service)
         .with_upgrades()
         .await;
@@ -70,3 +69,8 @@ where
         log::debug!("api: a connection ended early: {error}");
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

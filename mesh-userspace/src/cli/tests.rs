@@ -1,0 +1,297 @@
+//! The command line against a fake control plane behind a real socket: what is printed, and how it ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Entries, Screen, run_with};
+use crate::api::server::fake::Fake;
+use crate::api::server::{bind_unix, router, serve_unix};
+use crate::api::view::fixture;
+
+struct Agent {
+    fake: Arc<Fake>,
+    socket: PathBuf,
+    // Dropped last: the socket's folder, and the event loop that serves it.
+    _folder: tempfile::TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn agent() -> Agent {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a loop");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("mesh.sock");
+    let fake = Fake::new(fixture::facts());
+    let listener = runtime.block_on(async { bind_unix(&socket) }).expect("a socket");
+    runtime.spawn(serve_unix(listener, router(fake.clone()), std::future::pending()));
+    Agent { fake, socket, _folder: folder, _runtime: runtime }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+fn mesh(socket: &std::path::Path, words: &[&str]) -> Said {
+    let entries =
+        Entries { agent: |_| anyhow::bail!("no agent in this test"), purge: |_| Ok(vec!["cgroup /mesh".to_string()]) };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut arguments = vec!["mesh".into()];
+    arguments.extend(words.iter().map(Into::into));
+    arguments.splice(1..1, ["--socket".into(), socket.into()]);
+    let code = run_with(arguments, &entries, &mut Screen { out: &mut out, err: &mut err, live: false });
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    Said { code, out: text(out), err: text(err) }
+}
+
+fn ok(socket: &std::path::Path, words: &[&str]) -> String {
+    let said = mesh(socket, words);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{words:?}: {said:?}");
+    said.out
+}
+
+fn refused(words: &[&str]) -> (u8, String) {
+    let said = mesh(&PathBuf::from("/nonexistent/mesh.sock"), words);
+    assert_eq!(said.out, "", "{words:?}");
+    (said.code, said.err.trim_end().to_string())
+}
+
+#[test]
+fn listings_are_swarms() {
+    let agent = agent();
+    assert_eq!(
+        ok(&agent.socket, &["node", "ls"]),
+        "ID               HOSTNAME   STATUS    AVAILABILITY   MANAGER STATUS   ENGINE VERSION\n\
+         a1a1a1a1a1a1 *   n1         Ready     Active         Leader\n\
+         b2b2b2b2b2b2     n2         Ready     Active\n"
+    );
+    assert_eq!(
+        ok(&agent.socket, &["service", "ls"]),
+        "ID             NAME      MODE         REPLICAS   IMAGE     PORTS\n\
+         5e5e5e5e5e5e   whoami    replicated   2/2        whoami    *:8000->8000/tcp\n"
+    );
+    assert_eq!(
+        ok(&agent.socket, &["service", "ps", "whoami"]),
+        "ID             NAME           IMAGE     NODE      DESIRED STATE   CURRENT STATE               ERROR                 PORTS\n\
+         111111111111   whoami.1       whoami    n1        Running         Running 59 seconds ago\n\
+         131313131313    \\_ whoami.1   whoami    n2        Shutdown        Failed about a minute ago   \"task: exit code 1\"\n\
+         121212121212   whoami.2       whoami    n2        Running         Running 5 seconds ago\n"
+    );
+    assert_eq!(
+        ok(&agent.socket, &["network", "ls"]),
+        "NETWORK ID     NAME      DRIVER    SCOPE\nd0d0d0d0d0d0   demo      overlay   swarm\n"
+    );
+    assert_eq!(
+        ok(&agent.socket, &["ps"]),
+        "TASK ID        NAME       IMAGE     CREATED              STATUS                   READY     PORTS\n\
+         111111111111   whoami.1   whoami    about a minute ago   Running 59 seconds ago   yes\n"
+    );
+    assert_eq!(ok(&agent.socket, &["service", "ls", "-q"]), "5e5e5e5e5e5e\n");
+}
+
+#[test]
+fn json_has_swarms_keys() {
+    let agent = agent();
+    let json = |words: &[&str]| -> serde_json::Value { serde_json::from_str(&ok(&agent.socket, words)).expect("JSON") };
+    let services = json(&["service", "ls", "--format", "json"]);
+    assert_eq!(services[0]["Replicas"], "2/2");
+    assert_eq!(services[0]["Ports"], "*:8000->8000/tcp");
+    let tasks = json(&["service", "ps", "whoami", "--format", "json"]);
+    assert_eq!(tasks[1]["Name"], "whoami.1");
+    assert_eq!(tasks[1]["CurrentState"], "Failed about a minute ago");
+    let nodes = json(&["node", "ls", "--format", "json"]);
+    assert_eq!((&nodes[0]["ID"], &nodes[0]["Self"]), (&"a1a1a1a1a1a1".into(), &true.into()));
+    let service = &json(&["service", "inspect", "whoami"])[0];
+    assert_eq!(service["Spec"]["Mode"]["Replicated"]["Replicas"], 2);
+    assert_eq!(service["Endpoint"]["VirtualIPs"][0]["Addr"], "10.0.16.2/20");
+    assert_eq!(service["Endpoint"]["Ports"][0]["PublishedPort"], 8000);
+    let network = &json(&["network", "inspect", "--verbose", "demo"])[0];
+    assert_eq!(network["IPAM"]["Config"][0]["Subnet"], "10.0.16.0/20");
+    assert_eq!(network["Options"]["com.docker.network.driver.overlay.vxlanid_list"], "4097");
+    assert_eq!(network["Services"]["whoami"]["VIP"], "10.0.16.2");
+    assert_eq!(network["Services"]["whoami"]["Tasks"].as_array().map(Vec::len), Some(2));
+    assert_eq!(network["Peers"][1]["Name"], "n2");
+}
+
+#[test]
+fn a_service_is_created_scaled_updated_and_waited_for() {
+    let agent = agent();
+    let create = ["service", "create", "--runtime", "exec", "--name", "web", "-p", "9000:9000", "--replicas", "2"];
+    let said = mesh(&agent.socket, &[&create[..], &["sleep", "-x", "3600"]].concat());
+    assert_eq!(said.out, "5f5f5f5f5f5f5f5f5f5f5f5f5f5f5f5f\n", "{said:?}");
+    assert_eq!(said.err, "overall progress: 2 out of 2 tasks\nverify: service web converged\n");
+    let said = mesh(&agent.socket, &["service", "scale", "web=5"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "web scaled to 5\n"), "{said:?}");
+    let said = mesh(&agent.socket, &["service", "update", "--env-add", "A=1", "--publish-rm", "9000", "web"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let spec = ok(&agent.socket, &["service", "inspect", "web"]);
+    assert!(spec.contains("\"A=1\"") && spec.contains("\"-x\""), "{spec}");
+    assert_eq!(ok(&agent.socket, &["service", "rm", "web"]), "web\n");
+    let said = mesh(&agent.socket, &["service", "rm", "web"]);
+    assert_eq!((said.code, said.err.as_str()), (1, "mesh: no such service: web; 'mesh service ls' lists them\n"));
+}
+
+#[test]
+fn what_does_not_converge_says_why_and_exits_1() {
+    let agent = agent();
+    let create = ["service", "create", "--runtime", "exec", "--name", "broken", "--restart-condition", "none"];
+    let said = mesh(&agent.socket, &[&create[..], &["/nowhere"]].concat());
+    assert_eq!(said.code, 1);
+    let last = said.err.lines().last().unwrap_or_default();
+    assert_eq!(
+        last,
+        "mesh: service broken did not converge: 0 of 1 tasks run; broken.1 on n1 rejected: exec: no such file: \
+         /nowhere; it stays as asked, 'mesh service ps broken' shows its tasks"
+    );
+    let said = mesh(&agent.socket, &[&create[..], &["-d", "/nowhere"]].concat());
+    assert_eq!(said.code, 0, "-d does not wait: {said:?}");
+}
+
+#[test]
+fn exec_passes_words_streams_and_the_exit_code() {
+    let agent = agent();
+    let said = mesh(&agent.socket, &["exec", "whoami.1", "exit", "42"]);
+    assert_eq!((said.code, said.err.as_str()), (42, ""));
+    let said = mesh(&agent.socket, &["exec", "whoami.1", "ping", "-c", "3", "--socket", "whoami"]);
+    assert_eq!((said.code, said.err.as_str()), (0, "[\"ping\", \"-c\", \"3\", \"--socket\", \"whoami\"]\n"));
+    let said = mesh(&agent.socket, &["exec", "nope.1", "true"]);
+    assert_eq!(said.code, 1);
+    assert_eq!(said.err, "mesh: no such task: nope.1; 'mesh ps' or 'mesh service ps' lists them\n");
+}
+
+#[test]
+fn the_cluster_begins_grows_and_ends() {
+    let agent = agent();
+    let init = ok(&agent.socket, &["init", "--advertise-addr", "eth0"]);
+    assert!(init.contains("    mesh swarm join --token MESHTKN-1-digest-worker 192.168.99.1:2377\n"), "{init}");
+    assert_eq!(ok(&agent.socket, &["swarm", "join-token", "manager", "-q"]), "MESHTKN-1-digest-manager\n");
+    let said = mesh(&agent.socket, &["join", "--token", "wrong", "192.168.99.1"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.starts_with("mesh: the join token is not the cluster's"), "{said:?}");
+    assert_eq!(
+        ok(&agent.socket, &["swarm", "join", "--token", "MESHTKN-1-digest-worker", "192.168.99.1:2377"]),
+        "This node joined a swarm as a worker.\n"
+    );
+    assert_eq!(ok(&agent.socket, &["leave", "--force"]), "Node left the swarm.\n");
+    let calls = agent.fake.calls.lock().expect("no panic").clone();
+    assert_eq!(calls, ["init Some(\"eth0\")", "leave force=true"]);
+}
+
+#[test]
+fn a_stack_is_deployed_from_its_manifest() {
+    let agent = agent();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("demo.yaml");
+    let manifest = "networks:\n  demo: {driver: overlay}\nservices:\n  whoami:\n    command: [whoami, --port, '8000']\n    \
+                    networks: [demo]\n    deploy: {replicas: 2}\n    x-mesh: {runtime: exec}\n";
+    std::fs::write(&path, manifest).expect("written");
+    let path = path.to_str().expect("UTF-8");
+    let said = mesh(&agent.socket, &["stack", "deploy", "-c", path, "tutorial"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.out, "Creating network tutorial_demo\nCreating service tutorial_whoami\n");
+    assert!(said.err.ends_with("verify: service tutorial_whoami converged\n"), "{said:?}");
+    assert!(ok(&agent.socket, &["stack", "ls"]).contains("tutorial   1"));
+    assert!(ok(&agent.socket, &["stack", "services", "tutorial"]).contains("tutorial_whoami"));
+    assert!(ok(&agent.socket, &["stack", "config", "-c", path]).contains("round-robin"));
+    std::fs::write(path, "services:\n  web:\n    comand: x\n").expect("written");
+    let said = mesh(&agent.socket, &["stack", "deploy", "-c", path, "tutorial"]);
+    assert_eq!(said.code, 1);
+    assert_eq!(
+        said.err,
+        format!("mesh: {path}:3:5: services.web.comand: this key is unknown; did you mean 'command'?\n")
+    );
+}
+
+#[test]
+fn status_shows_everything_on_one_screen() {
+    let agent = agent();
+    agent.fake.change(|facts| facts.warnings.push("store on n1 is away since 5 seconds".into()));
+    let status = ok(&agent.socket, &["status"]);
+    for part in ["Node:     n1 (mesh 0.1.0)", "NODES", "SERVICES", "TASKS HERE", "WARNINGS", "store on n1 is away"] {
+        assert!(status.contains(part), "{part} in {status}");
+    }
+    assert_eq!(ok(&agent.socket, &["logs", "--raw", "whoami.1"]), "line 0\n");
+    let logs = ok(&agent.socket, &["service", "logs", "whoami"]);
+    assert!(logs.starts_with("whoami.1.111111111111@n1    | line 0\n"), "{logs}");
+}
+
+#[test]
+fn refusals_are_one_line_with_the_remedy() {
+    let table: &[(&[&str], u8, &str)] = &[
+        (
+            &["node", "ls"],
+            1,
+            "mesh: cannot reach the agent at /nonexistent/mesh.sock: no such file; start it with 'mesh agent' as root, \
+             or name its socket with --socket",
+        ),
+        (
+            &["service", "create", "nginx:1.27"],
+            1,
+            "mesh: 'nginx:1.27' would be an image, and the docker runtime is not there yet; to run a command of this \
+             host say --runtime exec",
+        ),
+        (
+            &["netwrk", "ls"],
+            2,
+            "mesh: unrecognized subcommand 'netwrk'; a similar subcommand exists: 'network'; see 'mesh --help'",
+        ),
+        (
+            &["service", "ls", "--format", "{{.Name}}"],
+            2,
+            "mesh: invalid value '{{.Name}}' for '--format <FORMAT>': Go templates are not understood; take 'json' and \
+             pick fields with jq; see 'mesh service ls --help'",
+        ),
+        (
+            &["service", "scale", "web"],
+            2,
+            "mesh: invalid value 'web' for '<SERVICE=REPLICAS>...': 'web' is not SERVICE=REPLICAS, e.g. whoami=2; see \
+             'mesh service scale --help'",
+        ),
+        (
+            &["network", "create", "-d", "bridge", "x"],
+            1,
+            "mesh: network driver 'bridge' is not there: the one driver is overlay",
+        ),
+        (
+            &["network", "create", "--subnet", "10.1.2.3/20", "x"],
+            1,
+            "mesh: --subnet 10.1.2.3/20: bits are set behind the prefix; did you mean 10.1.0.0/20?",
+        ),
+        (
+            &["stack", "deploy", "-c", "/nonexistent.yaml", "x"],
+            1,
+            "mesh: cannot read the manifest /nonexistent.yaml: No such file or directory (os error 2)",
+        ),
+    ];
+    for (words, code, line) in table {
+        assert_eq!(refused(words), (*code, line.to_string()), "{words:?}");
+    }
+    let (code, line) = refused(&["network", "create", "--subnet", "10.1.0.0/33", "x"]);
+    assert_eq!((code, line.lines().count()), (2, 1), "{line}");
+    let (code, line) = refused(&["exec", "whoami.1"]);
+    assert_eq!((code, line.lines().count()), (2, 1), "{line}");
+}
+
+#[test]
+fn purge_works_without_an_agent() {
+    assert_eq!(ok(&PathBuf::from("/nonexistent/mesh.sock"), &["purge"]), "cgroup /mesh\n");
+    let agent = agent();
+    assert_eq!(ok(&agent.socket, &["purge", "--force"]), "link mesh0\n");
+}
+
+#[test]
+fn help_shows_what_is_there_and_nothing_else() {
+    use clap::CommandFactory;
+    super::Cli::command().debug_assert();
+    let help = ok(&PathBuf::from("/nonexistent"), &["--help"]);
+    for verb in ["agent", "swarm", "node", "network", "service", "stack", "ps", "exec", "logs", "status", "purge"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb} in {help}");
+    }
+    for later in ["top", "flows", "monitor", "explain", "verify", "doctor", "completions", "supervise", "resolver"] {
+        assert!(!help.lines().any(|line| line.trim_start().starts_with(later)), "{later} in {help}");
+    }
+    let help = ok(&PathBuf::from("/nonexistent"), &["agent", "--help"]);
+    assert!(!help.contains("metrics") && help.contains("--data-path-addr"), "{help}");
+    assert!(ok(&PathBuf::from("/nonexistent"), &["--version"]).starts_with("mesh 0."));
+}
