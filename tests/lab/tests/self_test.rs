@@ -126,6 +126,22 @@ fn a_footprint_names_what_was_left() {
 }
 
 #[test]
+fn a_forward_drop_stops_a_router() {
+    scenario("a forward drop stops a router", lab(), |lab| {
+        let (n1, n2) = (lab.node("n1"), lab.node("n2"));
+        step("n2 routes for n1");
+        n2.set_sysctl("net.ipv4.ip_forward", "1")?;
+        n1.namespace().ip(&format!("route add 203.0.113.0/24 via {}", n2.address()))?;
+        ensure!(n1.ping(lab.outside().address(), 1)?.all_answered());
+        step("until a firewall forbids it");
+        n2.drop_forwarded()?;
+        ensure!(n1.ping(lab.outside().address(), 1)?.none_answered());
+        ensure!(n1.ping(n2.address(), 1)?.all_answered());
+        Ok(())
+    });
+}
+
+#[test]
 fn a_lab_that_ends_leaves_nothing_and_a_failed_one_leaves_a_folder() {
     if let Some(reason) = mesh_lab::cannot_run() {
         return skip("a lab that ends leaves nothing", reason);
