@@ -22,6 +22,7 @@ mod footprint;
 mod host;
 mod inside;
 mod lab;
+mod nameserver;
 mod namespace;
 mod node;
 mod offload;

@@ -50,7 +50,7 @@ impl<'a> Swarm<'a> {
     pub fn form(lab: &'a Lab) -> Result<Swarm<'a>> {
         lab.start_agents()?;
         let (first, others) = lab.nodes().split_first().context("a swarm has at least one node")?;
-        let swarm = Swarm { lab, at: first };
+        let swarm = Swarm::seen_from(lab, first.name());
         swarm.mesh(["swarm", "init"])?;
         for (place, node) in others.iter().enumerate() {
             let role = if place == 0 { "worker" } else { "manager" };
@@ -60,9 +60,9 @@ impl<'a> Swarm<'a> {
         Ok(swarm)
     }
 
-    /// The cluster as the command line of `node` shows it.
-    pub fn at(&self, node: &str) -> Swarm<'a> {
-        Swarm { lab: self.lab, at: self.lab.node(node) }
+    /// A cluster that is there already (or is to come), as the command line of `node` shows it.
+    pub fn seen_from(lab: &'a Lab, node: &str) -> Swarm<'a> {
+        Swarm { lab, at: lab.node(node) }
     }
 
     pub fn node(&self) -> &'a Node {
