@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use mesh_userspace::model::Id;
-use mesh_userspace::runtime::{Phase, StopRequest, TaskEvent, TaskRuntime};
+use mesh_userspace::runtime::{LogRequest, Phase, StopRequest, TaskEvent, TaskRuntime};
 
 use crate::stage::{PATIENCE, Stage, eventually, request, shell, stage};
 
@@ -21,9 +21,11 @@ fn pids(stage: &Stage, id: &Id) -> (i32, i32) {
 #[tokio::test]
 async fn another_agent_finds_a_running_task_and_hears_its_end() {
     let Some(stage) = stage() else { return };
-    let task = shell("trap 'exit 9' TERM; while :; do sleep 0.05; done");
+    let task = shell("trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done");
     let (id, prepared) = stage.run(task.clone()).await;
     let agent = stage.another_agent();
+    let mut lines = agent.logs(&id, LogRequest { follow: true, tail: None }).await.expect("logs");
+    assert_eq!(lines.recv().await.expect("line").text, "ready");
     let mut events = agent.events();
     let found = agent.list().await.expect("list");
     assert_eq!(found.len(), 1);

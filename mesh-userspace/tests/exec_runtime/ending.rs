@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh_userspace::model::LogStream;
 use mesh_userspace::runtime::{LogRequest, Phase, RuntimeError, StopRequest, TaskEvent, TaskRuntime};
 
-use crate::stage::{PATIENCE, launch, shell, stage, text};
+use crate::stage::{PATIENCE, eventually, launch, shell, stage, text};
 
 const ASK: StopRequest = StopRequest { signal: libc::SIGTERM, grace: Duration::from_secs(20) };
 
@@ -90,15 +90,16 @@ async fn what_a_command_left_in_the_background_ends_with_it() {
 async fn nothing_is_left_after_remove() {
     let Some(stage) = stage() else { return };
     let mounts_before = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let (id, prepared) = stage.run(shell("sleep 3600 & sleep 3600")).await;
-    let pids: Vec<String> = ["task", "supervisor"]
-        .iter()
-        .flat_map(|leaf| {
-            let file = stage.cgroup(&id).join(leaf).join("cgroup.procs");
-            fs::read_to_string(file).expect("processes").lines().map(str::to_owned).collect::<Vec<_>>()
-        })
-        .collect();
-    assert!(pids.len() >= 4 && pids.contains(&prepared.pid.to_string()), "{pids:?}");
+    let (id, prepared) = stage.run(shell("sleep 3600 & sleep 3600; true")).await;
+    let mut pids: Vec<String> = Vec::new();
+    eventually("the task's processes are there", async || {
+        let read = |leaf| fs::read_to_string(stage.cgroup(&id).join(leaf).join("cgroup.procs")).expect("processes");
+        pids = ["task", "supervisor"].map(read).concat().lines().map(str::to_owned).collect();
+        // Supervisor, init, shell, two sleeps.
+        (pids.len() == 5).then_some(())
+    })
+    .await;
+    assert!(pids.contains(&prepared.pid.to_string()), "{pids:?}");
     stage.runtime.remove(&id).await.expect("removed");
     for pid in pids {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use mesh_userspace::model::{ExecEvent, ExecInput, ExecRequest, Id, WindowSize};
 use mesh_userspace::runtime::{RuntimeError, TaskRuntime};
 
-use crate::stage::{Stage, eventually, finish, request, say, shell, stage, text, until};
+use crate::stage::{Stage, eventually, finish, launch, request, say, shell, stage, text, until};
 
 async fn sleeping(stage: &Stage) -> Id {
-    stage.run(shell("sleep 3600")).await.0
+    stage.run(launch(&["sleep", "3600"])).await.0
 }
 
 fn terminal(command: &[&str]) -> ExecRequest {
