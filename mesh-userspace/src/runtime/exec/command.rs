@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::execve;
 
 use super::identity::Identity;
@@ -126,9 +126,9 @@ fn not_run(program: &str, tried: &Path, error: Errno) -> NotRun {
 
 /// Every signal as a fresh login has it: Rust ignores SIGPIPE, and whoever started the agent may have ignored more.
 fn reset_signals() -> io::Result<()> {
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action runs no code of ours; a signal that can't be set is answered with an error.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
     }
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())

@@ -1,0 +1,7 @@
+//! Runtime exec on a live kernel: real namespaces, cgroups and processes, through the binary itself.
+
+mod adoption;
+mod ending;
+mod entering;
+mod stage;
+mod world;
