@@ -13,6 +13,11 @@ pub fn whoami() -> PathBuf {
     said_or_beside("WHOAMI_BIN", "whoami")
 }
 
+/// The client that runs inside tasks: ASK_BIN, else `ask` of the same build.
+pub fn ask() -> PathBuf {
+    said_or_beside("ASK_BIN", "ask")
+}
+
 /// Folder of this build: `target/debug`. Tests run from its `deps`.
 pub(crate) fn build_dir() -> PathBuf {
     let program = env::current_exe().unwrap_or_default();

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// What a program left behind.
@@ -42,6 +42,14 @@ impl Output {
             bail!("should have been refused, but succeeded: {}", self.describe());
         }
         Ok(self.stderr)
+    }
+
+    /// The one line on standard error of a request that is refused with exit code 1.
+    pub fn complaint(self) -> Result<String> {
+        let said = self.stderr.trim_end();
+        ensure!(self.status == 1, "should be refused with exit code 1: {}", self.describe());
+        ensure!(!said.is_empty() && said.lines().count() == 1, "should say one line: {}", self.describe());
+        Ok(said.to_owned())
     }
 
     /// Everything, for people.

@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use crate::eventually::eventually;
 use crate::failure::files_below;
 use crate::namespace;
 use crate::node::Node;
@@ -67,6 +69,17 @@ impl Footprint {
         let processes = process::belonging_to(node.dir(), std::slice::from_ref(node.namespace()));
         lines.extend(processes.into_iter().map(|process| format!("process {} {}", process.pid, process.command)));
         Ok(Footprint { lines })
+    }
+
+    /// The footprint once it no longer changes by itself: a namespace that was just built takes a moment.
+    pub fn settled(node: &Node) -> Result<Footprint> {
+        let mut last = Footprint::of(node)?;
+        eventually(Duration::from_secs(10), "a footprint that does not change", || {
+            let before = std::mem::replace(&mut last, Footprint::of(node)?);
+            let change = last.since(&before);
+            ensure!(change.is_empty(), "{change}");
+            Ok(last.clone())
+        })
     }
 
     /// What is there now and was not before, and the reverse.

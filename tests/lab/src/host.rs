@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::capture::Capture;
 use crate::command::{self, Output};
+use crate::firewall;
 use crate::namespace::Namespace;
 use crate::offload::{self, Offloads};
 use crate::terminal::Terminal;
@@ -154,24 +155,9 @@ impl Host {
         self.namespace.set_sysctl(name, value)
     }
 
-    /// A firewall that drops whatever the host would forward, as distributions and Docker set it. An error names nft where it
-    /// is missing: the lab has no other way to set one.
+    /// A firewall that drops whatever the host would forward, as Docker and ufw set it.
     pub fn drop_forwarded(&self) -> Result<()> {
-        let rules = "add table inet lab\n\
-                     add chain inet lab forward { type filter hook forward priority 0; policy drop; }\n";
-        let output = match command::run(
-            {
-                let mut nft = self.command("nft")?;
-                nft.args(["-f", "-"]);
-                nft
-            },
-            rules,
-            PATIENCE,
-        ) {
-            Ok(output) => output,
-            Err(error) => bail!("FORWARD DROP can't be set: install nftables ({error:#})"),
-        };
-        output.ok().map(drop)
+        self.run_inside(firewall::drop_forwarded)?.with_context(|| self.from())
     }
 
     fn from(&self) -> String {

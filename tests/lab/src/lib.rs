@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! scenario           a sentence, its steps, and what a failure leaves behind
+//!   ├ swarm          a cluster of the lab's nodes: services, their tasks, what tasks see (inside)
 //!   └ lab            builder, nodes, client, outside; up, keep, attach, down
 //!       ├ node       a host with an agent: start, kill, mesh(…), cut, mend
 //!       ├ host       a machine: run, http_get, udp_ask, ping, probe, capture
@@ -16,14 +17,18 @@ mod capture;
 mod command;
 mod eventually;
 mod failure;
+mod firewall;
 mod footprint;
 mod host;
+mod inside;
 mod lab;
+mod nameserver;
 mod namespace;
 mod node;
 mod offload;
 mod process;
 mod scenario;
+mod swarm;
 mod teardown;
 mod terminal;
 pub mod traffic;
@@ -34,10 +39,12 @@ pub use command::{Output, run as run_command};
 pub use eventually::{eventually, let_pass, steadily};
 pub use footprint::{Footprint, Leftovers};
 pub use host::{Host, PATIENCE};
+pub use inside::{Inside, Seen, ask_as};
 pub use lab::{Builder, Lab};
 pub use namespace::Namespace;
 pub use node::Node;
 pub use offload::Offloads;
 pub use scenario::{cannot_run, scenario, skip, step};
+pub use swarm::{Swarm, TaskRow};
 pub use terminal::Terminal;
 pub use traffic::{Answer, Connection, Echoes, Probe, Sample, Session, Timeline, Whoami};

@@ -23,7 +23,7 @@ use crate::eventually::eventually;
 use crate::host::{COMMAND_LIMIT, Host};
 use crate::namespace::Namespace;
 use crate::offload::{self, Offloads};
-use crate::process::{MARK, start_time};
+use crate::process::{self, MARK, start_time};
 use crate::terminal::Terminal;
 use crate::wiring;
 
@@ -102,23 +102,22 @@ impl Node {
 
     /// The agent's command line, as `start` runs it.
     pub fn agent_command(&self) -> Vec<String> {
-        let path = |path: &Path| path.display().to_string();
-        let mut words = vec![
-            path(&self.mesh),
-            "agent".into(),
-            "--name".into(),
-            self.name().into(),
-            "--socket".into(),
-            path(&self.socket()),
-            "--state-dir".into(),
-            path(&self.state_dir()),
-            "--bpf-dir".into(),
-            path(&self.bpf_dir),
-            "--advertise-addr".into(),
-            self.address().to_string(),
-        ];
-        words.extend(self.agent_args.iter().cloned());
+        let mut words = vec![self.mesh.display().to_string(), "agent".to_owned()];
+        words.push(format!("--socket={}", self.socket().display()));
+        words.extend(self.agent_flags());
         words
+    }
+
+    /// What tells this node's agent from the others', but for the socket.
+    pub(crate) fn agent_flags(&self) -> Vec<String> {
+        let mut flags = vec![
+            format!("--name={}", self.name()),
+            format!("--state-dir={}", self.state_dir().display()),
+            format!("--bpf-dir={}", self.bpf_dir.display()),
+            format!("--advertise-addr={}", self.address()),
+        ];
+        flags.extend(self.agent_args.iter().cloned());
+        flags
     }
 
     /// Starts the agent and waits until its socket answers.
@@ -252,6 +251,12 @@ impl Node {
     pub fn set_port_offloads(&self, offloads: Offloads) -> Result<()> {
         let port = self.name().to_owned();
         self.switch.run(|| offload::set(&port, offloads))?
+    }
+
+    /// The node's processes with their command lines: agent, resolver, supervisors, tasks.
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let found = process::belonging_to(&self.dir, std::slice::from_ref(self.namespace()));
+        found.into_iter().map(|process| (process.pid, process.command)).collect()
     }
 
     pub(crate) fn log_tail(&self) -> String {

@@ -20,12 +20,16 @@ use crate::wiring::PREFIX;
 /// A purge ends tasks without their grace; one that takes longer is replaced by force.
 const PURGE_LIMIT: Duration = Duration::from_secs(15);
 
-/// Best effort: `mesh purge`, then the end of the agent.
+/// Best effort: `mesh purge`, then the end of the agent. Where the agent is gone already, purge gets the flags it had.
 pub(crate) fn purge(node: &Node) {
-    if !node.is_running() {
-        return;
+    if !node.state_dir().exists() {
+        return; // No agent ever ran here.
     }
-    let asked = node.mesh_command(["purge"]).and_then(|command| command::run(command, "", PURGE_LIMIT));
+    let mut words = vec!["purge".to_owned()];
+    if !node.is_running() {
+        words.extend(node.agent_flags());
+    }
+    let asked = node.mesh_command(words).and_then(|command| command::run(command, "", PURGE_LIMIT));
     match asked {
         Ok(output) if output.success() => {}
         Ok(output) => eprintln!("lab: {}: {}", node.name(), output.describe()),

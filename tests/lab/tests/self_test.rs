@@ -99,13 +99,7 @@ fn a_capture_shows_frames_and_whether_their_checksum_was_ready() {
 fn a_footprint_names_what_was_left() {
     scenario("a footprint names what was left", lab(), |lab| {
         let n1 = lab.node("n1");
-        // Late arrivals of a new namespace (IPv6 link-local addresses) are not left by anybody.
-        let before = eventually(Duration::from_secs(10), "a calm footprint", || {
-            let before = Footprint::of(n1)?;
-            let change = before.since(&Footprint::of(n1)?);
-            ensure!(change.is_empty() && !n1.run(["ip", "-6", "address"])?.ok()?.contains("tentative"), "{change}");
-            Ok(before)
-        })?;
+        let before = Footprint::settled(n1)?;
         n1.namespace().ip("link add mesh0 type veth peer name other")?;
         n1.set_sysctl("net.ipv4.ip_forward", "1")?;
         let left = Footprint::of(n1)?.since(&before).to_string();
@@ -121,6 +115,42 @@ fn a_footprint_names_what_was_left() {
         n1.set_sysctl("net.ipv4.ip_forward", "0")?;
         let left = Footprint::of(n1)?.since(&before);
         ensure!(left.is_empty(), "{left}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_machines_resolver_is_played_by_the_outside() {
+    scenario("the machine's resolver is played by the outside", lab(), |lab| {
+        if let Err(reason) = lab.serve_name("outside.test", lab.outside().address()) {
+            skip("the machine's resolver is played by the outside", &format!("{reason:#}"));
+            return Ok(());
+        }
+        let n1 = lab.node("n1");
+        lab.serve(lab.outside(), 80)?;
+        step("a program on n1 asks as it always does");
+        let ask = std::path::Path::new(env!("CARGO_BIN_EXE_ask")).display().to_string();
+        let found = n1.run([ask.as_str(), "names", "outside.test"])?.ok()?;
+        ensure!(found == format!("{}\n", lab.outside().address()), "{found}");
+        let seen = n1.run([ask.as_str(), "get", "outside.test", "80", "2"])?.ok()?;
+        ensure!(seen.lines().count() == 2 && seen.contains(&n1.address().to_string()), "{seen}");
+        n1.run([ask.as_str(), "names", "nobody.test"])?.complaint()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_forward_drop_stops_a_router() {
+    scenario("a forward drop stops a router", lab(), |lab| {
+        let (n1, n2) = (lab.node("n1"), lab.node("n2"));
+        step("n2 routes for n1");
+        n2.set_sysctl("net.ipv4.ip_forward", "1")?;
+        n1.namespace().ip(&format!("route add 203.0.113.0/24 via {}", n2.address()))?;
+        ensure!(n1.ping(lab.outside().address(), 1)?.all_answered());
+        step("until a firewall forbids it");
+        n2.drop_forwarded()?;
+        ensure!(n1.ping(lab.outside().address(), 1)?.none_answered());
+        ensure!(n1.ping(n2.address(), 1)?.all_answered());
         Ok(())
     });
 }
