@@ -123,9 +123,8 @@ fn unpack(workspace: &Workspace) -> Result<()> {
     if !known(&PACKAGES) {
         update()?;
     }
-    let root = unpack_root(workspace);
-    let downloads = workspace.tools().join("debs");
-    for folder in [&root, &downloads] {
+    let (fresh, downloads) = (workspace.tools().join("debian.new"), workspace.tools().join("debs"));
+    for folder in [&fresh, &downloads] {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
     let mut packages: Vec<String> = PACKAGES.map(str::to_owned).to_vec();
@@ -135,9 +134,12 @@ fn unpack(workspace: &Workspace) -> Result<()> {
     process::run(Command::new("apt-get").args(["download", "-q"]).args(&packages).current_dir(&downloads))?;
     for entry in std::fs::read_dir(&downloads).with_context(|| format!("listing {}", downloads.display()))? {
         let file = entry.with_context(|| format!("listing {}", downloads.display()))?.path();
-        process::run(Command::new("dpkg").arg("-x").arg(&file).arg(&root))?;
+        process::run(Command::new("dpkg").arg("-x").arg(&file).arg(&fresh))?;
     }
-    std::fs::remove_dir_all(&downloads).with_context(|| format!("removing {}", downloads.display()))
+    std::fs::remove_dir_all(&downloads).with_context(|| format!("removing {}", downloads.display()))?;
+    // Last, so that an interrupted unpacking is never taken for a whole compiler.
+    let root = unpack_root(workspace);
+    std::fs::rename(&fresh, &root).with_context(|| format!("putting {} in place", root.display()))
 }
 
 /// The packages of the standard library that a package depends on: their names carry the version.

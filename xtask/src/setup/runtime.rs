@@ -11,15 +11,13 @@ use super::{Consent, debian};
 use crate::process;
 
 /// Program, Debian package.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
     ("ps", "procps"),
-    // The product never touches the firewall; the lab sets one (FORWARD DROP) that it must get along with.
-    ("nft", "nftables"),
 ];
 const BPFFS: &str = "/sys/fs/bpf";
 
