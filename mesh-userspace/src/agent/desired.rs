@@ -130,7 +130,8 @@ impl Desired {
         let request = Request::get(uri).header(hyper::header::HOST, "mesh").body(Body::empty())?;
         let expect = Expect::Node(store.id.clone());
         let asked = dialer.request(peers::api_addr(store), &expect, request);
-        let answer = tokio::time::timeout(wait + Duration::from_secs(5), asked).await.context("no answer in time")??;
+        let answer =
+            tokio::time::timeout(wait + Duration::from_secs(5), asked).await.context("no answer in time")??;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         match status {
@@ -173,7 +174,10 @@ impl Desired {
     /// The store's node is known to be cut off before a request to it has timed out.
     pub fn note_unreachable(&self, nodes: &std::collections::BTreeMap<Id, UnixMs>) {
         let cluster = self.get();
-        let Some(since) = cluster.nodes.values().find(|node| node.holds_store).and_then(|node| nodes.get(&node.id)) else { return };
+        let Some(since) = cluster.nodes.values().find(|node| node.holds_store).and_then(|node| nodes.get(&node.id))
+        else {
+            return;
+        };
         self.away_since.send_if_modified(|away| {
             let is_new = away.is_none();
             away.get_or_insert(*since);

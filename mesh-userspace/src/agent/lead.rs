@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::member::{Keeper, Member};
 use super::{now, random};
 use crate::api::ApiError;
-use crate::leader::command::{Commit, CommandError};
+use crate::leader::command::{CommandError, Commit};
 use crate::leader::{Ctx, tick};
 use crate::model::Cluster;
 use crate::store::{Outcome, objects};

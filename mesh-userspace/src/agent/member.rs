@@ -126,7 +126,12 @@ impl Member {
         Ok(member)
     }
 
-    fn spawn_loops(self: Arc<Self>, agent: &Arc<Agent>, identity: &NodeIdentity, listener: TcpListener) -> anyhow::Result<()> {
+    fn spawn_loops(
+        self: Arc<Self>,
+        agent: &Arc<Agent>,
+        identity: &NodeIdentity,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
         let (config_keeper, config) = watch::channel(tls::server_config(identity)?);
         let router = cluster_routes::router(agent, &self);
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,7 +264,10 @@ impl Member {
 
 /// Where members gossip.
 pub fn seeds_of(cluster: &Cluster) -> Vec<Seed> {
-    let seed = |node: &crate::model::Node| Seed { id: node.id.clone(), addr: SocketAddr::new(node.advertise_addr, GOSSIP_PORT) };
+    let seed = |node: &crate::model::Node| Seed {
+        id: node.id.clone(),
+        addr: SocketAddr::new(node.advertise_addr, GOSSIP_PORT),
+    };
     cluster.nodes.values().map(seed).collect()
 }
 

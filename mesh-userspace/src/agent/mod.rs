@@ -92,14 +92,7 @@ async fn serve(args: AgentArgs, cgroup: PathBuf) -> anyhow::Result<()> {
     }
     let net = Arc::new(HostNet::open(&args.state_dir)?);
     let listener = bind_unix(&args.socket)?;
-    let agent = Arc::new(Agent {
-        args,
-        name,
-        cgroup,
-        net,
-        member: RwLock::default(),
-        changing: Mutex::default(),
-    });
+    let agent = Arc::new(Agent { args, name, cgroup, net, member: RwLock::default(), changing: Mutex::default() });
     if let Some(member) = Member::resume(&agent).await? {
         *agent.member.write().await = Some(member);
     }

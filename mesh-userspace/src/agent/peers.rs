@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 
+use crate::api::ApiError;
 use crate::api::client::{Client, Connection, Dial};
 use crate::api::tls::{API_PORT, Dialer, Expect, TlsError};
-use crate::api::ApiError;
 use crate::model::Node;
 
 /// One node's agent.

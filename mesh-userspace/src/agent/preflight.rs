@@ -21,7 +21,9 @@ pub fn check(args: &AgentArgs) -> anyhow::Result<PathBuf> {
         bail!("this kernel is {release}, mesh needs {}.{} or newer: install a newer kernel", OLDEST.0, OLDEST.1);
     }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        bail!("this kernel has no BTF (/sys/kernel/btf/vmlinux is missing), mesh needs it: use a kernel with CONFIG_DEBUG_INFO_BTF");
+        bail!(
+            "this kernel has no BTF (/sys/kernel/btf/vmlinux is missing), mesh needs it: use a kernel with CONFIG_DEBUG_INFO_BTF"
+        );
     }
     match &args.cgroup {
         Some(dir) => {

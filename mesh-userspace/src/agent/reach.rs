@@ -86,7 +86,10 @@ fn publish(member: &Member, silent: &[Id]) {
     if changed {
         let unreachable: BTreeMap<Id, UnixMs> = member.unreachable.borrow().clone();
         let names: Vec<&str> = unreachable.keys().map(Id::short).collect();
-        log::info!("nodes that do not answer on the data path: {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+        log::info!(
+            "nodes that do not answer on the data path: {}",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        );
         member.desired.note_unreachable(&unreachable);
     }
 }

@@ -36,7 +36,7 @@ pub struct Kernel {
     dataplane: Mutex<Dataplane>,
     /// What the maps hold, by the last round.
     programmed: Mutex<(Tables, Placed)>,
-    resolver: tokio::sync::Mutex<(ResolverHandle, Option<u64>)>,
+    resolver: tokio::sync::Mutex<(ResolverHandle, Option<String>)>,
     /// Task id → its network namespace, while it lives.
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
     publish_interfaces: Vec<String>,
@@ -174,11 +174,20 @@ impl Kernel {
         lock(&self.troubles).warnings.clone()
     }
 
-    async fn apply(&self, member: &Member, cluster: &Cluster, observed: &Observed, troubles: &mut Troubles) -> anyhow::Result<()> {
+    async fn apply(
+        &self,
+        member: &Member,
+        cluster: &Cluster,
+        observed: &Observed,
+        troubles: &mut Troubles,
+    ) -> anyhow::Result<()> {
         let Some(node) = cluster.nodes.get(&member.id) else {
-            anyhow::bail!("this node is not (or no longer) a member of the cluster: leave with 'mesh swarm leave --force' and join again");
+            anyhow::bail!(
+                "this node is not (or no longer) a member of the cluster: leave with 'mesh swarm leave --force' and join again"
+            );
         };
-        let peers: Vec<IpAddr> = cluster.nodes.values().filter(|peer| peer.id != node.id).map(|peer| peer.data_path_addr).collect();
+        let peers: Vec<IpAddr> =
+            cluster.nodes.values().filter(|peer| peer.id != node.id).map(|peer| peer.data_path_addr).collect();
         let underlay = self.net.underlay(node.data_path_addr, &peers).await?;
         // First: a task must find its own zone when it starts to ask.
         self.push_zone(cluster, observed, member, troubles).await;
@@ -205,7 +214,7 @@ impl Kernel {
         for (op, error) in converged.failed {
             match (&op, &error) {
                 (NetOp::HoldPort(port), NetError::PortInUse { .. }) => {
-                    troubles.ports_not_taken.push(port.to_string());
+                    troubles.ports_not_taken.push(as_reported(*port));
                     troubles.warnings.push(error.to_string());
                 }
                 _ => troubles.warnings.push(error.to_string()),
@@ -215,7 +224,11 @@ impl Kernel {
     }
 
     async fn facts(&self, member: &Member, image: &NetImage, underlay: &Underlay) -> anyhow::Result<Facts> {
-        let mesh0 = self.net.ifindex(MESH0).await?.ok_or_else(|| anyhow::anyhow!("mesh0 is not there (see the other warnings)"))?;
+        let mesh0 = self
+            .net
+            .ifindex(MESH0)
+            .await?
+            .ok_or_else(|| anyhow::anyhow!("mesh0 is not there (see the other warnings)"))?;
         let uplinks = self.uplinks().await?;
         let mut addresses: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
         for addr in self.net.local_addresses().await? {
@@ -272,7 +285,13 @@ impl Kernel {
         Ok(())
     }
 
-    fn write_maps(&self, cluster: &Cluster, observed: &Observed, facts: &Facts, troubles: &mut Troubles) -> anyhow::Result<()> {
+    fn write_maps(
+        &self,
+        cluster: &Cluster,
+        observed: &Observed,
+        facts: &Facts,
+        troubles: &mut Troubles,
+    ) -> anyhow::Result<()> {
         let image = maps::compile(cluster, observed, facts);
         let mut programmed = lock(&self.programmed);
         let (tables, placed) = &mut *programmed;
@@ -300,7 +319,7 @@ impl Kernel {
         let digest = zone.digest();
         let mut resolver = self.resolver.lock().await;
         let (handle, pushed) = &mut *resolver;
-        let asked = if *pushed == Some(digest) { handle.status().await } else { handle.push(&zone).await };
+        let asked = if pushed.as_ref() == Some(&digest) { handle.status().await } else { handle.push(&zone).await };
         match asked {
             Ok(status) => {
                 *pushed = (status.zone_digest == digest).then_some(digest);
@@ -347,4 +366,13 @@ fn as_map_value(uplink: &Uplink) -> schema::Uplink {
 fn monotonic_s() -> u32 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     time.map_or(0, |time| time.tv_sec() as u32)
+}
+
+/// `tcp/8000`, as `service ps` looks for it.
+fn as_reported(port: net::HeldPort) -> String {
+    let transport = match port.transport {
+        net::Transport::Tcp => "tcp",
+        net::Transport::Udp => "udp",
+    };
+    format!("{transport}/{}", port.port)
 }

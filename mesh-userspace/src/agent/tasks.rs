@@ -96,7 +96,15 @@ impl Tasks {
                     running += 1;
                     let since = started_at.unwrap_or_else(now);
                     let pid = None;
-                    let status = TaskStatus { state: TaskState::Running, ready: true, message: "started".into(), error: None, exit_code: None, pid, since };
+                    let status = TaskStatus {
+                        state: TaskState::Running,
+                        ready: true,
+                        message: "started".into(),
+                        error: None,
+                        exit_code: None,
+                        pid,
+                        since,
+                    };
                     self.report(member, &task_id, status);
                 }
                 Phase::Exited(exit) => self.exited(member, &task_id, &exit),
@@ -139,7 +147,11 @@ impl Tasks {
         self.report(member, &task.id, status(TaskState::Preparing, false, "preparing"));
         if let Err(error) = self.begin(member, task).await {
             log::warn!("task {}: {error:#}", task.name());
-            let state = if error.downcast_ref::<crate::runtime::RuntimeError>().is_some() { TaskState::Rejected } else { TaskState::Failed };
+            let state = if error.downcast_ref::<crate::runtime::RuntimeError>().is_some() {
+                TaskState::Rejected
+            } else {
+                TaskState::Failed
+            };
             self.report(member, &task.id, ended(state, "could not be started", Some(format!("{error:#}")), None));
             member.kernel.forget_namespace(&task.id);
             member.kernel.kick();
@@ -169,7 +181,8 @@ impl Tasks {
 
     async fn stop(&self, member: &Arc<Member>, task: &Task) {
         self.with(|known| known.stopping.insert(task.id.clone()));
-        let is_running = self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state == TaskState::Running));
+        let is_running =
+            self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state == TaskState::Running));
         if is_running {
             self.report(member, &task.id, status(TaskState::Running, false, "draining"));
             member.drained(DRAIN).await;
@@ -247,11 +260,15 @@ impl Tasks {
 /// The steps to begin now. Pure but for marking their tasks as busy.
 fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64) -> Vec<Step> {
     let mut steps = Vec::new();
-    for task in cluster.tasks.values().filter(|task| task.node_id.as_ref() == Some(me) && !known.busy.contains(&task.id)) {
+    for task in
+        cluster.tasks.values().filter(|task| task.node_id.as_ref() == Some(me) && !known.busy.contains(&task.id))
+    {
         let is_over = known.reports.get(&task.id).is_some_and(|report| report.state.is_terminal());
         let has_begun = known.reports.contains_key(&task.id) || known.instances.contains(&task.id);
         match task.desired {
-            TaskState::Running if !has_begun && task.not_before <= now => steps.push(Step::Start(Box::new(task.clone()))),
+            TaskState::Running if !has_begun && task.not_before <= now => {
+                steps.push(Step::Start(Box::new(task.clone())))
+            }
             TaskState::Running => {}
             _ if !is_over => steps.push(Step::Stop(Box::new(task.clone()))),
             _ => {}
@@ -286,7 +303,8 @@ fn stop_signal(task: &Task) -> anyhow::Result<i32> {
     }
     let upper = word.to_uppercase();
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let signal: nix::sys::signal::Signal =
-        name.parse().map_err(|_| anyhow::anyhow!("stop signal '{word}' is none: use a name like SIGTERM or a number"))?;
+    let signal: nix::sys::signal::Signal = name
+        .parse()
+        .map_err(|_| anyhow::anyhow!("stop signal '{word}' is none: use a name like SIGTERM or a number"))?;
     Ok(signal as i32)
 }

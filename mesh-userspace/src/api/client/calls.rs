@@ -137,3 +137,11 @@ impl Client {
         self.call::<(), _>(Method::POST, "/v1/purge", None).await
     }
 }
+
+/// Between nodes.
+impl Client {
+    /// This node leaves: told to the store's node.
+    pub async fn leave_cluster(&self, force: bool) -> Answer<()> {
+        self.call::<(), _>(Method::POST, &format!("/cluster/leave?force={force}"), None).await
+    }
+}

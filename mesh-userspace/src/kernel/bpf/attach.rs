@@ -66,13 +66,15 @@ impl Dataplane {
             let Some(hook) = hook else { continue };
             let ifindex = name.rsplit('-').next().and_then(|index| index.parse().ok()).unwrap_or(0);
             let Some(interface) = interface_name(ifindex) else {
-                std::fs::remove_file(&path).map_err(|source| path_error("unpin the link of a vanished device", &path, source))?;
+                std::fs::remove_file(&path)
+                    .map_err(|source| path_error("unpin the link of a vanished device", &path, source))?;
                 continue;
             };
             let attachment = Attachment::new(hook, &interface, ifindex);
             let failed = |reason: String| attach_error(&attachment, reason);
             let old = PinnedLink::from_pin(&path).map_err(|error| failed(chain(&error)))?;
-            let link = FdLink::from(old).try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+            let link =
+                FdLink::from(old).try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
             let program = classifier(&mut self.ebpf, hook.name())?;
             let id = program.attach_to_link(link).map_err(|error| failed(chain(&error)))?;
             // Still pinned: letting go of the file descriptor does not detach.
@@ -118,16 +120,25 @@ impl Dataplane {
         match program.attach_with_options(&attachment.interface, attachment.direction(), tcx) {
             Ok(id) => {
                 let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-                let link: FdLink = link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+                let link: FdLink =
+                    link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
                 link.pin(path).map_err(|error| failed(chain(&error)))?;
             }
             Err(tcx_error) => {
                 // Before 6.6: a clsact filter, which outlives us by itself and goes with the device.
                 let _ = aya::programs::tc::qdisc_add_clsact(&attachment.interface); // there already is as good
-                let options = NlOptions { priority: CLSACT_PRIORITY, handle: TcHandle::from(CLSACT_HANDLE), ..NlOptions::default() };
-                let attached =
-                    program.attach_with_options(&attachment.interface, attachment.direction(), TcAttachOptions::Netlink(options));
-                let id = attached.map_err(|error| failed(format!("{}; and without TCX: {}", chain(&tcx_error), chain(&error))))?;
+                let options = NlOptions {
+                    priority: CLSACT_PRIORITY,
+                    handle: TcHandle::from(CLSACT_HANDLE),
+                    ..NlOptions::default()
+                };
+                let attached = program.attach_with_options(
+                    &attachment.interface,
+                    attachment.direction(),
+                    TcAttachOptions::Netlink(options),
+                );
+                let id = attached
+                    .map_err(|error| failed(format!("{}; and without TCX: {}", chain(&tcx_error), chain(&error))))?;
                 std::mem::forget(program.take_link(id).map_err(|error| failed(chain(&error)))?);
             }
         }
@@ -147,7 +158,8 @@ impl Dataplane {
             };
             let id = program.attach(&file, CgroupAttachMode::AllowMultiple).map_err(|error| failed(chain(&error)))?;
             let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-            let link: FdLink = link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+            let link: FdLink =
+                link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
             let path = self.dir.join("links").join(name);
             if path.exists() {
                 std::fs::remove_file(&path).map_err(|source| path_error("unpin the old link", &path, source))?;

@@ -46,7 +46,8 @@ pub fn for_each<K: aya::Pod, V: aya::Pod>(map: &MapData, mut each: impl FnMut(K,
     /// Entries a call. A bucket with more than this fails with ENOSPC; hash maps have about one entry a bucket.
     const CHUNK: usize = 4_096;
     // SAFETY: Pod types accept any bit pattern, zero included.
-    let (mut keys, mut values) = unsafe { (vec![std::mem::zeroed::<K>(); CHUNK], vec![std::mem::zeroed::<V>(); CHUNK]) };
+    let (mut keys, mut values) =
+        unsafe { (vec![std::mem::zeroed::<K>(); CHUNK], vec![std::mem::zeroed::<V>(); CHUNK]) };
     let mut cursor = 0u32;
     let mut is_first = true;
     loop {

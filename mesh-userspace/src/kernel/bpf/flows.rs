@@ -31,7 +31,8 @@ impl Dataplane {
     /// Every entry of the flow table.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
         let mut flows = Vec::new();
-        let failed = |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
+        let failed =
+            |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
         batch::for_each(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
         Ok(flows)
     }
@@ -73,7 +74,8 @@ impl Dataplane {
         packet[30] = order;
         packet[34..38].copy_from_slice(&last_seen_s.to_ne_bytes());
         let failed = |reason: String| BpfError::Map { attempt: "sweep", map: "FLOWS4", reason };
-        let program = self.ebpf.program("sweep").ok_or_else(|| failed("the object has no program sweep".to_string()))?;
+        let program =
+            self.ebpf.program("sweep").ok_or_else(|| failed("the object has no program sweep".to_string()))?;
         let program: &aya::programs::SchedClassifier =
             program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.to_string()))?;
         let mut options = TestRunOptions::new();
@@ -102,5 +104,9 @@ fn silence_allowed(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, twin: Option<&F
         Some(twin) => (flow.seen, twin.seen),
         None => (flow.seen, flow.seen & !seen::FIN),
     };
-    timeout_s(key.protocol, forward, reverse, answered).unwrap_or(if twin.is_some() { u32::MAX } else { LONE_TIMEOUT_S })
+    timeout_s(key.protocol, forward, reverse, answered).unwrap_or(if twin.is_some() {
+        u32::MAX
+    } else {
+        LONE_TIMEOUT_S
+    })
 }

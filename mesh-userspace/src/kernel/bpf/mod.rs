@@ -28,7 +28,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH")
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
     /// The pin directory is not on a BPF file system.
-    #[error("{dir} is not on a BPF file system: mount one with 'mount -t bpf bpf /sys/fs/bpf', or name another with --bpf-dir")]
+    #[error(
+        "{dir} is not on a BPF file system: mount one with 'mount -t bpf bpf /sys/fs/bpf', or name another with --bpf-dir"
+    )]
     NoBpffs { dir: String },
     /// Something on disk or bpffs could not be read or written.
     #[error("{attempt} at {path}: {source}")]
@@ -39,7 +41,9 @@ pub enum BpfError {
     )]
     Layout { path: String, found: String, needed: String },
     /// The kernel refused to load the programs.
-    #[error("load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.1 or newer with BTF is needed)")]
+    #[error(
+        "load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.1 or newer with BTF is needed)"
+    )]
     Load(String),
     /// A program could not be attached.
     #[error("attach {program} to {target}: {reason}")]
@@ -111,7 +115,10 @@ impl Dataplane {
         HashMap::try_from(map).map_err(tables::map_error("open", name))
     }
 
-    fn hash_mut<K: aya::Pod, V: aya::Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, BpfError> {
+    fn hash_mut<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<HashMap<&mut MapData, K, V>, BpfError> {
         let map = self.ebpf.map_mut(name).ok_or_else(|| tables::missing(name))?;
         HashMap::try_from(map).map_err(tables::map_error("open", name))
     }

@@ -19,7 +19,8 @@ pub fn missing(map: &'static str) -> BpfError {
 
 pub fn map_error(attempt: &'static str, map: &'static str) -> impl Fn(MapError) -> BpfError {
     move |error| {
-        let full = matches!(&error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG));
+        let full =
+            matches!(&error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG));
         let hint = if full { ": it is full" } else { "" };
         BpfError::Map { attempt, map, reason: format!("{}{hint}", super::pin::chain(&error)) }
     }
@@ -120,11 +121,20 @@ impl Dataplane {
             _ => return Err(missing("RINGS")),
         };
         let keys: Vec<u32> = (at..at + slots.len() as u32).collect();
-        super::batch::update(data, &keys, slots)
-            .map_err(|error| BpfError::Map { attempt: "write", map: "RINGS", reason: error.to_string() })
+        super::batch::update(data, &keys, slots).map_err(|error| BpfError::Map {
+            attempt: "write",
+            map: "RINGS",
+            reason: error.to_string(),
+        })
     }
 
-    fn put<K: aya::Pod, V: aya::Pod>(&mut self, map: &'static str, key: &K, value: &V, flags: u64) -> Result<(), BpfError> {
+    fn put<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        map: &'static str,
+        key: &K,
+        value: &V,
+        flags: u64,
+    ) -> Result<(), BpfError> {
         self.hash_mut::<K, V>(map)?.insert(key, value, flags).map_err(map_error("write", map))
     }
 

@@ -1,0 +1,167 @@
+//! What nodes ask of each other on 2377 besides the API: to join, to hear the desired state, to leave.
+
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Extension, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+
+use super::control::Control;
+use super::member::{Member, seeds_of};
+use super::{Agent, desired, lead, now, peers, random};
+use crate::api::server;
+use crate::api::tls::{CallerAddr, Expect};
+use crate::api::{ApiError, Caller, ControlPlane};
+use crate::leader::command;
+use crate::membership::Seed;
+use crate::membership::identity::CertifiedName;
+use crate::membership::join::{JOIN_PATH, JoinAnswer, JoinRefused, JoinRequest};
+use crate::model::{Cluster, Id};
+
+/// The whole router of the cluster API. The member is held weakly: its own listener must not keep it alive.
+pub fn router(agent: &Arc<Agent>, member: &Arc<Member>) -> Router {
+    let control: Arc<dyn ControlPlane> = Arc::new(Control(agent.clone()));
+    let own = Router::new()
+        .route(JOIN_PATH, post(join))
+        .route("/cluster/desired", get(desired_state))
+        .route("/cluster/leave", post(leave))
+        .with_state(Arc::downgrade(member));
+    server::router(control).merge(own)
+}
+
+fn alive(member: &Weak<Member>) -> Result<Arc<Member>, ApiError> {
+    member.upgrade().ok_or_else(|| ApiError::unavailable("this node is leaving the cluster; ask another one"))
+}
+
+#[derive(Deserialize)]
+struct After {
+    after: u64,
+    wait_ms: u64,
+}
+
+/// News after a revision; waits for them. 204: none came.
+async fn desired_state(
+    State(member): State<Weak<Member>>,
+    Extension(caller): Extension<Caller>,
+    Query(After { after, wait_ms }): Query<After>,
+) -> Result<Response, ApiError> {
+    let member = alive(&member)?;
+    if caller == Caller::Anonymous {
+        return Err(ApiError::forbidden("only members of the cluster may read it"));
+    }
+    let wait = Duration::from_millis(wait_ms).min(desired::WAIT);
+    let mut watch = member.desired.watch();
+    let _ = tokio::time::timeout(wait, watch.wait_for(|cluster| cluster.revision > after)).await; // none is an answer too
+    match member.desired.news(after) {
+        Some(news) => Ok(Json(news).into_response()),
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+/// A node with a token becomes a member. A manager without the store passes the request on.
+async fn join(
+    State(member): State<Weak<Member>>,
+    Extension(caller): Extension<Caller>,
+    Extension(CallerAddr(source)): Extension<CallerAddr>,
+    Json(request): Json<JoinRequest>,
+) -> Result<Json<JoinAnswer>, ApiError> {
+    let member = alive(&member)?;
+    if !matches!(caller, Caller::Anonymous) && !caller.is_manager() {
+        return Err(ApiError::forbidden("only a node without a certificate may join"));
+    }
+    let Some(keeper) = &member.keeper else { return pass_on(&member, &request).await.map(Json) };
+    let role = {
+        let secrets = keeper.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut door = keeper.door.lock().unwrap_or_else(PoisonError::into_inner);
+        door.admit(&secrets.tokens, &request.secret, source.ip(), Instant::now()).map_err(|refused| match refused {
+            JoinRefused::Token => ApiError::forbidden(refused.to_string()),
+            JoinRefused::TooOften { .. } => ApiError::unavailable(refused.to_string()),
+        })?
+    };
+    let node_id = Id::from_bytes(random());
+    let name = CertifiedName { node_id: node_id.clone(), role };
+    let (signed, ca, gossip_keys) = {
+        let secrets = keeper.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let signed =
+            secrets.ca.sign(&request.csr, &name, now()).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        (signed, secrets.ca.certificate_pem().to_string(), secrets.gossip_keys.clone())
+    };
+    let new = command::NewNode {
+        id: node_id.clone(),
+        name: request.name.clone(),
+        role,
+        advertise_addr: request.advertise_addr,
+        data_path_addr: request.data_path_addr,
+        cert_fingerprint: signed.fingerprint,
+        runtimes: request.runtimes.clone(),
+        routed_prefixes: request.routed_prefixes.clone(),
+    };
+    let joined = lead::command(&member, keeper, |cluster, ctx| command::join_node(cluster, new.clone(), ctx)).await?;
+    joined.warnings.iter().for_each(|warning| log::warn!("node {}: {warning}", request.name));
+    log::info!("node {} joined as {:?}", request.name, role);
+    let cluster = member.desired.get();
+    let settings =
+        cluster.settings.clone().ok_or_else(|| ApiError::internal("this node keeps a store without settings"))?;
+    let store = Seed { id: member.id.clone(), addr: store_addr(&cluster, &member.id) };
+    Ok(Json(JoinAnswer {
+        node_id,
+        certificate: signed.pem,
+        ca,
+        gossip_keys,
+        settings,
+        members: seeds_of(&cluster),
+        store,
+    }))
+}
+
+fn store_addr(cluster: &Cluster, id: &Id) -> std::net::SocketAddr {
+    let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], crate::api::tls::API_PORT));
+    cluster.nodes.get(id).map_or(unspecified, peers::api_addr)
+}
+
+async fn pass_on(member: &Member, request: &JoinRequest) -> Result<JoinAnswer, ApiError> {
+    let cluster = member.desired.get();
+    let store = cluster.nodes.values().find(|node| node.holds_store);
+    let store = store.ok_or_else(|| ApiError::unavailable("the store's node is not known here yet; join there"))?;
+    let body = serde_json::to_vec(request).map_err(|error| ApiError::internal(error.to_string()))?;
+    let passed = hyper::Request::post(JOIN_PATH)
+        .header(hyper::header::CONTENT_TYPE, "application/json")
+        .body(axum::body::Body::from(body))
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    let answer = member
+        .dialer
+        .request(peers::api_addr(store), &Expect::Node(store.id.clone()), passed)
+        .await
+        .map_err(peers::refusal)?;
+    let status = answer.status();
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await;
+    let body = body.map_err(|error| ApiError::unavailable(error.to_string()))?.to_bytes();
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|error| ApiError::internal(error.to_string()));
+    }
+    Err(serde_json::from_slice(&body)
+        .unwrap_or_else(|_| ApiError::internal(String::from_utf8_lossy(&body).into_owned())))
+}
+
+#[derive(Deserialize)]
+struct Force {
+    force: bool,
+}
+
+/// A node goes; it may only speak for itself.
+async fn leave(
+    State(member): State<Weak<Member>>,
+    Extension(caller): Extension<Caller>,
+    Query(Force { force }): Query<Force>,
+) -> Result<StatusCode, ApiError> {
+    let member = alive(&member)?;
+    let Caller::Node { id, .. } = &caller else { return Err(ApiError::forbidden("only a member can leave")) };
+    let Some(keeper) = &member.keeper else { return Err(ApiError::conflict("ask the store's node")) };
+    lead::command(&member, keeper, |cluster, _| command::leave_node(cluster, id, force)).await?;
+    log::info!("node {} left", id.short());
+    Ok(StatusCode::NO_CONTENT)
+}
