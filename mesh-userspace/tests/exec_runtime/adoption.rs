@@ -163,7 +163,7 @@ async fn the_supervisor_is_nobodys_child_small_and_silent() {
         line[name.len()..].trim().trim_end_matches(" kB").trim().to_owned()
     };
     assert_ne!(field("PPid:"), std::process::id().to_string(), "it left the agent");
-    assert_eq!(field("Threads:"), "1");
+    assert_eq!((field("Name:").as_str(), field("Threads:").as_str()), ("mesh-supervise", "1"));
     eprintln!("supervisor: VmRSS {} kB, RssAnon {} kB", field("VmRSS:"), field("RssAnon:"));
     assert!(field("RssAnon:").parse::<u64>().expect("kB") < 1024, "{status}");
     let said = fs::read_to_string(stage.state_dir.path().join("tasks").join(id.as_str()).join("supervisor.log"));

@@ -1,10 +1,14 @@
 //! This node's settings for tasks of the runtime `exec`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
 
 use crate::model::Id;
 
+/// The running binary, also after its file was replaced.
+const OWN_BINARY: &str = "/proc/self/exe";
 /// Directories whose files belong to many: never masked as a whole.
 const SHARED_DIRS: [&str; 10] =
     ["/", "/run", "/var", "/var/run", "/var/lib", "/tmp", "/var/tmp", "/etc", "/usr", "/home"];
@@ -35,9 +39,22 @@ impl ExecConfig {
             node: node.short().to_owned(),
             cgroup_root,
             masked,
-            program: vec!["/proc/self/exe".into()],
+            program: vec![OWN_BINARY.into()],
             log_max_bytes: 10 << 20,
         }
+    }
+
+    /// One of our helpers, `supervise` or `enter`, with nothing of the agent's environment.
+    pub(super) fn helper(&self, name: &str) -> Command {
+        let mut program = self.program.iter();
+        let first = program.next().map_or(OsStr::new(OWN_BINARY), OsString::as_os_str);
+        let mut command = Command::new(first);
+        if first == OWN_BINARY {
+            // Listings of processes shall show what it is.
+            command.arg0("mesh");
+        }
+        command.args(program).arg(name).env_clear();
+        command
     }
 }
 

@@ -34,7 +34,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 use tokio::sync::mpsc;
 
 pub use cgroup::cgroup2_root;
@@ -98,19 +97,13 @@ impl ExecRuntime {
 
     /// Spawns the supervisor and hears what it reports.
     async fn spawn_supervisor(&self, dir: &TaskDir) -> io::Result<Report> {
-        let (name, arguments) = self
+        let stderr = std::fs::File::options().append(true).create(true).open(dir.supervisor_log_file())?;
+        let mut child = self
             .0
             .config
-            .program
-            .split_first()
-            .ok_or_else(|| io::Error::other("no program to supervise tasks with"))?;
-        let stderr = std::fs::File::options().append(true).create(true).open(dir.supervisor_log_file())?;
-        let mut child = Command::new(name)
-            .args(arguments)
-            .arg("supervise")
+            .helper("supervise")
             .arg("--dir")
             .arg(dir.path())
-            .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -305,10 +298,8 @@ impl TaskRuntime for ExecRuntime {
         if state.phase != Phase::Running || !state.init.is_alive() {
             return Err(RuntimeError::NotRunning { task_id: task_id.clone(), phase: state.phase.word() });
         }
-        session::open(&dir, &state.init, &self.0.config.program, &request).map_err(|source| RuntimeError::Supervisor {
-            task_id: task_id.clone(),
-            attempt: "running a command in it",
-            source,
+        session::open(&dir, &state.init, self.0.config.helper("enter"), &request).map_err(|source| {
+            RuntimeError::Supervisor { task_id: task_id.clone(), attempt: "running a command in it", source }
         })
     }
 
