@@ -14,6 +14,7 @@
 
 mod cgroup;
 mod command;
+mod config;
 mod control;
 mod enter;
 mod identity;
@@ -25,7 +26,6 @@ mod session;
 mod supervise;
 mod watch;
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,10 +34,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 use tokio::sync::mpsc;
 
 pub use cgroup::cgroup2_root;
+pub use config::{ExecConfig, masked_dirs};
 pub use enter::enter_main;
 pub use supervise::supervise_main;
 
@@ -57,51 +57,6 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(30);
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// After the grace time everything is killed: only the kernel can still delay the end.
 const DEAD_WITHIN: Duration = Duration::from_secs(15);
-/// Directories whose files belong to many: never masked as a whole.
-const SHARED_DIRS: [&str; 10] =
-    ["/", "/run", "/var", "/var/run", "/var/lib", "/tmp", "/var/tmp", "/etc", "/usr", "/home"];
-
-/// This node's settings for tasks.
-#[derive(Clone, Debug)]
-pub struct ExecConfig {
-    /// The agent's `--state-dir`; tasks live in `tasks/` below it.
-    pub state_dir: PathBuf,
-    /// Short id of this node: names the cgroup of its tasks.
-    pub node: String,
-    /// A cgroup2 directory, as [`cgroup2_root`] finds it or `--cgroup` names it.
-    pub cgroup_root: PathBuf,
-    /// Directories that tasks find empty; see [`masked_dirs`].
-    pub masked: Vec<PathBuf>,
-    /// This binary and the arguments that go before `supervise` and `enter`; `/proc/self/exe` alone is right for the agent,
-    /// also after the file was replaced by a newer one.
-    pub program: Vec<OsString>,
-    /// Size at which a task's log is rotated; one old file is kept beside it.
-    pub log_max_bytes: u64,
-}
-
-impl ExecConfig {
-    /// Settings of an agent: its own binary, logs of at most twice 10 MiB.
-    pub fn new(state_dir: PathBuf, node: &Id, cgroup_root: PathBuf, masked: Vec<PathBuf>) -> Self {
-        ExecConfig {
-            state_dir,
-            node: node.short().to_owned(),
-            cgroup_root,
-            masked,
-            program: vec!["/proc/self/exe".into()],
-            log_max_bytes: 10 << 20,
-        }
-    }
-}
-
-/// What of ours a task must not see: state, the socket's directory unless it is shared with others, our part of bpffs.
-/// (Every bpffs and the host's resolver sockets are masked in any case.)
-pub fn masked_dirs(state_dir: &Path, socket: &Path, bpf_dir: &Path) -> Vec<PathBuf> {
-    let run_dir = socket.parent().unwrap_or(Path::new("/"));
-    let candidates = [state_dir, run_dir, bpf_dir];
-    let is_ours = |dir: &&Path| !SHARED_DIRS.iter().any(|shared| Path::new(shared) == *dir);
-    candidates.into_iter().filter(is_ours).map(Path::to_owned).collect()
-}
-
 /// Runs tasks as commands of this machine.
 #[derive(Clone)]
 pub struct ExecRuntime(Arc<Inner>);
@@ -113,12 +68,14 @@ struct Inner {
 
 impl ExecRuntime {
     /// Needs root and a tokio runtime; call [`TaskRuntime::list`] to take over what a former agent left.
-    pub fn new(config: ExecConfig) -> Result<Self, RuntimeError> {
+    pub fn new(mut config: ExecConfig) -> Result<Self, RuntimeError> {
         if !config.cgroup_root.join("cgroup.procs").exists() {
             return Err(RuntimeError::NoCgroup2);
         }
         let tasks = TaskDir::all(&config.state_dir);
         std::fs::create_dir_all(&tasks).map_err(file("making the directory of tasks", &tasks))?;
+        // Supervisors work from `/`.
+        config.state_dir = config.state_dir.canonicalize().map_err(file("finding", &config.state_dir))?;
         Ok(ExecRuntime(Arc::new(Inner { config, watches: Watches::default() })))
     }
 
@@ -140,19 +97,13 @@ impl ExecRuntime {
 
     /// Spawns the supervisor and hears what it reports.
     async fn spawn_supervisor(&self, dir: &TaskDir) -> io::Result<Report> {
-        let (name, arguments) = self
+        let stderr = std::fs::File::options().append(true).create(true).open(dir.supervisor_log_file())?;
+        let mut child = self
             .0
             .config
-            .program
-            .split_first()
-            .ok_or_else(|| io::Error::other("no program to supervise tasks with"))?;
-        let stderr = std::fs::File::options().append(true).create(true).open(dir.supervisor_log_file())?;
-        let mut child = Command::new(name)
-            .args(arguments)
-            .arg("supervise")
+            .helper("supervise")
             .arg("--dir")
             .arg(dir.path())
-            .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -347,10 +298,8 @@ impl TaskRuntime for ExecRuntime {
         if state.phase != Phase::Running || !state.init.is_alive() {
             return Err(RuntimeError::NotRunning { task_id: task_id.clone(), phase: state.phase.word() });
         }
-        session::open(&dir, &state.init, &self.0.config.program, &request).map_err(|source| RuntimeError::Supervisor {
-            task_id: task_id.clone(),
-            attempt: "running a command in it",
-            source,
+        session::open(&dir, &state.init, self.0.config.helper("enter"), &request).map_err(|source| {
+            RuntimeError::Supervisor { task_id: task_id.clone(), attempt: "running a command in it", source }
         })
     }
 
@@ -362,17 +311,5 @@ impl TaskRuntime for ExecRuntime {
 
     fn events(&self) -> mpsc::UnboundedReceiver<TaskEvent> {
         self.0.watches.subscribe()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directories_shared_with_others_are_not_masked() {
-        let masked = |socket| masked_dirs(Path::new("/var/lib/mesh"), Path::new(socket), Path::new("/sys/fs/bpf/mesh"));
-        assert_eq!(masked("/run/mesh/mesh.sock").len(), 3);
-        assert_eq!(masked("/tmp/mesh.sock"), [PathBuf::from("/var/lib/mesh"), PathBuf::from("/sys/fs/bpf/mesh")]);
     }
 }

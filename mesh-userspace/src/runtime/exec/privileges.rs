@@ -80,6 +80,13 @@ pub fn forbid_tracing() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
 
+/// What `ps` and `top` show; the kernel cuts it at 15 bytes.
+pub fn set_name(name: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: PR_SET_NAME reads a C string, which lives during the call.
+    let result = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// False where the kernel knows no capability of that number.
 fn drop_from_bounding_set(number: u32) -> io::Result<bool> {
     match prctl(libc::PR_CAPBSET_DROP, u64::from(number)) {

@@ -5,7 +5,6 @@
 
 mod terminal;
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -48,24 +47,21 @@ struct Session {
     terminal: Option<Arc<Terminal>>,
 }
 
-/// Runs `request` in the task of `dir`; `program` is this binary with the arguments before the subcommand.
-pub fn open(dir: &TaskDir, init: &ProcessRef, program: &[OsString], request: &ExecRequest) -> io::Result<ExecStreams> {
-    let session = spawn(dir, init, program, request)?;
+/// Runs `request` in the task of `dir`; `command` is the helper `enter` without arguments.
+pub fn open(dir: &TaskDir, init: &ProcessRef, command: Command, request: &ExecRequest) -> io::Result<ExecStreams> {
+    let session = spawn(dir, init, command, request)?;
     let (input, input_receiver) = mpsc::channel(QUEUE);
     let (event_sender, events) = mpsc::channel(QUEUE);
     tokio::spawn(session.run(input_receiver, event_sender));
     Ok((input, events))
 }
 
-fn spawn(dir: &TaskDir, init: &ProcessRef, program: &[OsString], request: &ExecRequest) -> io::Result<Session> {
+fn spawn(dir: &TaskDir, init: &ProcessRef, mut command: Command, request: &ExecRequest) -> io::Result<Session> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let request_file = dir.path().join(format!("exec-{}-{number}.json", std::process::id()));
 
-    let (name, arguments) = program.split_first().ok_or_else(|| io::Error::other("no program to enter tasks with"))?;
-    let mut command = Command::new(name);
-    command.args(arguments).arg("enter").arg("--dir").arg(dir.path()).arg("--request").arg(&request_file);
-    command.env_clear();
+    command.arg("--dir").arg(dir.path()).arg("--request").arg(&request_file);
     let terminal = match request.tty {
         Some(size) => {
             let (terminal, slave) = Terminal::open_in(init, size)?;

@@ -65,6 +65,7 @@ impl Init<'_> {
     fn make_world(&self) -> Result<(), WorldError> {
         let task = &self.launch.task;
         step("tying init to its supervisor", privileges::die_with_parent())?;
+        step("naming init", privileges::set_name(c"mesh-init"))?;
         step("forbidding tracing", privileges::forbid_tracing())?;
         let group = TaskCgroup::at(self.launch.cgroup.clone()).task();
         step("joining the task's cgroup", TaskCgroup::join(&group))?;

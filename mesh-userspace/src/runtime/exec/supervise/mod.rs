@@ -35,6 +35,7 @@ use super::cgroup::TaskCgroup;
 use super::command::{Command, environment};
 use super::identity::Identity;
 use super::output::LogWriter;
+use super::privileges;
 use super::process::{ProcessRef, pidfd_open};
 use super::record::{LaunchRecord, StateRecord, TaskDir};
 use crate::runtime::Phase;
@@ -98,6 +99,7 @@ fn supervise(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Superv
         return Ok(());
     }
     setsid().map_err(doing("starting a session"))?;
+    privileges::set_name(c"mesh-supervise").map_err(doing("naming the process"))?;
     std::env::set_current_dir("/").map_err(doing("entering /"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 
