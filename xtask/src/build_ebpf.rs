@@ -109,7 +109,10 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Command {
     command
         .current_dir(&workspace.root)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", format!("-C linker={} -C debuginfo=2 -C link-arg=--btf", toolchain.linker.display()))
+        .env(
+            "RUSTFLAGS",
+            format!("-C linker={} -C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf", toolchain.linker.display()),
+        )
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         .args(["--release", "--package", "mesh-ebpf", "--target", TARGET, "--target-dir"])
         .arg(build_folder(workspace));

@@ -156,7 +156,8 @@ impl Dataplane {
                 target: cgroup.display().to_string(),
                 reason: format!("{reason}; --cgroup must name a directory of a cgroup2 file system"),
             };
-            let id = program.attach(&file, CgroupAttachMode::AllowMultiple).map_err(|error| failed(chain(&error)))?;
+            // A cgroup link takes no flags: links of many always stand side by side (kernel/bpf/cgroup.c).
+            let id = program.attach(&file, CgroupAttachMode::Single).map_err(|error| failed(chain(&error)))?;
             let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
             let link: FdLink =
                 link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
