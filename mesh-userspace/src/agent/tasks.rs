@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::member::Member;
 use super::now;
@@ -43,7 +43,8 @@ struct Known {
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
     Start(Box<Task>),
-    Stop(Box<Task>),
+    /// The revision is the first that wants it stopped, as far as this node saw.
+    Stop(Box<Task>, u64),
     /// Nobody knows it any more.
     Remove(Id),
 }
@@ -54,9 +55,7 @@ impl Tasks {
     }
 
     /// Tasks for ever.
-    pub async fn run(self: &Arc<Self>, member: &Arc<Member>) {
-        let mut events = member.runtime.events();
-        self.adopt(member).await;
+    pub async fn run(self: &Arc<Self>, member: &Arc<Member>, mut events: mpsc::UnboundedReceiver<TaskEvent>) {
         let mut desired = member.desired.watch();
         loop {
             let cluster = desired.borrow_and_update().clone();
@@ -76,8 +75,8 @@ impl Tasks {
         }
     }
 
-    /// Takes over what a former agent left.
-    async fn adopt(&self, member: &Member) {
+    /// Takes over what a former agent left; subscribe to the runtime's events first.
+    pub async fn adopt(&self, member: &Member) {
         let instances = match member.runtime.list().await {
             Ok(instances) => instances,
             Err(error) => {
@@ -127,12 +126,12 @@ impl Tasks {
 
     async fn perform(&self, member: &Arc<Member>, step: Step) {
         let id = match &step {
-            Step::Start(task) | Step::Stop(task) => task.id.clone(),
+            Step::Start(task) | Step::Stop(task, _) => task.id.clone(),
             Step::Remove(id) => id.clone(),
         };
         match step {
             Step::Start(task) => self.start(member, &task).await,
-            Step::Stop(task) => self.stop(member, &task).await,
+            Step::Stop(task, revision) => self.stop(member, &task, revision).await,
             Step::Remove(id) => self.remove(member, &id).await,
         }
         self.with(|known| known.busy.remove(&id));
@@ -179,13 +178,13 @@ impl Tasks {
         Ok(())
     }
 
-    async fn stop(&self, member: &Arc<Member>, task: &Task) {
+    async fn stop(&self, member: &Arc<Member>, task: &Task, revision: u64) {
         self.with(|known| known.stopping.insert(task.id.clone()));
         let is_running =
             self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state == TaskState::Running));
         if is_running {
             self.report(member, &task.id, status(TaskState::Running, false, "draining"));
-            member.drained(DRAIN).await;
+            member.applied_everywhere(revision, DRAIN).await;
         }
         let has_instance = self.with(|known| known.instances.contains(&task.id));
         if has_instance {
@@ -270,7 +269,7 @@ fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64)
                 steps.push(Step::Start(Box::new(task.clone())))
             }
             TaskState::Running => {}
-            _ if !is_over => steps.push(Step::Stop(Box::new(task.clone()))),
+            _ if !is_over => steps.push(Step::Stop(Box::new(task.clone()), cluster.revision)),
             _ => {}
         }
     }
@@ -281,7 +280,7 @@ fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64)
         steps.extend(gone.into_iter().cloned().map(Step::Remove));
     }
     known.busy.extend(steps.iter().map(|step| match step {
-        Step::Start(task) | Step::Stop(task) => task.id.clone(),
+        Step::Start(task) | Step::Stop(task, _) => task.id.clone(),
         Step::Remove(id) => id.clone(),
     }));
     steps
