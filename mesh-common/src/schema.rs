@@ -214,12 +214,19 @@ pub struct Frontend<A> {
     pub target_port: u16,
     /// One of `algorithm::*`.
     pub algorithm: u8,
-    /// Zero.
+    /// Bits of `frontend_flag::*`.
     pub flags: u8,
     /// Seconds a client keeps its backend; 0 without affinity.
     pub affinity_s: u32,
     /// Counts the ring's changes.
     pub generation: u32,
+}
+
+/// Bits of `Frontend::flags`.
+pub mod frontend_flag {
+    /// The host itself uses this published port: calls to this node's own addresses are the host's. The entry stands all the same:
+    /// calls that entered elsewhere are for this node's tasks.
+    pub const NOT_TAKEN: u8 = 0x01;
 }
 
 /// Values of `Frontend::algorithm`.

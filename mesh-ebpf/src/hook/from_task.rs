@@ -4,7 +4,7 @@ use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
     Config, Endpoint, Flow, FlowKey, Frontend, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag,
-    rewrite,
+    frontend_flag, rewrite,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -102,7 +102,9 @@ fn decide<F: Tables>(
             return Err(Stop::drop(DropReason::DataPort));
         }
         if packet.form == Form::Ports {
-            if let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) {
+            let published = balance::published::<F>(packet.dport, packet.protocol);
+            let is_own = address.flags & address_flag::OWN != 0;
+            if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
                 let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
                 let call = Call { entry: Entry::Client, target_port: frontend.target_port, node: config.node, back };
                 return new_flow::<F>(enter(packet, frontend, &call));

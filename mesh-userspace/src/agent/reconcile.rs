@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_common::verdict::Hook;
 use tokio::sync::Notify;
@@ -53,7 +54,7 @@ pub struct Kernel {
 /// What a round could not do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Troubles {
-    ports_not_taken: Vec<String>,
+    ports_not_taken: Vec<net::HeldPort>,
     warnings: Vec<String>,
 }
 
@@ -164,7 +165,7 @@ impl Kernel {
             agent_version: env!("CARGO_PKG_VERSION").to_string(),
             applied_revision: cluster.revision,
             layout_version: schema::LAYOUT_VERSION,
-            ports_not_taken: troubles.ports_not_taken,
+            ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
             warnings: troubles.warnings,
         });
     }
@@ -193,7 +194,7 @@ impl Kernel {
         self.push_zone(cluster, observed, member, troubles).await;
         let image = net::compile(cluster, observed, &member.id, &underlay);
         self.converge(&image, troubles).await?;
-        let facts = self.facts(member, &image, &underlay).await?;
+        let facts = self.facts(member, &image, &underlay, &troubles.ports_not_taken).await?;
         *lock(&self.mesh0) = Some((node.number, facts.mesh0));
         self.attach(&image, &facts, troubles).await?;
         self.write_maps(cluster, observed, &facts, troubles)
@@ -214,7 +215,7 @@ impl Kernel {
         for (op, error) in converged.failed {
             match (&op, &error) {
                 (NetOp::HoldPort(port), NetError::PortInUse { .. }) => {
-                    troubles.ports_not_taken.push(as_reported(*port));
+                    troubles.ports_not_taken.push(*port);
                     troubles.warnings.push(error.to_string());
                 }
                 _ => troubles.warnings.push(error.to_string()),
@@ -223,7 +224,13 @@ impl Kernel {
         Ok(())
     }
 
-    async fn facts(&self, member: &Member, image: &NetImage, underlay: &Underlay) -> anyhow::Result<Facts> {
+    async fn facts(
+        &self,
+        member: &Member,
+        image: &NetImage,
+        underlay: &Underlay,
+        not_taken: &[net::HeldPort],
+    ) -> anyhow::Result<Facts> {
         let mesh0 = self
             .net
             .ifindex(MESH0)
@@ -257,6 +264,7 @@ impl Kernel {
             addresses,
             uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
             task_links,
+            ports_not_taken: not_taken.iter().map(as_key).collect(),
             task_mtu: mtu,
             underlay_mtu: underlay.mtu,
         })
@@ -369,10 +377,18 @@ fn monotonic_s() -> u32 {
 }
 
 /// `tcp/8000`, as `service ps` looks for it.
-fn as_reported(port: net::HeldPort) -> String {
+fn as_reported(port: &net::HeldPort) -> String {
     let transport = match port.transport {
         net::Transport::Tcp => "tcp",
         net::Transport::Udp => "udp",
     };
     format!("{transport}/{}", port.port)
+}
+
+/// IP protocol number and port.
+fn as_key(port: &net::HeldPort) -> (u8, u16) {
+    match port.transport {
+        net::Transport::Tcp => (protocol::TCP, port.port),
+        net::Transport::Udp => (protocol::UDP, port.port),
+    }
 }

@@ -12,13 +12,18 @@ use tokio::sync::{Notify, mpsc};
 
 use super::member::Member;
 use super::now;
-use crate::model::{Cluster, Id, Runtime, Task, TaskState, TaskStatus};
-use crate::runtime::{Phase, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime};
+use crate::model::{Cluster, Id, Protocol, Runtime, Task, TaskState, TaskStatus};
+use crate::runtime::{Phase, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime, is_listening};
 
 /// A look at least so often: start delays end without anybody saying so.
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for the other nodes to take a stopping task out of their tables.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Longest wait for a started command to listen on its published ports.
+const LISTEN: Duration = Duration::from_secs(2);
+/// Between two looks whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What this agent knows of its tasks.
 #[derive(Default)]
@@ -169,6 +174,7 @@ impl Tasks {
         member.kernel.check_task(task).await?;
         self.report(member, &task.id, status(TaskState::Starting, false, "starting"));
         member.runtime.start(&task.id).await?;
+        listens_soon(&cluster, task, prepared.pid).await;
         // The command may have ended already; its end has been reported then.
         let is_over = self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state.is_terminal()));
         if !is_over {
@@ -253,6 +259,18 @@ impl Tasks {
             }
         }
         instances.len()
+    }
+}
+
+/// Waits a little until the task listens where its published TCP ports lead: who is balanced to it sooner is refused. A command that
+/// never listens is taken as it is.
+async fn listens_soon(cluster: &Cluster, task: &Task, pid: u32) {
+    let service = cluster.services.get(&task.service_id);
+    let tcp = service.iter().flat_map(|service| &service.ports).filter(|port| port.protocol == Protocol::Tcp);
+    let ports: Vec<u16> = tcp.map(|port| port.target).collect();
+    let deadline = tokio::time::Instant::now() + LISTEN;
+    while !ports.is_empty() && !is_listening(pid, &ports) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

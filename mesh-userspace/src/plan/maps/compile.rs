@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use mesh_common::family::{Family, V4};
 use mesh_common::schema::{
     Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, address_flag, algorithm, backend_state, endpoint,
-    endpoint_flag, peer_flag,
+    endpoint_flag, frontend_flag, peer_flag,
 };
 use mesh_common::wire::mac;
 
@@ -28,7 +28,7 @@ pub fn compile(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Image {
         attach(cluster, observed, facts, task, &mut image);
     }
     for service in cluster.services.values() {
-        publish(cluster, service, &mut image);
+        publish(cluster, facts, service, &mut image);
     }
     image
 }
@@ -161,7 +161,7 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
 }
 
 /// A service's frontends: its VIP on every network, and its published ports by the pool of its first network.
-fn publish(cluster: &Cluster, service: &Service, image: &mut Image) {
+fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Image) {
     let has_vip = service.spec.endpoint_mode == EndpointMode::Vip;
     for vip in &service.vips {
         let Some(network) = cluster.networks.get(&vip.network_id) else { continue };
@@ -181,7 +181,11 @@ fn publish(cluster: &Cluster, service: &Service, image: &mut Image) {
         };
         let vip = if has_vip { first.addr.octets() } else { [0; 4] };
         let key = FrontendKey { addr: [0; 4], port: port.published, protocol, pad: 0 };
-        image.frontends.insert(key, frontend(service, first.pool, network.vni, vip, port.target));
+        let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
+        if facts.ports_not_taken.contains(&(protocol, port.published)) {
+            entry.flags |= frontend_flag::NOT_TAKEN;
+        }
+        image.frontends.insert(key, entry);
     }
 }
 
