@@ -106,7 +106,13 @@ fn decide<F: Tables>(
             let is_own = address.flags & address_flag::OWN != 0;
             if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
                 let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
-                let call = Call { entry: Entry::Client, target_port: frontend.target_port, node: config.node, back };
+                let call = Call {
+                    entry: Entry::Client,
+                    target_port: frontend.target_port,
+                    node: config.node,
+                    back,
+                    gateway: source.gateway,
+                };
                 return new_flow::<F>(enter(packet, frontend, &call));
             }
         }
@@ -114,7 +120,7 @@ fn decide<F: Tables>(
             return to_host(tc, HOOK, config).map(Decision::Sent);
         }
     }
-    if F::in_pool(config, packet.dst) {
+    if F::same_network(source.gateway, packet.dst, source.prefix_len) {
         return Err(Stop::refuse(DropReason::NoEndpoint));
     }
     if source.flags & endpoint_flag::INTERNAL != 0 {

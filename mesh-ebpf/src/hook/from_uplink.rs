@@ -37,7 +37,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
     match F::address(&packet.dst) {
         Some(address) if address.flags & address_flag::OWN != 0 => {}
         // Nobody outside has business with the overlay's addresses.
-        _ if F::in_pool(config, packet.dst) && !F::in_pool(config, packet.src) => {
+        _ if F::endpoint(&packet.dst).is_some() || balance::vip::<F>(packet.dst).is_some() => {
             return Err(Stop::drop(DropReason::FromOutside));
         }
         _ => return Err(Stop::PASS),
@@ -56,7 +56,13 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
                 return Err(Stop::PASS);
             }
             let back = WayBack { deliver: way::UPLINK, ifindex: tc.ifindex(), node: 0, vni: 0, mac: eth.src };
-            let call = Call { entry: Entry::Wire, target_port: frontend.target_port, node: config.node, back };
+            let call = Call {
+                entry: Entry::Wire,
+                target_port: frontend.target_port,
+                node: config.node,
+                back,
+                gateway: F::Addr::default(),
+            };
             let code = enter(&packet, frontend, &call);
             if code != 0 {
                 return Ok(code);

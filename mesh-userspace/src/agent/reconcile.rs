@@ -49,6 +49,8 @@ pub struct Kernel {
     mesh0: Mutex<Option<(u32, u32)>>,
     /// What the last round could not do.
     troubles: Mutex<Troubles>,
+    /// Revision of the last round that was applied whole.
+    applied: Mutex<u64>,
 }
 
 /// What a round could not do.
@@ -83,6 +85,7 @@ impl Kernel {
             kick: Notify::new(),
             mesh0: Mutex::default(),
             troubles: Mutex::default(),
+            applied: Mutex::default(),
         })
     }
 
@@ -148,8 +151,9 @@ impl Kernel {
         let _turn = self.turn.lock().await;
         let (cluster, observed) = (member.desired.get(), member.observed());
         let mut troubles = Troubles::default();
-        if let Err(error) = self.apply(member, &cluster, &observed, &mut troubles).await {
-            troubles.warnings.push(format!("{error:#}"));
+        match self.apply(member, &cluster, &observed, &mut troubles).await {
+            Ok(()) => *lock(&self.applied) = cluster.revision,
+            Err(error) => troubles.warnings.push(format!("{error:#}")),
         }
         let is_new = {
             let mut last = lock(&self.troubles);
@@ -163,7 +167,7 @@ impl Kernel {
         member.set_node_status(NodeStatus {
             generation: member.generation,
             agent_version: env!("CARGO_PKG_VERSION").to_string(),
-            applied_revision: cluster.revision,
+            applied_revision: *lock(&self.applied),
             layout_version: schema::LAYOUT_VERSION,
             ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
             warnings: troubles.warnings,
@@ -311,13 +315,18 @@ impl Kernel {
             if let Err(error) = dataplane.apply(op) {
                 // What the maps hold now is read back, so that the next round starts from the truth.
                 *tables = dataplane.tables()?;
+                *placed = Placed::from_tables(tables);
                 return Err(error.into());
             }
         }
-        let has_lost_backends = ops.iter().any(|op| matches!(op, MapOp::Delete(maps::Key::Backend(_))));
+        let is_lost = |op: &MapOp| match op {
+            MapOp::Delete(maps::Key::Backend(_)) => true,
+            MapOp::Put(maps::Entry::Peer(_, peer)) => peer.flags & schema::peer_flag::UNREACHABLE != 0,
+            _ => false,
+        };
         *tables = wanted;
-        if has_lost_backends {
-            dataplane.sweep(monotonic_s(), &tables.backends.keys().copied().collect())?;
+        if ops.iter().any(is_lost) {
+            dataplane.sweep(monotonic_s(), &backends_in_reach(tables))?;
         }
         Ok(())
     }
@@ -345,8 +354,11 @@ impl Kernel {
     pub async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            let backends = lock(&self.programmed).0.backends.keys().copied().collect();
-            match lock(&self.dataplane).sweep(monotonic_s(), &backends) {
+            // Both locks: a backend that comes meanwhile must not be taken for one that is gone.
+            let programmed = lock(&self.programmed);
+            let swept = lock(&self.dataplane).sweep(monotonic_s(), &backends_in_reach(&programmed.0));
+            drop(programmed);
+            match swept {
                 Ok(swept) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
                 Ok(_) => {}
                 Err(error) => log::warn!("{error}"),
@@ -368,6 +380,13 @@ fn as_map_value(uplink: &Uplink) -> schema::Uplink {
         IpAddr::V6(_) => None,
     });
     schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
+}
+
+/// Backends that flows may go on with: those that are there and whose node answers.
+fn backends_in_reach(tables: &Tables) -> BTreeSet<u32> {
+    let is_silent =
+        |node: &u32| tables.peers.get(node).is_some_and(|peer| peer.flags & schema::peer_flag::UNREACHABLE != 0);
+    tables.backends.iter().filter(|(_, backend)| !is_silent(&backend.node)).map(|(number, _)| *number).collect()
 }
 
 /// The clock that the programs stamp flows with, in seconds.

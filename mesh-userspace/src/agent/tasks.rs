@@ -157,6 +157,9 @@ impl Tasks {
                 TaskState::Failed
             };
             self.report(member, &task.id, ended(state, "could not be started", Some(format!("{error:#}")), None));
+            // Nothing half-made runs on.
+            let removed = member.runtime.remove(&task.id).await;
+            removed.unwrap_or_else(|error| log::warn!("remove task {}: {error}", task.name()));
             member.kernel.forget_namespace(&task.id);
             member.kernel.kick();
         }
@@ -219,7 +222,10 @@ impl Tasks {
                 });
                 member.kernel.kick();
             }
-            Err(error) => log::warn!("remove task {}: {error}", id.short()),
+            Err(error) => {
+                log::warn!("remove task {}: {error}; tried again", id.short());
+                tokio::time::sleep(EVERY).await; // still busy: no hot loop
+            }
         }
     }
 

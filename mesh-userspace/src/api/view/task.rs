@@ -2,7 +2,7 @@
 
 use super::Facts;
 use crate::api::{ApiError, Listing, TaskDetail, TaskRow};
-use crate::model::{Id, Observed, PublishMode, Runtime, Service, Task, TaskSpec, TaskState, TaskStatus};
+use crate::model::{Observed, PublishMode, Runtime, Service, Task, TaskSpec, TaskState, TaskStatus};
 
 /// The state of the moment. An end that the node itself reported stands; else the leader's word where it has one
 /// (pending, orphaned, last seen of a lost node); else the node's report.

@@ -41,12 +41,10 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         node: node.number,
         mesh0: facts.mesh0,
         tunnel_addr4: tunnel_addr.octets(),
-        pool_addr4: settings.address_pool.network().octets(),
-        pool_mask4: settings.address_pool.netmask().octets(),
         mesh0_mac: mac::of(mac::KIND_MESH0, node.number),
         data_port: settings.data_path_port,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
-        pad: [0; 6],
+        pad: [0; 2],
     })
 }
 
@@ -86,6 +84,8 @@ fn gateways(cluster: &Cluster, image: &mut Image) {
             mac: mac::GATEWAY,
             kind: endpoint::GATEWAY,
             flags: 0,
+            prefix_len: network.subnet.prefix_len(),
+            pad: [0; 3],
         };
         image.endpoints.insert(gateway, entry);
     }
@@ -134,6 +134,8 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
             mac: task_mac,
             kind: endpoint::TASK,
             flags: if is_internal { endpoint_flag::INTERNAL } else { 0 },
+            prefix_len: network.subnet.prefix_len(),
+            pad: [0; 3],
         };
         image.endpoints.insert(addr.octets(), entry);
         let service = cluster.services.get(&task.service_id);
