@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_userspace::agent;
-use mesh_userspace::cli::{self, Entries};
+use mesh_userspace::cli::{self, AgentArgs, Entries};
 use mesh_userspace::dns::{ResolverOptions, resolver_main};
 use mesh_userspace::runtime::exec::{enter_main, supervise_main};
 
@@ -26,7 +26,10 @@ fn main() -> ExitCode {
         "supervise" => supervise_main(arguments),
         "enter" => enter_main(arguments),
         "resolver" => resolver(std::env::args_os().skip(1)),
-        _ => cli::run(&Entries { agent: agent::run, purge: agent::purge }),
+        _ => cli::run(&Entries {
+            agent: |arguments| agent::run(settings(arguments)),
+            purge: |arguments| agent::purge(settings(arguments)),
+        }),
     }
 }
 
@@ -39,5 +42,21 @@ fn resolver(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
             eprintln!("mesh resolver: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The command line's words as the agent's settings. `--xdp` is taken for later: the packet programs run at TC, which serves every mode.
+fn settings(arguments: AgentArgs) -> agent::Settings {
+    agent::Settings {
+        name: arguments.name,
+        socket: arguments.socket,
+        state_dir: arguments.state_dir,
+        bpf_dir: arguments.bpf_dir,
+        cgroup: arguments.cgroup,
+        advertise_addr: arguments.advertise_addr,
+        data_path_addr: arguments.data_path_addr,
+        publish_interfaces: arguments.publish_interfaces,
+        runtimes: arguments.runtimes,
+        verbose: arguments.verbose,
     }
 }

@@ -14,6 +14,7 @@
 mod cluster_routes;
 mod control;
 mod desired;
+mod entrance;
 mod lead;
 mod member;
 mod peers;
@@ -21,6 +22,7 @@ mod preflight;
 mod purge;
 mod reach;
 mod reconcile;
+mod settings;
 mod tasks;
 
 use std::path::PathBuf;
@@ -32,16 +34,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, RwLock};
 
 pub use purge::purge;
+pub use settings::Settings;
 
 use crate::api::server::{bind_unix, router, serve_unix};
-use crate::cli::AgentArgs;
 use crate::kernel::net::HostNet;
 use crate::model::UnixMs;
 use member::Member;
 
 /// What all parts of the agent share.
 pub(crate) struct Agent {
-    args: AgentArgs,
+    args: Settings,
     /// This node's name, in a cluster or not.
     name: String,
     cgroup: PathBuf,
@@ -73,7 +75,7 @@ pub fn start_log(verbose: u8) {
 }
 
 /// `mesh agent`: runs until SIGTERM or SIGINT. Tasks, programs and resolver go on afterwards.
-pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+pub fn run(args: Settings) -> anyhow::Result<()> {
     start_log(args.verbose);
     // Whoever started us may have blocked signals for itself; a daemon that can't be told to end is no good one.
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
@@ -84,7 +86,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     outcome
 }
 
-async fn serve(args: AgentArgs, cgroup: PathBuf) -> anyhow::Result<()> {
+async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),

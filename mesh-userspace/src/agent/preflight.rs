@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::cli::AgentArgs;
+use super::Settings;
 use crate::kernel::net::namespace;
 use crate::runtime::exec::cgroup2_root;
 
@@ -12,7 +12,7 @@ use crate::runtime::exec::cgroup2_root;
 const OLDEST: (u32, u32) = (6, 1);
 
 /// Checks this machine; gives the cgroup that tasks live under.
-pub fn check(args: &AgentArgs) -> anyhow::Result<PathBuf> {
+pub fn check(args: &Settings) -> anyhow::Result<PathBuf> {
     if !namespace::is_root() {
         bail!("mesh agent needs root: it loads packet programs and makes links; run it with sudo");
     }

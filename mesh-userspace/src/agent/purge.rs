@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::member::{Member, store_path};
-use super::{Agent, desired};
-use crate::cli::AgentArgs;
+use super::{Agent, Settings, desired};
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
@@ -68,7 +67,7 @@ async fn from_kernel(net: &HostNet, bpf_dir: &Path) -> anyhow::Result<Vec<String
 }
 
 /// `mesh purge` where no agent runs.
-pub fn purge(args: AgentArgs) -> anyhow::Result<Vec<String>> {
+pub fn purge(args: Settings) -> anyhow::Result<Vec<String>> {
     super::start_log(args.verbose);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(purge_alone(&args));
@@ -76,7 +75,7 @@ pub fn purge(args: AgentArgs) -> anyhow::Result<Vec<String>> {
     outcome
 }
 
-async fn purge_alone(args: &AgentArgs) -> anyhow::Result<Vec<String>> {
+async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
     if !crate::kernel::net::namespace::is_root() {
         anyhow::bail!("mesh purge needs root: it removes links and programs; run it with sudo");
     }

@@ -94,7 +94,7 @@ fn alive(pid: u32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !done().await {
         assert!(Instant::now() < deadline, "not within 10 s: {what}");
@@ -141,11 +141,11 @@ async fn pushed_adopted_killed_restarted_stopped() {
 
     // Killed and started without an agent: the zone is on disk.
     kill(pid, Signal::SIGKILL).unwrap();
-    until("the killed resolver is gone", async || !alive(status.pid)).await;
+    eventually("the killed resolver is gone", async || !alive(status.pid)).await;
     let mut by_hand = std::process::Command::new(lab.path("mesh"));
     by_hand.arg("resolver").arg("--run-dir").arg(lab.dir.path()).arg("--port").arg(PORT.to_string());
     let mut by_hand = by_hand.stdout(std::process::Stdio::null()).spawn().unwrap();
-    until("names are back without an agent", async || lab.code("new").await == Some(ResponseCode::NoError)).await;
+    eventually("names are back without an agent", async || lab.code("new").await == Some(ResponseCode::NoError)).await;
 
     // The agent's broken connection mends itself, and finds that one.
     let status = second.status().await.unwrap();
@@ -166,7 +166,7 @@ async fn a_resolver_that_died_is_started_again() {
     let mut handle = lab.handle();
     let before = handle.push(&lab.net.zone(2)).await.unwrap();
     kill(Pid::from_raw(before.pid as i32), Signal::SIGKILL).unwrap();
-    until("it is gone", async || !alive(before.pid)).await;
+    eventually("it is gone", async || !alive(before.pid)).await;
     let after = handle.push(&lab.net.zone(3)).await.unwrap();
     assert_ne!(after.pid, before.pid);
     assert_eq!(after.generation, before.generation + 1);
@@ -182,7 +182,7 @@ async fn what_can_not_be_adopted_is_replaced() {
     // Stopped, it holds the lock and its socket takes connections, but it says nothing; SIGTERM waits until it runs.
     kill(Pid::from_raw(before.pid as i32), Signal::SIGSTOP).unwrap();
     let stat = format!("/proc/{}/stat", before.pid);
-    until("it is stopped", async || std::fs::read_to_string(&stat).unwrap().contains(") T ")).await;
+    eventually("it is stopped", async || std::fs::read_to_string(&stat).unwrap().contains(") T ")).await;
     drop(handle);
     let mut handle = lab.handle();
     assert_eq!(handle.ensure().await.unwrap(), Found::Started);

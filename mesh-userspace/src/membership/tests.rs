@@ -90,11 +90,21 @@ impl Lab {
         loop {
             match self.try_start(byte, generation).await {
                 Ok(membership) => return membership,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                Err(error) => eventually_again(deadline, || error.to_string()).await,
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Between two looks at what must come true before the deadline; past it, `last` says what was seen.
+async fn eventually_again(deadline: Instant, last: impl FnOnce() -> String) {
+    assert!(Instant::now() < deadline, "{}", last());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// Time whose passing is what is measured.
+async fn let_pass(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// Waits until a view is as wanted; how long it took.
@@ -260,8 +270,7 @@ async fn forged_and_replayed_datagrams_are_counted_and_harmless() {
         if counted {
             break;
         }
-        assert!(Instant::now() < deadline, "{before:?} {counters:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        eventually_again(deadline, || format!("{before:?} {counters:?}")).await;
     }
     assert!(sees(&one.observed().borrow(), &[1, 2, 3]));
 }
@@ -314,7 +323,7 @@ async fn idle_gossip_costs_next_to_nothing() {
     for (byte, member) in (1..).zip(&members) {
         (0..100u8).for_each(|task| member.set_task_status(Id::from_bytes([byte + task; 16]), status("idle")));
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let_pass(Duration::from_secs(2)).await;
     // Nanoseconds on a CPU, summed over this process's threads.
     let cpu = || -> f64 {
         let threads = std::fs::read_dir("/proc/self/task").unwrap();
@@ -322,7 +331,7 @@ async fn idle_gossip_costs_next_to_nothing() {
         spent.map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>() / 1e9
     };
     let (start, before) = (Instant::now(), cpu());
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let_pass(Duration::from_secs(10)).await;
     let share = (cpu() - before) / start.elapsed().as_secs_f64() / members.len() as f64;
     println!("one member of three, idle: {:.3} % of a core; {:?}", share * 100.0, members[0].counters());
     assert!(share < 0.005, "{share}");

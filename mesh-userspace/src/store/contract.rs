@@ -72,6 +72,12 @@ async fn only_one_of_many_wins(store: &dyn Store) {
     assert_eq!(won.count(), 1);
 }
 
+/// Between two looks at what must come true before the deadline.
+async fn eventually(deadline: Instant, what: &str) {
+    assert!(Instant::now() < deadline, "{what}");
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
 async fn leases(store: &dyn Store) {
     let long = Duration::from_secs(3600);
     assert_eq!(store.lease("leader", "n1", long).await.expect("lease"), Lease::Held);
@@ -79,8 +85,7 @@ async fn leases(store: &dyn Store) {
     assert_eq!(store.lease("other", "n2", long).await.expect("another"), Lease::Held);
     let deadline = Instant::now() + Duration::from_secs(5);
     while store.lease("leader", "n2", long).await.expect("lease") != Lease::Held {
-        assert!(Instant::now() < deadline, "a lease that is not renewed ends");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        eventually(deadline, "a lease that is not renewed ends").await;
     }
     assert_eq!(store.lease("leader", "n1", long).await.expect("lease"), Lease::HeldBy { holder: "n2".into() });
 }

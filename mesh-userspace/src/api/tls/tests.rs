@@ -169,6 +169,11 @@ async fn nobody_there_and_no_tls_there_are_told_apart() {
     assert!(matches!(error, TlsError::Handshake { .. }), "{error}");
 }
 
+/// The time in which the other side gives an idle connection up.
+async fn let_pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 #[tokio::test]
 async fn a_dead_kept_connection_is_replaced() {
     let secrets = cluster(9);
@@ -177,7 +182,7 @@ async fn a_dead_kept_connection_is_replaced() {
     let dialer = Dialer::new(member(&secrets, 2, Role::Manager, now()));
     // The server closes idle connections after 500 ms here: kept, used again, found closed and replaced.
     for pause_ms in [0, 0, 1000] {
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        let_pass(Duration::from_millis(pause_ms)).await;
         let answer = whoami(&dialer, server.addr, &Expect::AnyMember).await;
         assert!(answer.is_ok(), "after {pause_ms} ms: {answer:?}");
     }

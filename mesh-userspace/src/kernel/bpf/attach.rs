@@ -91,13 +91,14 @@ impl Dataplane {
         let unwanted: Vec<String> = self.attached.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         for name in unwanted {
             let path = self.dir.join("links").join(&name);
-            if path.exists() {
-                if let Err(source) = std::fs::remove_file(&path) {
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     errors.push(path_error("unpin the link", &path, source));
-                    continue;
+                }
+                _ => {
+                    self.attached.remove(&name);
                 }
             }
-            self.attached.remove(&name);
         }
         errors.extend(wanted.values().filter_map(|attachment| self.ensure(attachment).err()));
         errors

@@ -49,7 +49,7 @@ pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
         let Some(parent) = existing.parent() else { break };
         existing = parent;
     }
-    let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 as i64 == BPF_FS_MAGIC);
+    let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
     if !is_bpffs {
         return Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() });
     }

@@ -198,6 +198,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         .into(),
         services: [(id(30), service())].into(),
         tasks: [(id(7), task())].into(),
+        ..Cluster::default()
     };
     let running = TaskStatus {
         state: TaskState::Running,

@@ -1,0 +1,26 @@
+//! What the agent is told at start; main.rs makes it out of the command line, so that agent and command line need not know each other.
+
+use std::path::PathBuf;
+
+use crate::model::Runtime;
+
+/// Everything the agent is told at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// None: the host's name.
+    pub name: Option<String>,
+    pub socket: PathBuf,
+    pub state_dir: PathBuf,
+    pub bpf_dir: PathBuf,
+    /// None: the root of cgroup v2.
+    pub cgroup: Option<PathBuf>,
+    /// IP or interface; None: the source address of the default route.
+    pub advertise_addr: Option<String>,
+    /// IP or interface; None: as advertised.
+    pub data_path_addr: Option<String>,
+    /// Empty: every uplink.
+    pub publish_interfaces: Vec<String>,
+    pub runtimes: Vec<Runtime>,
+    /// How often `-v` was given.
+    pub verbose: u8,
+}
