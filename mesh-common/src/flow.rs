@@ -28,12 +28,15 @@ pub mod order {
 pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<FlowKey<A>> {
     let (mut src, mut dst, mut sport, mut dport) = (key.src, key.dst, key.sport, key.dport);
     let replace = |old: u16, new: u16| if new == 0 { old } else { new };
+    // An echo's identifier stands where a port would, and 0 is one like any other: it is always meant as it is.
+    let is_echo = key.protocol == protocol::ICMP || key.protocol == protocol::ICMPV6;
+    let replace_exactly = |old: u16, new: u16| if is_echo { new } else { replace(old, new) };
     let is_hairpin = flow.flags & flow_flag::HAIRPIN != 0;
     match flow.rewrite {
         rewrite::DESTINATION if is_hairpin => return None,
         rewrite::DESTINATION => {
             dst = flow.addr;
-            dport = replace(dport, flow.port);
+            dport = replace_exactly(dport, flow.port);
             sport = replace(sport, flow.other_port);
         }
         rewrite::SOURCE => {
@@ -41,7 +44,7 @@ pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<Flo
                 dst = src;
             }
             src = flow.addr;
-            sport = replace(sport, flow.port);
+            sport = replace_exactly(sport, flow.port);
             dport = replace(dport, flow.other_port);
         }
         _ => return None,
@@ -99,7 +102,108 @@ pub const fn timeout_s(protocol_number: u8, forward: u8, reverse: u8, answered: 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    type Key = FlowKey<[u8; 4]>;
+    type Entry = Flow<[u8; 4]>;
+
+    /// A flow's two entries under their keys.
+    #[derive(Clone, Debug)]
+    struct Pair {
+        key: Key,
+        forward: Entry,
+        reply: Key,
+        reverse: Entry,
+    }
+
+    fn key(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16, protocol: u8) -> Key {
+        FlowKey { src, dst, sport, dport, protocol, pad: [0; 3] }
+    }
+
+    fn entry(rewrite: u8, addr: [u8; 4], port: u16, other_port: u16, flags: u8) -> Entry {
+        Flow {
+            addr,
+            port,
+            other_port,
+            rewrite,
+            deliver: 0,
+            seen: 0,
+            flags,
+            ifindex: 0,
+            node: 0,
+            vni: 0,
+            backend: 0,
+            mac: [0; 6],
+            pad: [0; 2],
+            last_seen_s: 0,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    /// A call to a frontend, as the stage `owner` and the hook `from_task` write it: the destination becomes the task; where the reply's
+    /// tuple was taken, the source port changes too; a task that calls itself is seen as the gateway.
+    fn call(caller: Key, task: [u8; 4], target: u16, changed: u16, gateway: Option<[u8; 4]>) -> Pair {
+        let flags = if gateway.is_some() { flow_flag::HAIRPIN } else { 0 };
+        let seen_port = if changed == 0 { caller.sport } else { changed };
+        let original = if changed == 0 { 0 } else { caller.sport };
+        let target_port = if target == 0 { caller.dport } else { target };
+        Pair {
+            key: caller,
+            forward: entry(rewrite::DESTINATION, task, target, changed, flags),
+            reply: key(task, target_port, gateway.unwrap_or(caller.src), seen_port, caller.protocol),
+            reverse: entry(rewrite::SOURCE, caller.dst, caller.dport, original, flags),
+        }
+    }
+
+    /// A task's way out, as the stage `outside` writes it: the source becomes the uplink's address and a port of ours.
+    fn way_out(task: Key, uplink: [u8; 4], port: u16) -> Pair {
+        Pair {
+            key: task,
+            forward: entry(rewrite::SOURCE, uplink, port, 0, 0),
+            reply: key(task.dst, task.dport, uplink, port, task.protocol),
+            reverse: entry(rewrite::DESTINATION, task.src, task.sport, 0, flow_flag::REVERSE),
+        }
+    }
+
+    /// TCP and UDP with ports (a source port 0 asks for no answer, RFC 768), echo requests with any identifier.
+    fn tuples() -> impl Strategy<Value = Key> {
+        let ports = (1..=u16::MAX, 1..=u16::MAX, prop_oneof![Just(protocol::TCP), Just(protocol::UDP)]);
+        let echo = prop_oneof![Just(0), any::<u16>()].prop_map(|identifier| (identifier, 0, protocol::ICMP));
+        let ends = (any::<[u8; 4]>(), any::<[u8; 4]>());
+        (ends, prop_oneof![ports, echo])
+            .prop_map(|((src, dst), (sport, dport, number))| key(src, sport, dst, dport, number))
+    }
+
+    proptest! {
+        #[test]
+        fn the_inverse_of_a_call_is_the_call(
+            caller in tuples(), task in any::<[u8; 4]>(), target in any::<u16>(), changed in any::<u16>(), has_changed in any::<bool>(),
+        ) {
+            // Identifiers of echoes are neither published nor changed.
+            let is_echo = caller.protocol == protocol::ICMP;
+            let (target, changed) = (if is_echo { 0 } else { target }, if has_changed && !is_echo { changed } else { 0 });
+            let Pair { key, forward, reply, reverse } = call(caller, task, target, changed, None);
+            prop_assert_eq!(twin(&key, &forward), Some(reply));
+            prop_assert_eq!(twin(&reply, &reverse), Some(key));
+        }
+
+        #[test]
+        fn the_inverse_of_the_way_out_is_the_task(task in tuples(), uplink in any::<[u8; 4]>(), port in 61_000..=u16::MAX) {
+            let Pair { key, forward, reply, reverse } = way_out(task, uplink, port);
+            prop_assert_eq!(twin(&key, &forward), Some(reply));
+            prop_assert_eq!(twin(&reply, &reverse), Some(key));
+        }
+
+        #[test]
+        fn a_task_that_calls_itself_finds_back_from_the_reply(caller in tuples(), gateway in any::<[u8; 4]>()) {
+            let Pair { key, forward, reply, reverse } = call(caller, caller.src, 0, 0, Some(gateway));
+            prop_assert_eq!(twin(&key, &forward), None);
+            prop_assert_eq!(twin(&reply, &reverse), Some(key));
+        }
+    }
 
     #[test]
     fn an_established_connection_is_never_timed_out() {
