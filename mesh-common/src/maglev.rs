@@ -56,6 +56,8 @@ pub fn fill(ring: &mut [u32], backends: &[u32], next: &mut [u32]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ring_of(backends: &[u32]) -> Vec<u32> {
@@ -88,5 +90,35 @@ mod tests {
     #[test]
     fn no_backend_means_an_empty_ring() {
         assert!(ring_of(&[]).iter().all(|slot| *slot == 0));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_ring_is_full_and_fair(backends in proptest::collection::btree_set(1..u32::MAX, 1..40)) {
+            let backends: Vec<u32> = backends.into_iter().collect();
+            let ring = ring_of(&backends);
+            let fewest = ring.len() / backends.len();
+            for backend in &backends {
+                // Everybody chooses once a round, so shares differ by one at most.
+                let share = ring.iter().filter(|slot| *slot == backend).count();
+                prop_assert!((fewest..=fewest + 1).contains(&share), "backend {} has {} of {}", backend, share, ring.len());
+            }
+        }
+
+        #[test]
+        fn who_leaves_takes_few_slots_of_others_along(
+            backends in proptest::collection::btree_set(1..u32::MAX, 3..11), leaves in any::<proptest::sample::Index>(),
+        ) {
+            let all: Vec<u32> = backends.into_iter().collect();
+            let gone = all[leaves.index(all.len())];
+            let rest: Vec<u32> = all.iter().copied().filter(|backend| *backend != gone).collect();
+            let (mut before, mut after) = (vec![0; 4_093], vec![0; 4_093]);
+            fill(&mut before, &all, &mut vec![0; all.len()]);
+            fill(&mut after, &rest, &mut vec![0; rest.len()]);
+            let moved = before.iter().zip(&after).filter(|(old, new)| **old != gone && old != new).count();
+            prop_assert!(moved * 4 < 4_093, "{} slots moved needlessly", moved);
+        }
     }
 }
