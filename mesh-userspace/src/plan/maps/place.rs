@@ -42,10 +42,15 @@ impl Placed {
     /// What the maps of a former agent's life say, so that a restart moves nothing.
     pub fn from_tables(tables: &Tables) -> Self {
         let mut pools = BTreeMap::new();
-        for frontend in tables.frontends.values().filter(|frontend| frontend.turns_len != 0) {
-            let Some(backends) = tables.rings.get(&frontend.turns_at) else { continue };
+        for frontend in tables.frontends.values() {
+            let backends = match frontend.turns_len {
+                // Without a place, but with a generation to go on from.
+                0 => Some(Vec::new()),
+                _ => tables.rings.get(&frontend.turns_at).cloned(),
+            };
+            let Some(backends) = backends else { continue };
             let place = Place {
-                backends: backends.clone(),
+                backends,
                 turns_at: frontend.turns_at,
                 ring_at: frontend.ring_at,
                 ring_len: frontend.ring_len,
