@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::{Client, Entry, Pointer, TASK_TTL_S, VIP_TTL_S, Zone, ZoneNetwork};
-use crate::model::{Cluster, EndpointMode, Id, Network, Observed, Service, Stack, Task, TaskState, Vip};
+use crate::model::{Cluster, EndpointMode, Id, Mode, Network, Observed, Service, Stack, Task, TaskState, Vip};
 
 /// Makes the zone that `this_node`'s resolver serves.
 pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id) -> Zone {
@@ -122,6 +122,12 @@ impl Names {
             for (member, addr) in members.iter().filter(|(member, _)| member.task.slot > 0) {
                 let slot = format!("{}.{name}", member.task.slot);
                 self.add(Kind::Task, slot, member.answers_at(addr), TASK_TTL_S, withheld);
+            }
+            // Between a task's end and its successor's start the slot is a name of ours all the same.
+            if let Mode::Replicated { replicas } = service.spec.mode {
+                for slot in 1..=replicas {
+                    self.add(Kind::Task, format!("{slot}.{name}"), &[], TASK_TTL_S, withheld);
+                }
             }
             self.add(Kind::Service, name, &addrs, ttl_s, withheld);
         }
