@@ -10,6 +10,7 @@ mod diff;
 mod place;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -20,7 +21,8 @@ use crate::model::Id;
 
 pub use compile::compile;
 pub use diff::{Entry, Key, MapOp, diff};
-pub use place::{Placed, place};
+pub use place::{NoRoom, Placed, place};
+pub use text::Kind;
 
 /// Facts about this host that the maps depend on, as the edges read them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,318 @@
+//! The maps as text: one line an entry, the same line in a listing of the tables and in the operations that make them.
+//!
+//! ```text
+//!   frontend *:8000/tcp to 8000 vip 10.0.16.2 pool 1 vni 4097 round-robin turns 0+2 ring 2+251 generation 1
+//!   ring 0+2 = 1 2
+//! ```
+//! Every field of an entry is in its line, zeros and absent things left out; a Maglev ring is told by its shares. Pure: who wants to show
+//! them prints the lines. Must not: look anything up, so that the text is what the map holds and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter, Result};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use mesh_common::schema::{
+    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink, address_flag, algorithm, backend_state,
+    endpoint, endpoint_flag, frontend_flag, peer_flag,
+};
+
+use super::{Entry, Key, MapOp, Tables};
+
+/// Which table a line is of, in the order of a listing: what is asked first comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Frontend,
+    Turn,
+    Ring,
+    Backend,
+    Endpoint,
+    Peer,
+    Address,
+    Uplink,
+    Config,
+}
+
+impl Kind {
+    /// All kinds, in the order of a listing.
+    pub const ALL: [Kind; 9] = [
+        Kind::Frontend,
+        Kind::Turn,
+        Kind::Ring,
+        Kind::Backend,
+        Kind::Endpoint,
+        Kind::Peer,
+        Kind::Address,
+        Kind::Uplink,
+        Kind::Config,
+    ];
+
+    /// The first word of its lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Frontend => "frontend",
+            Kind::Turn => "turn",
+            Kind::Ring => "ring",
+            Kind::Backend => "backend",
+            Kind::Endpoint => "endpoint",
+            Kind::Peer => "peer",
+            Kind::Address => "address",
+            Kind::Uplink => "uplink",
+            Kind::Config => "config",
+        }
+    }
+}
+
+impl Tables {
+    /// The lines of one kind, in the order of their keys.
+    pub fn lines(&self, kind: Kind) -> Vec<String> {
+        fn each<K: Clone, V: Clone>(map: &BTreeMap<K, V>, entry: fn(K, V) -> Entry) -> Vec<String> {
+            map.iter().map(|(key, value)| entry(key.clone(), value.clone()).to_string()).collect()
+        }
+        match kind {
+            Kind::Frontend => each(&self.frontends, Entry::Frontend),
+            Kind::Turn => self.turns.iter().map(|pool| Entry::Turn(*pool).to_string()).collect(),
+            Kind::Ring => each(&self.rings, Entry::Ring),
+            Kind::Backend => each(&self.backends, Entry::Backend),
+            Kind::Endpoint => each(&self.endpoints, Entry::Endpoint),
+            Kind::Peer => each(&self.peers, Entry::Peer),
+            Kind::Address => each(&self.addresses, Entry::Address),
+            Kind::Uplink => each(&self.uplinks, Entry::Uplink),
+            Kind::Config => self.config.iter().map(config).collect(),
+        }
+    }
+}
+
+impl Display for MapOp {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            MapOp::Config(None) => f.write_str("delete config"),
+            MapOp::Config(Some(wanted)) => write!(f, "put {}", config(wanted)),
+            MapOp::Put(entry) => write!(f, "put {entry}"),
+            MapOp::Delete(key) => write!(f, "delete {key}"),
+        }
+    }
+}
+
+impl Display for Key {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Key::Address(addr) => write!(f, "address {}", Ipv4Addr::from(*addr)),
+            Key::Endpoint(addr) => write!(f, "endpoint {}", Ipv4Addr::from(*addr)),
+            Key::Frontend(key) => write!(f, "frontend {}", frontend_key(key)),
+            Key::Backend(number) => write!(f, "backend {number}"),
+            Key::Peer(node) => write!(f, "peer {node}"),
+            Key::Uplink(ifindex) => write!(f, "uplink {ifindex}"),
+            Key::Turn(pool) => write!(f, "turn {pool}"),
+        }
+    }
+}
+
+impl Display for Entry {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Entry::Address(addr, value) => f.write_str(&address(*addr, value)),
+            Entry::Endpoint(addr, value) => f.write_str(&endpoint_line(*addr, value)),
+            Entry::Frontend(key, value) => f.write_str(&frontend(key, value)),
+            Entry::Backend(number, value) => f.write_str(&backend(*number, value)),
+            Entry::Peer(node, value) => f.write_str(&peer(*node, value)),
+            Entry::Uplink(ifindex, Uplink { addr4, mac, .. }) => {
+                write!(f, "uplink {ifindex} addr {} mac {}", Ipv4Addr::from(*addr4), self::mac(mac))
+            }
+            Entry::Turn(pool) => write!(f, "turn {pool}"),
+            Entry::Ring(at, slots) => write!(f, "ring {at}+{} = {}", slots.len(), shares(slots)),
+        }
+    }
+}
+
+fn config(config: &Config) -> String {
+    let Config { netns_cookie, node, mesh0, tunnel_addr4, pool_addr4, pool_mask4, mesh0_mac, data_port, mss4, .. } =
+        config;
+    let pool_len = u32::from_be_bytes(*pool_mask4).leading_ones();
+    format!(
+        "config node {node} mesh0 {mesh0} mac {} tunnel {}:{data_port} pool {}/{pool_len} mss {mss4} netns {netns_cookie}",
+        mac(mesh0_mac),
+        Ipv4Addr::from(*tunnel_addr4),
+        Ipv4Addr::from(*pool_addr4),
+    )
+}
+
+fn address(addr: [u8; 4], value: &Address) -> String {
+    let mut line = format!("address {} node {}", Ipv4Addr::from(addr), value.node);
+    field(&mut line, "ifindex", value.ifindex);
+    flags(&mut line, value.flags, &[(address_flag::OWN, "own"), (address_flag::TUNNEL, "tunnel")]);
+    line
+}
+
+fn endpoint_line(addr: [u8; 4], value: &Endpoint<[u8; 4]>) -> String {
+    let mut line = format!("endpoint {}", Ipv4Addr::from(addr));
+    match value.kind {
+        endpoint::TASK => line.push_str(" task"),
+        endpoint::GATEWAY => line.push_str(" gateway"),
+        other => line.push_str(&format!(" kind-{other}")),
+    }
+    field(&mut line, "", value.number);
+    field(&mut line, "vni", value.vni);
+    field(&mut line, "node", value.node);
+    field(&mut line, "ifindex", value.ifindex);
+    line.push_str(&format!(" mac {}", mac(&value.mac)));
+    if value.gateway != addr {
+        line.push_str(&format!(" via {}", Ipv4Addr::from(value.gateway)));
+    }
+    flags(&mut line, value.flags, &[(endpoint_flag::INTERNAL, "internal")]);
+    line
+}
+
+fn backend(number: u32, value: &Backend) -> String {
+    let mut line = format!("backend {number} {}", address_of_16(value.addr));
+    match value.state {
+        backend_state::READY => line.push_str(" ready"),
+        backend_state::DRAINING => line.push_str(" draining"),
+        other => line.push_str(&format!(" state-{other}")),
+    }
+    field(&mut line, "pool", value.pool);
+    field(&mut line, "vni", value.vni);
+    field(&mut line, "node", value.node);
+    field(&mut line, "ifindex", value.ifindex);
+    line.push_str(&format!(" mac {}", mac(&value.mac)));
+    line
+}
+
+fn peer(node: u32, value: &Peer) -> String {
+    let mut line = format!("peer {node} {} mtu {}", address_of_16(value.addr), value.mtu);
+    flags(&mut line, value.flags, &[(peer_flag::UNREACHABLE, "unreachable")]);
+    line
+}
+
+/// A VIP stands for all its ports; a published port for all addresses of the node.
+fn frontend_key(key: &FrontendKey<[u8; 4]>) -> String {
+    let addr = if key.addr == [0; 4] { "*".to_string() } else { Ipv4Addr::from(key.addr).to_string() };
+    match key.protocol {
+        0 if key.port == 0 => addr,
+        number => format!("{addr}:{}/{}", key.port, protocol(number)),
+    }
+}
+
+fn protocol(number: u8) -> String {
+    use mesh_common::parse::protocol::{SCTP, TCP, UDP};
+    match number {
+        TCP => "tcp".to_string(),
+        UDP => "udp".to_string(),
+        SCTP => "sctp".to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn frontend(key: &FrontendKey<[u8; 4]>, value: &Frontend<[u8; 4]>) -> String {
+    let mut line = format!("frontend {}", frontend_key(key));
+    field(&mut line, "to", value.target_port.into());
+    if value.vip != [0; 4] && value.vip != key.addr {
+        line.push_str(&format!(" vip {}", Ipv4Addr::from(value.vip)));
+    }
+    field(&mut line, "pool", value.pool);
+    field(&mut line, "vni", value.vni);
+    match value.algorithm {
+        algorithm::ROUND_ROBIN => line.push_str(" round-robin"),
+        algorithm::MAGLEV => line.push_str(" maglev"),
+        algorithm::RANDOM => line.push_str(" random"),
+        other => line.push_str(&format!(" algorithm-{other}")),
+    }
+    if value.turns_len == 0 && value.ring_len == 0 {
+        line.push_str(" empty");
+    } else {
+        let Frontend { turns_at, turns_len, ring_at, ring_len, .. } = value;
+        line.push_str(&format!(" turns {turns_at}+{turns_len} ring {ring_at}+{ring_len}"));
+    }
+    field(&mut line, "affinity_s", value.affinity_s);
+    field(&mut line, "generation", value.generation);
+    flags(&mut line, value.flags, &[(frontend_flag::NOT_TAKEN, "not-taken")]);
+    line
+}
+
+/// A list where nobody stands twice is told as it is; a ring by how many slots each has.
+fn shares(slots: &[u32]) -> String {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    slots.iter().for_each(|slot| *counts.entry(*slot).or_default() += 1);
+    let words: Vec<String> = if counts.len() == slots.len() {
+        slots.iter().map(u32::to_string).collect()
+    } else {
+        counts.iter().map(|(backend, count)| format!("{count}×{backend}")).collect()
+    };
+    words.join(" ")
+}
+
+/// ` name value`, where it is not zero.
+fn field(line: &mut String, name: &str, value: u32) {
+    if value != 0 {
+        let gap = if name.is_empty() { "" } else { " " };
+        line.push_str(&format!("{gap}{name} {value}"));
+    }
+}
+
+/// The names of the bits that are set; bits without a name as a number.
+fn flags(line: &mut String, set: u8, names: &[(u8, &str)]) {
+    let mut rest = set;
+    for (bit, name) in names.iter().filter(|(bit, _)| set & bit != 0) {
+        line.push_str(&format!(" {name}"));
+        rest &= !bit;
+    }
+    if rest != 0 {
+        line.push_str(&format!(" flags-{rest:#x}"));
+    }
+}
+
+fn mac(bytes: &[u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn address_of_16(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::family::{Family, V4};
+
+    use super::*;
+
+    #[test]
+    fn a_frontend_names_what_it_matches_and_where_its_lists_are() {
+        let key = FrontendKey { addr: [0; 4], port: 8000, protocol: 6, pad: 0 };
+        let value = Frontend {
+            pool: 1,
+            vni: 4097,
+            turns_at: 0,
+            turns_len: 2,
+            ring_at: 2,
+            ring_len: 251,
+            vip: [10, 0, 16, 2],
+            target_port: 80,
+            algorithm: algorithm::MAGLEV,
+            flags: frontend_flag::NOT_TAKEN | 0x80,
+            affinity_s: 60,
+            generation: 3,
+        };
+        assert_eq!(
+            MapOp::Put(Entry::Frontend(key, value)).to_string(),
+            "put frontend *:8000/tcp to 80 vip 10.0.16.2 pool 1 vni 4097 maglev turns 0+2 ring 2+251 affinity_s 60 \
+             generation 3 not-taken flags-0x80"
+        );
+        let vip = FrontendKey { addr: [10, 0, 16, 2], port: 0, protocol: 0, pad: 0 };
+        assert_eq!(MapOp::Delete(Key::Frontend(vip)).to_string(), "delete frontend 10.0.16.2");
+    }
+
+    #[test]
+    fn a_list_is_told_slot_by_slot_and_a_ring_by_its_shares() {
+        assert_eq!(Entry::Ring(7, vec![3, 1]).to_string(), "ring 7+2 = 3 1");
+        assert_eq!(Entry::Ring(9, vec![3, 1, 3]).to_string(), "ring 9+3 = 1×1 2×3");
+        assert_eq!(Entry::Ring(9, vec![5]).to_string(), "ring 9+1 = 5");
+    }
+
+    #[test]
+    fn a_listing_has_one_line_an_entry() {
+        let mut tables = Tables::default();
+        assert!(Kind::ALL.iter().all(|kind| tables.lines(*kind).is_empty()));
+        let peer = Peer { addr: V4::to_16([192, 0, 2, 2]), mtu: 1500, flags: peer_flag::UNREACHABLE, pad: [0; 5] };
+        tables.peers.insert(2, peer);
+        assert_eq!(tables.lines(Kind::Peer), ["peer 2 192.0.2.2 mtu 1500 unreachable"]);
+    }
+}
