@@ -1,1 +1,3 @@
-//! stub
+//! What the suites share beyond tests/packet and tests/lab.
+
+pub mod script;

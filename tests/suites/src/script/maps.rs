@@ -1,0 +1,112 @@
+//! The kernel's part of the BPF maps, in memory: operations in, tables out, and at every single step the look of a packet that comes just
+//! then. `RINGS` is one array as in the kernel, so a list that lands on another one is seen.
+
+use std::collections::BTreeMap;
+
+use mesh_common::schema::Frontend;
+use mesh_userspace::plan::maps::{Entry, Key, MapOp, Tables};
+
+type FrontendOf = Frontend<[u8; 4]>;
+
+/// One node's maps.
+#[derive(Clone, Debug, Default)]
+pub struct Maps {
+    /// All but `RINGS`: its lists are read out of the array.
+    entries: Tables,
+    rings: BTreeMap<u32, u32>,
+}
+
+impl Maps {
+    /// What the maps hold, read as `kernel::bpf` reads them.
+    pub fn tables(&self) -> Tables {
+        let mut tables = self.entries.clone();
+        for frontend in self.entries.frontends.values().filter(|frontend| frontend.turns_len != 0) {
+            tables.rings.insert(frontend.turns_at, self.slots(frontend.turns_at, frontend.turns_len));
+            tables.rings.insert(frontend.ring_at, self.slots(frontend.ring_at, frontend.ring_len));
+        }
+        tables
+    }
+
+    /// Slots never written are zero, as in an array of the kernel.
+    fn slots(&self, at: u32, len: u32) -> Vec<u32> {
+        (at..at + len).map(|slot| self.rings.get(&slot).copied().unwrap_or(0)).collect()
+    }
+
+    /// Applies the operations one by one. The error says after which one a packet would have been led astray.
+    pub fn apply(&mut self, ops: &[MapOp], wanted: &Tables) -> Result<(), String> {
+        let before = self.clone();
+        for op in ops {
+            self.write(op.clone());
+            self.look(&before, wanted).map_err(|error| format!("after `{op}`: {error}"))?;
+        }
+        // A program that read a frontend just before still follows it.
+        for frontend in before.entries.frontends.values() {
+            if before.lists(frontend) != self.lists(frontend) {
+                return Err(format!("the lists of pool {} were overwritten under a reader", frontend.pool));
+            }
+        }
+        let now = self.tables();
+        if now != *wanted {
+            return Err(format!("applying the difference gave {now:#?} instead of {wanted:#?}"));
+        }
+        Ok(())
+    }
+
+    fn lists(&self, frontend: &FrontendOf) -> (Vec<u32>, Vec<u32>) {
+        let Frontend { turns_at, turns_len, ring_at, ring_len, .. } = *frontend;
+        (self.slots(turns_at, turns_len), self.slots(ring_at, ring_len))
+    }
+
+    /// What every packet may rely on, at any moment.
+    fn look(&self, before: &Maps, wanted: &Tables) -> Result<(), String> {
+        let entries = &self.entries;
+        for (key, frontend) in &entries.frontends {
+            let lists = self.lists(frontend);
+            let is_old = before.entries.frontends.get(key) == Some(frontend) && before.lists(frontend) == lists;
+            let list = |at, len| if len == 0 { Vec::new() } else { wanted.rings.get(at).cloned().unwrap_or_default() };
+            let meant = (list(&frontend.turns_at, frontend.turns_len), list(&frontend.ring_at, frontend.ring_len));
+            let is_new = wanted.frontends.get(key) == Some(frontend) && meant == lists;
+            if !is_old && !is_new {
+                return Err(format!("frontend {key:?} has neither its old nor its new lists"));
+            }
+            let slots = lists.0.iter().chain(&lists.1);
+            if let Some(slot) = slots.into_iter().find(|slot| !entries.backends.contains_key(slot)) {
+                return Err(format!("frontend {key:?} leads to backend {slot}, which is not there"));
+            }
+            if !entries.turns.contains(&frontend.pool) {
+                return Err(format!("frontend {key:?} has no turn counter {}", frontend.pool));
+            }
+        }
+        let Some(config) = entries.config else { return Ok(()) };
+        let places = entries.backends.iter().map(|(number, backend)| (format!("backend {number}"), backend.node));
+        let places = places.chain(entries.endpoints.iter().map(|(addr, at)| (format!("endpoint {addr:?}"), at.node)));
+        for (what, node) in places.filter(|(_, node)| ![0, config.node].contains(node)) {
+            if !entries.peers.contains_key(&node) {
+                return Err(format!("{what} is on node {node}, which is no peer"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, op: MapOp) {
+        let entries = &mut self.entries;
+        match op {
+            MapOp::Config(config) => entries.config = config,
+            MapOp::Put(Entry::Address(key, value)) => drop(entries.addresses.insert(key, value)),
+            MapOp::Put(Entry::Endpoint(key, value)) => drop(entries.endpoints.insert(key, value)),
+            MapOp::Put(Entry::Frontend(key, value)) => drop(entries.frontends.insert(key, value)),
+            MapOp::Put(Entry::Backend(key, value)) => drop(entries.backends.insert(key, value)),
+            MapOp::Put(Entry::Peer(key, value)) => drop(entries.peers.insert(key, value)),
+            MapOp::Put(Entry::Uplink(key, value)) => drop(entries.uplinks.insert(key, value)),
+            MapOp::Put(Entry::Turn(pool)) => drop(entries.turns.insert(pool)),
+            MapOp::Put(Entry::Ring(at, slots)) => self.rings.extend((at..).zip(slots)),
+            MapOp::Delete(Key::Address(key)) => drop(entries.addresses.remove(&key)),
+            MapOp::Delete(Key::Endpoint(key)) => drop(entries.endpoints.remove(&key)),
+            MapOp::Delete(Key::Frontend(key)) => drop(entries.frontends.remove(&key)),
+            MapOp::Delete(Key::Backend(key)) => drop(entries.backends.remove(&key)),
+            MapOp::Delete(Key::Peer(key)) => drop(entries.peers.remove(&key)),
+            MapOp::Delete(Key::Uplink(key)) => drop(entries.uplinks.remove(&key)),
+            MapOp::Delete(Key::Turn(key)) => drop(entries.turns.remove(&key)),
+        }
+    }
+}
