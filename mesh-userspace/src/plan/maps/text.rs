@@ -125,14 +125,11 @@ impl Display for Entry {
 }
 
 fn config(config: &Config) -> String {
-    let Config { netns_cookie, node, mesh0, tunnel_addr4, pool_addr4, pool_mask4, mesh0_mac, data_port, mss4, .. } =
-        config;
-    let pool_len = u32::from_be_bytes(*pool_mask4).leading_ones();
+    let Config { netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, mss4, .. } = config;
     format!(
-        "config node {node} mesh0 {mesh0} mac {} tunnel {}:{data_port} pool {}/{pool_len} mss {mss4} netns {netns_cookie}",
+        "config node {node} mesh0 {mesh0} mac {} tunnel {}:{data_port} mss {mss4} netns {netns_cookie}",
         mac(mesh0_mac),
         Ipv4Addr::from(*tunnel_addr4),
-        Ipv4Addr::from(*pool_addr4),
     )
 }
 
