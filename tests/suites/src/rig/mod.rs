@@ -32,7 +32,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use devices::{Devices, HERE, ROUTER_MAC};
 pub use kernel::RunOptions;
 pub use outcome::{Action, Outcome, Packet};
-pub use world::{PEER_2, PEER_3, Service, Task};
+pub use world::{PEER_2, PEER_3, Service, Task, ip};
 
 /// Counters of drops, zeros left out.
 pub type Drops = BTreeMap<(u8, u8), u64>;
@@ -125,6 +125,23 @@ impl Rig {
             self.judge(Hook::FromOverlay, &packet.bytes(), || kernel::test_run(program, &packet.bytes(), options));
         self.tunnelled = Some(wrapper);
         outcome
+    }
+
+    /// What comes out of a tunnel whose outer packets are IPv6.
+    #[track_caller]
+    pub fn from_overlay_over_ipv6(&mut self, vni: u32, packet: impl Packet) -> Outcome {
+        self.load(Hook::FromOverlay.name());
+        let hook = self.program(Hook::FromOverlay.name()).fd().expect("it is loaded").as_fd();
+        let wrapper = kernel::Tunnelled::new(hook, kernel::TUNNEL_IPV6).expect("the tunnel wrapper loads");
+        let program = wrapper.from(world::PEER_2, vni).expect("the tunnel key is written");
+        let options = RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() };
+        self.judge(Hook::FromOverlay, &packet.bytes(), || kernel::test_run(program, &packet.bytes(), options))
+    }
+
+    /// What arrives at mesh0 through no tunnel.
+    #[track_caller]
+    pub fn from_overlay_without_tunnel(&mut self, packet: impl Packet) -> Outcome {
+        self.run(Hook::FromOverlay, packet, RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() })
     }
 
     /// Runs a packet through a hook.

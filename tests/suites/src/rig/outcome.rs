@@ -165,8 +165,8 @@ impl Outcome {
             (action, named(&wanted)),
             "{}: verdict and drops\nframe sent {:02x?}\nframe out  {:02x?}",
             self.hook.name(),
-            self.sent,
-            self.frame
+            &self.sent[..self.sent.len().min(80)],
+            &self.frame[..self.frame.len().min(80)]
         );
     }
 
