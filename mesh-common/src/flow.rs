@@ -1,6 +1,6 @@
 //! The life of a flow: what its TCP flags have shown, and how long it may stay silent.
 //!
-//! Pure functions on values: the programs record flags, user space's sweeper asks [`timeout_s`] and lets a program delete both entries.
+//! Pure functions on values: the programs record flags, user space's sweeper asks [`timeout_s`] and lets a program delete the entry.
 
 use crate::parse::{protocol, tcp_flag};
 use crate::schema::{Flow, FlowKey, flow_flag, rewrite};

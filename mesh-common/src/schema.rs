@@ -30,10 +30,6 @@ pub struct Config {
     pub mesh0: u32,
     /// Source of tunnel packets (data path address).
     pub tunnel_addr4: [u8; 4],
-    /// The cluster's address pool: network address.
-    pub pool_addr4: [u8; 4],
-    /// The cluster's address pool: mask.
-    pub pool_mask4: [u8; 4],
     /// MAC of mesh0.
     pub mesh0_mac: [u8; 6],
     /// UDP port of VXLAN.
@@ -41,7 +37,7 @@ pub struct Config {
     /// Largest TCP segment a task can take over the overlay, IPv4 (task MTU − 40); SYNs are clamped to it.
     pub mss4: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 2],
 }
 
 /// A flow direction as the hook sees it: `FLOWS4`.
@@ -162,6 +158,10 @@ pub struct Endpoint<A> {
     pub kind: u8,
     /// Bits of `endpoint_flag::*`.
     pub flags: u8,
+    /// Prefix length of the network: an unknown address inside it is nobody's.
+    pub prefix_len: u8,
+    /// Zero.
+    pub pad: [u8; 3],
 }
 
 /// Values of `Endpoint::kind`.
@@ -214,12 +214,19 @@ pub struct Frontend<A> {
     pub target_port: u16,
     /// One of `algorithm::*`.
     pub algorithm: u8,
-    /// Zero.
+    /// Bits of `frontend_flag::*`.
     pub flags: u8,
     /// Seconds a client keeps its backend; 0 without affinity.
     pub affinity_s: u32,
     /// Counts the ring's changes.
     pub generation: u32,
+}
+
+/// Bits of `Frontend::flags`.
+pub mod frontend_flag {
+    /// The host itself uses this published port: calls to this node's own addresses are the host's. The entry stands all the same:
+    /// calls that entered elsewhere are for this node's tasks.
+    pub const NOT_TAKEN: u8 = 0x01;
 }
 
 /// Values of `Frontend::algorithm`.
@@ -356,7 +363,7 @@ const _: () = {
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
     assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
-    assert!(size_of::<Config>() == 48 && size_of::<Backend>() == 40 && size_of::<Peer>() == 24);
+    assert!(size_of::<Config>() == 32 && size_of::<Backend>() == 40 && size_of::<Peer>() == 24);
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);

@@ -43,7 +43,7 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     hook::from_uplink::run(&Tc::new(ctx))
 }
 
-/// Test run only: re-checks one idle flow and deletes both entries.
+/// Test run only: looks at one flow entry again, then deletes or marks it.
 #[classifier]
 pub fn sweep(ctx: TcContext) -> i32 {
     hook::sweep::run(&Tc::new(ctx))

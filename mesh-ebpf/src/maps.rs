@@ -58,8 +58,8 @@ pub trait Tables: ParseIp {
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
     /// This node's address on an uplink.
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
-    /// Inside the cluster's address pool.
-    fn in_pool(config: &Config, addr: Self::Addr) -> bool;
+    /// Both addresses share a prefix of this length.
+    fn same_network(a: Self::Addr, b: Self::Addr, prefix_len: u8) -> bool;
     /// Largest TCP segment over the overlay.
     fn mss(config: &Config) -> u16;
 }
@@ -101,9 +101,9 @@ impl Tables for V4 {
         uplink.addr4
     }
     #[inline(always)]
-    fn in_pool(config: &Config, addr: [u8; 4]) -> bool {
-        let mask = u32::from_be_bytes(config.pool_mask4);
-        mask != 0 && u32::from_be_bytes(addr) & mask == u32::from_be_bytes(config.pool_addr4)
+    fn same_network(a: [u8; 4], b: [u8; 4], prefix_len: u8) -> bool {
+        let differing = u32::from_be_bytes(a) ^ u32::from_be_bytes(b);
+        prefix_len != 0 && differing.leading_zeros() >= prefix_len as u32
     }
     #[inline(always)]
     fn mss(config: &Config) -> u16 {

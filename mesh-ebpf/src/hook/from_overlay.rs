@@ -131,7 +131,7 @@ fn request<F: Tables>(
             let target_port = called_port(packet, backend, from_wire)?;
             let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
             let back = WayBack { deliver: way::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: eth.src };
-            owner::accept(packet, number, backend, target_port, &back)?
+            owner::accept(packet, number, backend, target_port, &back, F::Addr::default())?
         }
     };
     let to = peer_of(flow)?;
@@ -143,7 +143,8 @@ fn request<F: Tables>(
 #[inline(always)]
 fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool) -> Result<u16, Stop> {
     if let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) {
-        if frontend.pool == backend.pool && F::address(&packet.dst).is_some() {
+        // Any address of the ingress node will do: only that node knows all of its own.
+        if frontend.pool == backend.pool {
             return Ok(frontend.target_port);
         }
     }

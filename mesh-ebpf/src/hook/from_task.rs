@@ -4,7 +4,7 @@ use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
     Config, Endpoint, Flow, FlowKey, Frontend, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag,
-    rewrite,
+    frontend_flag, rewrite,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -103,9 +103,17 @@ fn decide<F: Tables>(
             return Err(Stop::drop(DropReason::DataPort));
         }
         if packet.form == Form::Ports {
-            if let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) {
+            let published = balance::published::<F>(packet.dport, packet.protocol);
+            let is_own = address.flags & address_flag::OWN != 0;
+            if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
                 let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
-                let call = Call { entry: Entry::Client, target_port: frontend.target_port, node: config.node, back };
+                let call = Call {
+                    entry: Entry::Client,
+                    target_port: frontend.target_port,
+                    node: config.node,
+                    back,
+                    gateway: source.gateway,
+                };
                 return new_flow::<F>(enter(packet, frontend, &call));
             }
         }
@@ -113,7 +121,7 @@ fn decide<F: Tables>(
             return to_host(tc, HOOK, config).map(Decision::Sent);
         }
     }
-    if F::in_pool(config, packet.dst) {
+    if F::same_network(source.gateway, packet.dst, source.prefix_len) {
         return Err(Stop::refuse(DropReason::NoEndpoint));
     }
     if source.flags & endpoint_flag::INTERNAL != 0 {

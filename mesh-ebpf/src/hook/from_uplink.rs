@@ -2,7 +2,7 @@
 
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, Ethernet, Form, protocol};
-use mesh_common::schema::{address_flag, deliver as way};
+use mesh_common::schema::{address_flag, deliver as way, frontend_flag};
 use mesh_common::verdict::{DropReason, Hook};
 
 use crate::hook::{Code, Stop, encode, finish};
@@ -39,7 +39,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
     match F::address(&packet.dst) {
         Some(address) if address.flags & address_flag::OWN != 0 => {}
         // Nobody outside has business with the overlay's addresses.
-        _ if F::in_pool(config, packet.dst) && !F::in_pool(config, packet.src) => {
+        _ if F::endpoint(&packet.dst).is_some() || balance::vip::<F>(packet.dst).is_some() => {
             return Err(Stop::drop(DropReason::FromOutside));
         }
         _ => return Err(Stop::PASS),
@@ -54,8 +54,17 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
                 return Err(Stop::PASS);
             }
             let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) else { return Err(Stop::PASS) };
+            if frontend.flags & frontend_flag::NOT_TAKEN != 0 {
+                return Err(Stop::PASS);
+            }
             let back = WayBack { deliver: way::UPLINK, ifindex: tc.ifindex(), node: 0, vni: 0, mac: eth.src };
-            let call = Call { entry: Entry::Wire, target_port: frontend.target_port, node: config.node, back };
+            let call = Call {
+                entry: Entry::Wire,
+                target_port: frontend.target_port,
+                node: config.node,
+                back,
+                gateway: F::Addr::default(),
+            };
             let code = enter(&packet, frontend, &call);
             if code != 0 {
                 return Ok(code);

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::protocol;
-use mesh_common::schema::{SocketKey, SocketOrigin, address_flag};
+use mesh_common::schema::{SocketKey, SocketOrigin, address_flag, frontend_flag};
 
 use crate::maps::{CONFIG, SOCKETS, Tables};
 use crate::stage::balance;
@@ -62,7 +62,7 @@ fn decide(ctx: &SockAddrContext, name: Name) -> Answer {
         return Answer::Leave;
     }
     let Some(frontend) = balance::published::<V4>(name.port, number) else { return Answer::Leave };
-    if frontend.vip == [0; 4] {
+    if frontend.vip == [0; 4] || frontend.flags & frontend_flag::NOT_TAKEN != 0 {
         return Answer::Leave;
     }
     let target = Name { addr: frontend.vip, port: frontend.target_port };

@@ -58,8 +58,9 @@ pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Re
 fn take_turn(pool: u32) -> u64 {
     match TURNS.get_ptr_mut(pool) {
         // The stable atomics lack fetch_add on this target, which has no compare-and-swap before its instruction set v3.
+        // Sequentially consistent, though relaxed would do: for relaxed, LLVM 22 emits the add without the fetch even where the value is used.
         // SAFETY: a live, 8-byte aligned map value; all access in programs is atomic.
-        Some(turn) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(turn, 1) },
+        Some(turn) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(turn, 1) },
         None => 0,
     }
 }

@@ -23,7 +23,7 @@ pub enum Entry {
 }
 
 /// A call as it came in.
-pub struct Call {
+pub struct Call<A> {
     /// Where it came in.
     pub entry: Entry,
     /// Port it means at the backend; 0 keeps the packet's.
@@ -32,11 +32,13 @@ pub struct Call {
     pub node: u32,
     /// The way back, if the backend lives here.
     pub back: WayBack,
+    /// What a task that reaches itself sees as its caller.
+    pub gateway: A,
 }
 
 /// Decides a new flow to a frontend; it stands in the scratch then. A real call, as `nat::apply`.
 #[inline(never)]
-pub fn enter<F: Tables>(packet: &Packet<F>, frontend: &Frontend<F::Addr>, call: &Call) -> Code {
+pub fn enter<F: Tables>(packet: &Packet<F>, frontend: &Frontend<F::Addr>, call: &Call<F::Addr>) -> Code {
     encode(decide(packet, frontend, call).map(|_| 0))
 }
 
@@ -44,12 +46,12 @@ pub fn enter<F: Tables>(packet: &Packet<F>, frontend: &Frontend<F::Addr>, call: 
 fn decide<F: Tables>(
     packet: &Packet<F>,
     frontend: &Frontend<F::Addr>,
-    call: &Call,
+    call: &Call<F::Addr>,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
     let number = balance::choose(frontend, packet)?;
     let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
     if backend.node == call.node {
-        return owner::accept(packet, number, backend, call.target_port, &call.back);
+        return owner::accept(packet, number, backend, call.target_port, &call.back, call.gateway);
     }
     to_owner(packet, number, backend.node, call.entry)
 }

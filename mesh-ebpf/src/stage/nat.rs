@@ -52,15 +52,15 @@ fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: [u8; 16]) -> Result<(), D
     if F::ADDR_LEN == 4 { tc.store(offset, &[addr[12], addr[13], addr[14], addr[15]]) } else { tc.store(offset, &addr) }
 }
 
-/// Replaces one port (or echo identifier), at `offset` in the frame.
+/// Replaces the source or destination port; an echo's identifier is the source port of a request and the destination port of a reply.
+///
+/// 0 keeps a port. It is a valid identifier though: `is_exact` says that `new` is meant as it is.
 #[inline(always)]
-fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, old: u16, new: u16) -> Result<(), DropReason> {
-    if new == 0 || new == old {
-        return Ok(());
-    }
+fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, new: u16, is_exact: bool) -> Result<(), DropReason> {
+    let old = if is_source { packet.sport } else { packet.dport };
     let l4 = packet.l4 as usize;
     match packet.form {
-        Form::Ports => {
+        Form::Ports if new != 0 && new != old => {
             let field = if is_source { l4 } else { l4 + 2 };
             let is_udp = packet.protocol == protocol::UDP;
             match checksum_offset(packet) {
@@ -74,7 +74,9 @@ fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, old: u16, new: 
             }
             tc.compose(field, &new.to_be_bytes())
         }
-        Form::EchoRequest | Form::EchoReply => {
+        Form::EchoRequest | Form::EchoReply
+            if is_exact && new != old && is_source == (packet.form == Form::EchoRequest) =>
+        {
             tc.replace_word(l4 + 2, old, new, false)?;
             tc.store(l4 + 4, &new.to_be_bytes())
         }
@@ -95,15 +97,15 @@ pub fn apply<F: Tables>(
     let (src_at, dst_at) = (ETHERNET_LEN + F::SRC_OFFSET, ETHERNET_LEN + F::SRC_OFFSET + F::ADDR_LEN);
     if flow.rewrite == rewrite::DESTINATION {
         address(tc, packet, dst_at, packet.dst, flow.addr)?;
-        port(tc, packet, false, packet.dport, flow.port)?;
-        port(tc, packet, true, packet.sport, flow.other_port)?;
+        port(tc, packet, false, flow.port, true)?;
+        port(tc, packet, true, flow.other_port, false)?;
         if flow.flags & flow_flag::HAIRPIN != 0 {
             address(tc, packet, src_at, packet.src, *gateway)?;
         }
     } else if flow.rewrite == rewrite::SOURCE {
         address(tc, packet, src_at, packet.src, flow.addr)?;
-        port(tc, packet, true, packet.sport, flow.port)?;
-        port(tc, packet, false, packet.dport, flow.other_port)?;
+        port(tc, packet, true, flow.port, true)?;
+        port(tc, packet, false, flow.other_port, false)?;
         if flow.flags & flow_flag::HAIRPIN != 0 {
             // The reply goes to the task that called itself: the sender.
             address(tc, packet, dst_at, packet.dst, packet.src)?;

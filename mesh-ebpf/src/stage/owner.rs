@@ -3,7 +3,7 @@
 //! The task sees the caller's own address and port; its reply leaves here already from the address and port that was called.
 
 use mesh_common::parse::Packet;
-use mesh_common::schema::{Backend, Flow, FlowKey, deliver, rewrite};
+use mesh_common::schema::{Backend, Flow, FlowKey, deliver, flow_flag, rewrite};
 
 use crate::hook::Stop;
 use crate::maps::Tables;
@@ -23,7 +23,8 @@ pub struct WayBack {
     pub mac: [u8; 6],
 }
 
-/// Accepts a call for a task of this node; the flow returned delivers it. `target_port` 0 keeps the port.
+/// Accepts a call for a task of this node; the flow returned delivers it. `target_port` 0 keeps the port. A task
+/// that reached itself sees `gateway` as its caller.
 #[inline(always)]
 pub fn accept<F: Tables>(
     packet: &Packet<F>,
@@ -31,12 +32,15 @@ pub fn accept<F: Tables>(
     backend: &Backend,
     target_port: u16,
     back: &WayBack,
+    gateway: F::Addr,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let scratch = unsafe { &mut *scratch };
     let addr = F::from_16(backend.addr);
     let port = if target_port == 0 { packet.dport } else { target_port };
+    let is_hairpin = back.deliver == deliver::TASK && back.ifindex == backend.ifindex;
+    let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
 
     flow::blank::<F>(&mut scratch.forward);
     scratch.forward.addr = addr;
@@ -46,6 +50,7 @@ pub fn accept<F: Tables>(
     scratch.forward.ifindex = backend.ifindex;
     scratch.forward.backend = number;
     scratch.forward.mac = backend.mac;
+    scratch.forward.flags = flags;
 
     flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.dst;
@@ -57,15 +62,11 @@ pub fn accept<F: Tables>(
     scratch.reverse.vni = back.vni;
     scratch.reverse.backend = number;
     scratch.reverse.mac = back.mac;
+    scratch.reverse.flags = flags;
 
-    let mut reply = FlowKey {
-        src: addr,
-        dst: packet.src,
-        sport: port,
-        dport: packet.sport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
+    let caller = if is_hairpin { gateway } else { packet.src };
+    let mut reply =
+        FlowKey { src: addr, dst: caller, sport: port, dport: packet.sport, protocol: packet.protocol, pad: [0; 3] };
     flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
     Ok(&scratch.forward)
 }

@@ -157,11 +157,11 @@ async fn leave(
     State(member): State<Weak<Member>>,
     Extension(caller): Extension<Caller>,
     Query(Force { force }): Query<Force>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Json<()>, ApiError> {
     let member = alive(&member)?;
     let Caller::Node { id, .. } = &caller else { return Err(ApiError::forbidden("only a member can leave")) };
     let Some(keeper) = &member.keeper else { return Err(ApiError::conflict("ask the store's node")) };
     lead::command(&member, keeper, |cluster, _| command::leave_node(cluster, id, force)).await?;
     log::info!("node {} left", id.short());
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(()))
 }

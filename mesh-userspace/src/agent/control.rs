@@ -19,7 +19,7 @@ use crate::leader::command;
 use crate::leader::{Ctx, isolation};
 use crate::membership::identity::{CertifiedName, ClusterSecrets, JoinToken, NodeIdentity, NodeKey};
 use crate::membership::join as door;
-use crate::model::{Cluster, ExecRequest, Id, NetworkSpec, Node, Role, ServiceSpec, Task};
+use crate::model::{Cluster, ExecRequest, Id, NetworkSpec, Node, Protocol, PublishMode, Role, ServiceSpec, Task};
 use crate::runtime::{LogRequest as TaskLogs, RuntimeError, TaskRuntime};
 use crate::store::{EmbeddedStore, Outcome, objects};
 
@@ -164,13 +164,24 @@ impl Control {
         identity.save(state_dir)?;
         // The store's word before anything is begun: this node's own record is part of it.
         let dialer = tls::Dialer::new(Arc::new(identity));
-        let known = desired::Desired::new(Cluster::default(), state_dir, false);
         let store = store_node(&answer, remote);
-        known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
-        let cluster = (*known.get()).clone();
-        let identity = NodeIdentity::load(state_dir)?
-            .ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
-        let member = Member::begin(agent, identity, cluster, None, answer.members, listener).await?;
+        let begun = async {
+            let known = desired::Desired::new(Cluster::default(), state_dir, false);
+            known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
+            let cluster = (*known.get()).clone();
+            let identity = NodeIdentity::load(state_dir)?;
+            let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
+            Member::begin(agent, identity, cluster, None, answer.members.clone(), listener).await
+        };
+        let member = match begun.await {
+            Ok(member) => member,
+            Err(error) => {
+                // No half-made member stays behind in the cluster.
+                let taken_back = peers::client(&dialer, &store).leave_cluster(true).await;
+                taken_back.unwrap_or_else(|error| log::warn!("take the join back: {error:?}"));
+                return Err(error);
+            }
+        };
         *agent.member.write().await = Some(member);
         Ok(JoinAnswer { node_id, role })
     }
@@ -267,6 +278,13 @@ impl ControlPlane for Control {
         let _changing = self.0.changing.lock().await;
         if self.0.member.read().await.is_some() {
             return Err(ApiError::conflict("this node is already part of a cluster: mesh swarm leave first"));
+        }
+        let store = store_path(&self.0.args.state_dir);
+        if store.exists() {
+            return Err(ApiError::conflict(format!(
+                "{} holds the store of an earlier cluster: move it away if that cluster is no more",
+                store.display()
+            )));
         }
         match self.begin_cluster(request).await {
             Ok(answer) => Ok(answer),
@@ -396,6 +414,7 @@ impl ControlPlane for Control {
     }
 
     async fn service_create(&self, _caller: &Caller, spec: ServiceSpec) -> Result<Created, ApiError> {
+        refuse_not_yet(&spec)?;
         let member = self.member().await?;
         match self.seat(&member)? {
             Seat::There(client) => self.caught_up(&member, client.service_create(&spec).await).await,
@@ -409,6 +428,7 @@ impl ControlPlane for Control {
     }
 
     async fn service_update(&self, _caller: &Caller, service: &Id, update: ServiceUpdate) -> Result<(), ApiError> {
+        refuse_not_yet(&update.spec)?;
         let member = self.member().await?;
         match self.seat(&member)? {
             Seat::There(client) => {
@@ -461,6 +481,7 @@ impl ControlPlane for Control {
     }
 
     async fn stack_deploy(&self, _caller: &Caller, request: StackDeploy) -> Result<StackAnswer, ApiError> {
+        request.stack.services.iter().try_for_each(refuse_not_yet)?;
         let member = self.member().await?;
         match self.seat(&member)? {
             Seat::There(client) => self.caught_up(&member, client.stack_deploy(&request).await).await,
@@ -559,6 +580,32 @@ impl ControlPlane for Control {
         let removed = purge::sweep_out(&self.0, member.as_deref()).await.map_err(internal)?;
         Ok(PurgeAnswer { removed })
     }
+}
+
+/// What a spec may say and this build does not do yet is refused, not forgotten.
+fn refuse_not_yet(spec: &ServiceSpec) -> Result<(), ApiError> {
+    let refuse = |what: &str, instead: &str| {
+        Err(ApiError::bad_request(format!("service '{}': {what} is not there yet: {instead}", spec.name)))
+    };
+    if spec.task.health.is_some() {
+        return refuse(
+            "a healthcheck",
+            "leave it out; a task counts as ready when it listens on its published TCP ports",
+        );
+    }
+    if spec.affinity.is_some() {
+        return refuse("affinity", "leave it out");
+    }
+    if spec.ports.iter().any(|port| port.mode == PublishMode::Host) {
+        return refuse(
+            "publishing with mode=host",
+            "leave the mode out; tasks see their callers' own addresses all the same",
+        );
+    }
+    if spec.ports.iter().any(|port| port.protocol == Protocol::Sctp) {
+        return refuse("publishing an SCTP port", "publish TCP or UDP");
+    }
+    Ok(())
 }
 
 /// Errors keep their kind where they have one.

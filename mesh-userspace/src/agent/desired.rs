@@ -32,7 +32,12 @@ const RETRY: Duration = Duration::from_millis(500);
 #[serde(rename_all = "snake_case")]
 pub enum News {
     Snapshot(Box<Cluster>),
-    Changes { revision: u64, changes: Vec<Change> },
+    /// From the state of revision `after`.
+    Changes {
+        after: u64,
+        revision: u64,
+        changes: Vec<Change>,
+    },
 }
 
 /// The desired state, to read and to watch.
@@ -107,7 +112,9 @@ impl Desired {
         let history = self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = history.iter().find(|cluster| cluster.revision == after);
         Some(match known {
-            Some(known) => News::Changes { revision: current.revision, changes: Change::between(known, &current) },
+            Some(known) => {
+                News::Changes { after, revision: current.revision, changes: Change::between(known, &current) }
+            }
             None => News::Snapshot(Box::new((*current).clone())),
         })
     }
@@ -115,8 +122,11 @@ impl Desired {
     fn take(&self, news: News) {
         match news {
             News::Snapshot(cluster) => self.set(*cluster),
-            News::Changes { revision, changes } => {
+            News::Changes { after, revision, changes } => {
                 let mut cluster = (*self.get()).clone();
+                if cluster.revision != after {
+                    return; // another answer was faster; the next request brings the rest
+                }
                 cluster.apply(&changes);
                 cluster.revision = revision;
                 self.set(cluster);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::desired::{Desired, load_cache};
@@ -23,6 +23,7 @@ use crate::membership::join::JoinDoor;
 use crate::membership::{Config, GOSSIP_PORT, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
 use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
+use crate::runtime::{TaskEvent, TaskRuntime};
 use crate::store::{EmbeddedStore, objects};
 
 /// What only the store's node has.
@@ -122,7 +123,10 @@ impl Member {
             loops: Mutex::default(),
             last_status: Mutex::default(),
         });
-        member.clone().spawn_loops(agent, &identity, listener)?;
+        // What a former agent started is known before the first question is answered.
+        let events = member.runtime.events();
+        member.tasks.adopt(&member).await;
+        member.clone().spawn_loops(agent, &identity, listener, events)?;
         Ok(member)
     }
 
@@ -131,6 +135,7 @@ impl Member {
         agent: &Arc<Agent>,
         identity: &NodeIdentity,
         listener: TcpListener,
+        events: mpsc::UnboundedReceiver<TaskEvent>,
     ) -> anyhow::Result<()> {
         let (config_keeper, config) = watch::channel(tls::server_config(identity)?);
         let router = cluster_routes::router(agent, &self);
@@ -161,7 +166,7 @@ impl Member {
             });
         }
         let member = self.clone();
-        loops.spawn(async move { member.tasks.clone().run(&member).await });
+        loops.spawn(async move { member.tasks.clone().run(&member, events).await });
         let member = self.clone();
         loops.spawn(async move { member.kernel.run(&member).await });
         let member = self.clone();
@@ -234,12 +239,21 @@ impl Member {
         }
     }
 
-    /// Waits until every node that can be heard has taken what this node has just reported out of its tables, or for `longest`.
-    pub async fn drained(&self, longest: Duration) {
-        // A report travels in tens of milliseconds and is applied at once; nodes do not acknowledge a single report, so the
-        // time of two rounds is given to all.
-        self.kernel.round(self).await;
-        tokio::time::sleep(longest.min(Duration::from_millis(400))).await;
+    /// Waits until every node that can be heard has applied this revision of the desired state, for `longest` at most.
+    pub async fn applied_everywhere(&self, revision: u64, longest: Duration) {
+        let mut observed = self.observed_watch();
+        let is_applied = |observed: &Arc<Observed>| {
+            let cluster = self.desired.get();
+            cluster.nodes.keys().all(|id| {
+                let is_heard = observed.agent_alive.get(id).copied().unwrap_or(*id == self.id);
+                let is_reached = !observed.unreachable_since.contains_key(id);
+                let applied = observed.nodes.get(id).map_or(0, |status| status.applied_revision);
+                !is_heard || !is_reached || applied >= revision
+            })
+        };
+        if tokio::time::timeout(longest, observed.wait_for(is_applied)).await.is_err() {
+            log::warn!("not every node has applied revision {revision} after {longest:?}");
+        }
     }
 
     /// The agent ends; tasks, programs and resolver go on.

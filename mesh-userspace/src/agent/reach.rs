@@ -67,7 +67,8 @@ pub async fn run(member: &Member) {
 /// Peers whose last answer is older than allowed. The echo of this very moment is still on its way.
 fn unanswered(peers: &BTreeMap<u32, Peer>, echoes: &BTreeMap<u32, u64>, sequence: u64) -> Vec<Id> {
     let is_silent = |number: &u32, peer: &Peer| {
-        let answered = echoes.get(number).copied().unwrap_or(0);
+        // A number that was not sent yet is a forgery.
+        let answered = echoes.get(number).copied().filter(|answered| *answered <= sequence).unwrap_or(0);
         let allowed = if answered < peer.first_asked { GRACE } else { MISSED };
         answered.max(peer.first_asked) + allowed < sequence
     };

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_common::verdict::Hook;
 use tokio::sync::Notify;
@@ -48,12 +49,14 @@ pub struct Kernel {
     mesh0: Mutex<Option<(u32, u32)>>,
     /// What the last round could not do.
     troubles: Mutex<Troubles>,
+    /// Revision of the last round that was applied whole.
+    applied: Mutex<u64>,
 }
 
 /// What a round could not do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Troubles {
-    ports_not_taken: Vec<String>,
+    ports_not_taken: Vec<net::HeldPort>,
     warnings: Vec<String>,
 }
 
@@ -82,6 +85,7 @@ impl Kernel {
             kick: Notify::new(),
             mesh0: Mutex::default(),
             troubles: Mutex::default(),
+            applied: Mutex::default(),
         })
     }
 
@@ -147,8 +151,9 @@ impl Kernel {
         let _turn = self.turn.lock().await;
         let (cluster, observed) = (member.desired.get(), member.observed());
         let mut troubles = Troubles::default();
-        if let Err(error) = self.apply(member, &cluster, &observed, &mut troubles).await {
-            troubles.warnings.push(format!("{error:#}"));
+        match self.apply(member, &cluster, &observed, &mut troubles).await {
+            Ok(()) => *lock(&self.applied) = cluster.revision,
+            Err(error) => troubles.warnings.push(format!("{error:#}")),
         }
         let is_new = {
             let mut last = lock(&self.troubles);
@@ -162,9 +167,9 @@ impl Kernel {
         member.set_node_status(NodeStatus {
             generation: member.generation,
             agent_version: env!("CARGO_PKG_VERSION").to_string(),
-            applied_revision: cluster.revision,
+            applied_revision: *lock(&self.applied),
             layout_version: schema::LAYOUT_VERSION,
-            ports_not_taken: troubles.ports_not_taken,
+            ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
             warnings: troubles.warnings,
         });
     }
@@ -193,7 +198,7 @@ impl Kernel {
         self.push_zone(cluster, observed, member, troubles).await;
         let image = net::compile(cluster, observed, &member.id, &underlay);
         self.converge(&image, troubles).await?;
-        let facts = self.facts(member, &image, &underlay).await?;
+        let facts = self.facts(member, &image, &underlay, &troubles.ports_not_taken).await?;
         *lock(&self.mesh0) = Some((node.number, facts.mesh0));
         self.attach(&image, &facts, troubles).await?;
         self.write_maps(cluster, observed, &facts, troubles)
@@ -214,7 +219,7 @@ impl Kernel {
         for (op, error) in converged.failed {
             match (&op, &error) {
                 (NetOp::HoldPort(port), NetError::PortInUse { .. }) => {
-                    troubles.ports_not_taken.push(as_reported(*port));
+                    troubles.ports_not_taken.push(*port);
                     troubles.warnings.push(error.to_string());
                 }
                 _ => troubles.warnings.push(error.to_string()),
@@ -223,7 +228,13 @@ impl Kernel {
         Ok(())
     }
 
-    async fn facts(&self, member: &Member, image: &NetImage, underlay: &Underlay) -> anyhow::Result<Facts> {
+    async fn facts(
+        &self,
+        member: &Member,
+        image: &NetImage,
+        underlay: &Underlay,
+        not_taken: &[net::HeldPort],
+    ) -> anyhow::Result<Facts> {
         let mesh0 = self
             .net
             .ifindex(MESH0)
@@ -257,6 +268,7 @@ impl Kernel {
             addresses,
             uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
             task_links,
+            ports_not_taken: not_taken.iter().map(as_key).collect(),
             task_mtu: mtu,
             underlay_mtu: underlay.mtu,
         })
@@ -303,13 +315,18 @@ impl Kernel {
             if let Err(error) = dataplane.apply(op) {
                 // What the maps hold now is read back, so that the next round starts from the truth.
                 *tables = dataplane.tables()?;
+                *placed = Placed::from_tables(tables);
                 return Err(error.into());
             }
         }
-        let has_lost_backends = ops.iter().any(|op| matches!(op, MapOp::Delete(maps::Key::Backend(_))));
+        let is_lost = |op: &MapOp| match op {
+            MapOp::Delete(maps::Key::Backend(_)) => true,
+            MapOp::Put(maps::Entry::Peer(_, peer)) => peer.flags & schema::peer_flag::UNREACHABLE != 0,
+            _ => false,
+        };
         *tables = wanted;
-        if has_lost_backends {
-            dataplane.sweep(monotonic_s(), &tables.backends.keys().copied().collect())?;
+        if ops.iter().any(is_lost) {
+            dataplane.sweep(monotonic_s(), &backends_in_reach(tables))?;
         }
         Ok(())
     }
@@ -337,8 +354,11 @@ impl Kernel {
     pub async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
-            let backends = lock(&self.programmed).0.backends.keys().copied().collect();
-            match lock(&self.dataplane).sweep(monotonic_s(), &backends) {
+            // Both locks: a backend that comes meanwhile must not be taken for one that is gone.
+            let programmed = lock(&self.programmed);
+            let swept = lock(&self.dataplane).sweep(monotonic_s(), &backends_in_reach(&programmed.0));
+            drop(programmed);
+            match swept {
                 Ok(swept) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
                 Ok(_) => {}
                 Err(error) => log::warn!("{error}"),
@@ -362,6 +382,13 @@ fn as_map_value(uplink: &Uplink) -> schema::Uplink {
     schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
 }
 
+/// Backends that flows may go on with: those that are there and whose node answers.
+fn backends_in_reach(tables: &Tables) -> BTreeSet<u32> {
+    let is_silent =
+        |node: &u32| tables.peers.get(node).is_some_and(|peer| peer.flags & schema::peer_flag::UNREACHABLE != 0);
+    tables.backends.iter().filter(|(_, backend)| !is_silent(&backend.node)).map(|(number, _)| *number).collect()
+}
+
 /// The clock that the programs stamp flows with, in seconds.
 fn monotonic_s() -> u32 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
@@ -369,10 +396,18 @@ fn monotonic_s() -> u32 {
 }
 
 /// `tcp/8000`, as `service ps` looks for it.
-fn as_reported(port: net::HeldPort) -> String {
+fn as_reported(port: &net::HeldPort) -> String {
     let transport = match port.transport {
         net::Transport::Tcp => "tcp",
         net::Transport::Udp => "udp",
     };
     format!("{transport}/{}", port.port)
+}
+
+/// IP protocol number and port.
+fn as_key(port: &net::HeldPort) -> (u8, u16) {
+    match port.transport {
+        net::Transport::Tcp => (protocol::TCP, port.port),
+        net::Transport::Udp => (protocol::UDP, port.port),
+    }
 }

@@ -8,17 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::member::Member;
 use super::now;
-use crate::model::{Cluster, Id, Runtime, Task, TaskState, TaskStatus};
-use crate::runtime::{Phase, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime};
+use crate::model::{Cluster, Id, Protocol, Runtime, Task, TaskState, TaskStatus};
+use crate::runtime::{Phase, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime, is_listening};
 
 /// A look at least so often: start delays end without anybody saying so.
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for the other nodes to take a stopping task out of their tables.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Longest wait for a started command to listen on its published ports.
+const LISTEN: Duration = Duration::from_secs(2);
+/// Between two looks whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What this agent knows of its tasks.
 #[derive(Default)]
@@ -43,7 +48,8 @@ struct Known {
 #[derive(Clone, Debug, PartialEq)]
 enum Step {
     Start(Box<Task>),
-    Stop(Box<Task>),
+    /// The revision is the first that wants it stopped, as far as this node saw.
+    Stop(Box<Task>, u64),
     /// Nobody knows it any more.
     Remove(Id),
 }
@@ -54,9 +60,7 @@ impl Tasks {
     }
 
     /// Tasks for ever.
-    pub async fn run(self: &Arc<Self>, member: &Arc<Member>) {
-        let mut events = member.runtime.events();
-        self.adopt(member).await;
+    pub async fn run(self: &Arc<Self>, member: &Arc<Member>, mut events: mpsc::UnboundedReceiver<TaskEvent>) {
         let mut desired = member.desired.watch();
         loop {
             let cluster = desired.borrow_and_update().clone();
@@ -76,8 +80,8 @@ impl Tasks {
         }
     }
 
-    /// Takes over what a former agent left.
-    async fn adopt(&self, member: &Member) {
+    /// Takes over what a former agent left; subscribe to the runtime's events first.
+    pub async fn adopt(&self, member: &Member) {
         let instances = match member.runtime.list().await {
             Ok(instances) => instances,
             Err(error) => {
@@ -127,12 +131,12 @@ impl Tasks {
 
     async fn perform(&self, member: &Arc<Member>, step: Step) {
         let id = match &step {
-            Step::Start(task) | Step::Stop(task) => task.id.clone(),
+            Step::Start(task) | Step::Stop(task, _) => task.id.clone(),
             Step::Remove(id) => id.clone(),
         };
         match step {
             Step::Start(task) => self.start(member, &task).await,
-            Step::Stop(task) => self.stop(member, &task).await,
+            Step::Stop(task, revision) => self.stop(member, &task, revision).await,
             Step::Remove(id) => self.remove(member, &id).await,
         }
         self.with(|known| known.busy.remove(&id));
@@ -153,6 +157,9 @@ impl Tasks {
                 TaskState::Failed
             };
             self.report(member, &task.id, ended(state, "could not be started", Some(format!("{error:#}")), None));
+            // Nothing half-made runs on.
+            let removed = member.runtime.remove(&task.id).await;
+            removed.unwrap_or_else(|error| log::warn!("remove task {}: {error}", task.name()));
             member.kernel.forget_namespace(&task.id);
             member.kernel.kick();
         }
@@ -170,6 +177,7 @@ impl Tasks {
         member.kernel.check_task(task).await?;
         self.report(member, &task.id, status(TaskState::Starting, false, "starting"));
         member.runtime.start(&task.id).await?;
+        listens_soon(&cluster, task, prepared.pid).await;
         // The command may have ended already; its end has been reported then.
         let is_over = self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state.is_terminal()));
         if !is_over {
@@ -179,13 +187,13 @@ impl Tasks {
         Ok(())
     }
 
-    async fn stop(&self, member: &Arc<Member>, task: &Task) {
+    async fn stop(&self, member: &Arc<Member>, task: &Task, revision: u64) {
         self.with(|known| known.stopping.insert(task.id.clone()));
         let is_running =
             self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state == TaskState::Running));
         if is_running {
             self.report(member, &task.id, status(TaskState::Running, false, "draining"));
-            member.drained(DRAIN).await;
+            member.applied_everywhere(revision, DRAIN).await;
         }
         let has_instance = self.with(|known| known.instances.contains(&task.id));
         if has_instance {
@@ -214,7 +222,10 @@ impl Tasks {
                 });
                 member.kernel.kick();
             }
-            Err(error) => log::warn!("remove task {}: {error}", id.short()),
+            Err(error) => {
+                log::warn!("remove task {}: {error}; tried again", id.short());
+                tokio::time::sleep(EVERY).await; // still busy: no hot loop
+            }
         }
     }
 
@@ -257,6 +268,18 @@ impl Tasks {
     }
 }
 
+/// Waits a little until the task listens where its published TCP ports lead: who is balanced to it sooner is refused. A command that
+/// never listens is taken as it is.
+async fn listens_soon(cluster: &Cluster, task: &Task, pid: u32) {
+    let service = cluster.services.get(&task.service_id);
+    let tcp = service.iter().flat_map(|service| &service.ports).filter(|port| port.protocol == Protocol::Tcp);
+    let ports: Vec<u16> = tcp.map(|port| port.target).collect();
+    let deadline = tokio::time::Instant::now() + LISTEN;
+    while !ports.is_empty() && !is_listening(pid, &ports) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// The steps to begin now. Pure but for marking their tasks as busy.
 fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -270,7 +293,7 @@ fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64)
                 steps.push(Step::Start(Box::new(task.clone())))
             }
             TaskState::Running => {}
-            _ if !is_over => steps.push(Step::Stop(Box::new(task.clone()))),
+            _ if !is_over => steps.push(Step::Stop(Box::new(task.clone()), cluster.revision)),
             _ => {}
         }
     }
@@ -281,7 +304,7 @@ fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64)
         steps.extend(gone.into_iter().cloned().map(Step::Remove));
     }
     known.busy.extend(steps.iter().map(|step| match step {
-        Step::Start(task) | Step::Stop(task) => task.id.clone(),
+        Step::Start(task) | Step::Stop(task, _) => task.id.clone(),
         Step::Remove(id) => id.clone(),
     }));
     steps

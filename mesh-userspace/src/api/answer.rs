@@ -206,7 +206,7 @@ pub struct TaskRow {
     pub since: UnixMs,
     /// Why it failed, is pending or was rejected; empty otherwise.
     pub error: String,
-    /// Ports published on its own node (mode host), and published ports that its node could not take.
+    /// Ports published on its own node (mode host), and published ports that a node could not take: `tcp/8500 on n3`.
     pub ports: Vec<PortSpec>,
     pub ports_not_taken: Vec<String>,
     pub created_at: UnixMs,

@@ -66,7 +66,7 @@ pub(super) fn table(at: u64, rows: &[TaskRow], look: &Look) -> Table {
         above = Some(&row.name);
         let error = match (row.error.as_str(), row.ports_not_taken.as_slice()) {
             ("", []) => String::new(),
-            ("", taken) => format!("\"{} used by the host on {}\"", taken.join(", "), row.node),
+            ("", taken) => format!("\"port used by the host itself: {}\"", taken.join(", ")),
             (error, _) => format!("\"{}\"", shorten(error, look)),
         };
         let cells = [

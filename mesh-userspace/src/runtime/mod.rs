@@ -13,6 +13,7 @@
 mod error;
 pub mod exec;
 mod launch;
+mod listening;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 
 pub use error::RuntimeError;
 pub use launch::{Phase, Prepared, TaskExit, TaskInstance, TaskLaunch};
+pub use listening::is_listening;
 
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine};
 

@@ -1,7 +1,7 @@
 //! Calls from outside, from the host and from tasks to published ports (north–south): the ingress node chooses, the owner rewrites.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::{address_flag, deliver};
+use mesh_common::schema::{address_flag, deliver, frontend_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
@@ -214,6 +214,35 @@ fn a_task_reaches_a_published_port_of_any_node() {
         let reply = here.to("10.0.32.3").tcp(80, port).syn().ack(1);
         rig.from_task(&here, &reply).sent(&client.gets(node).tcp(8080, port).syn().ack(1));
     }
+}
+
+#[test]
+fn a_task_reaches_itself_by_a_published_port_and_sees_the_gateway() {
+    let Some(mut rig) = Rig::new() else { return };
+    let task = rig.task_here("10.0.16.4");
+    let service = rig.service(VIP, &[&task]);
+    rig.publish(&service, protocol::TCP, 8080, 80);
+    let syn = task.to("192.0.2.1").tcp(40000, 8080).syn();
+    rig.from_task(&task, &syn).sent(&task.gets("10.0.16.1").tcp(40000, 80).syn());
+    let reply = task.to("10.0.16.1").tcp(80, 40000).syn().ack(1);
+    rig.from_task(&task, &reply).sent(&task.gets("192.0.2.1").tcp(8080, 40000).syn().ack(1));
+}
+
+#[test]
+fn a_port_that_the_host_itself_uses_stays_the_hosts_but_serves_calls_from_elsewhere() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.32.3"), rig.task_here("10.0.16.4"));
+    let mut service = rig.service(VIP, &[&backend]);
+    service.frontend.flags = frontend_flag::NOT_TAKEN;
+    rig.publish(&service, protocol::TCP, 8080, 80);
+    rig.from_uplink(call().tcp(40000, 8080).syn()).left_alone();
+    let up = eth(mac::GATEWAY, MESH0_MAC).ipv4(client.addr, HERE).tcp(40000, 8080).syn();
+    rig.from_task(&client, client.to("192.0.2.1").tcp(40000, 8080).syn()).sent(&up);
+    rig.from_task(&client, client.to("192.0.2.2").tcp(40000, 8080).syn())
+        .sent(&backend.gets("10.0.32.3").tcp(40000, 80).syn());
+    let endpoint = mac::of(mac::KIND_ENDPOINT, backend.number);
+    let request = eth(ROUTER_MAC, endpoint).ipv4(CLIENT, PEER_2).tcp(40000, 8080).syn();
+    rig.from_overlay(PEER_2, vni::REQUEST_WIRE, &request).sent(&backend.gets(CLIENT).tcp(40000, 80).syn());
 }
 
 #[test]

@@ -140,7 +140,6 @@ fn a_request_for_what_the_tasks_service_does_not_publish_is_dropped() {
         (backend.number, HERE, 22),
         (backend.number, HERE, 9090),
         (bystander.number, HERE, 8080),
-        (backend.number, [203, 0, 113, 1], 8080),
         // Its VIP and its own address are for nodes' hosts and tasks, never for the wire.
         (backend.number, [10, 0, 16, 2], 80),
         (backend.number, backend.addr, 80),

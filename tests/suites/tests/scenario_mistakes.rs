@@ -71,7 +71,7 @@ fn manifests(lab: &Lab, swarm: &Swarm) -> Result<()> {
     let head = format!("services:\n  web:\n    command: [{whoami}]\n    x-mesh: {{runtime: exec}}\n");
     for (tail, wanted) in [
         ("    replica: 2\n", &[":5:", "replica"][..]),
-        ("    ports: [\"8000:http\"]\n", &[":5:", "8000:http"]),
+        ("    ports: [\"8000:http\"]\n", &[":5:", "'http'"]),
         ("    networks: [nowhere]\n", &[":5:", "nowhere"]),
         ("    privileged: true\n", &[":5:", "privileged"]),
         ("    deploy: {replicas: many}\n", &[":5:", "replicas"]),

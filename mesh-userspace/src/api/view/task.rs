@@ -2,7 +2,7 @@
 
 use super::Facts;
 use crate::api::{ApiError, Listing, TaskDetail, TaskRow};
-use crate::model::{Id, Observed, PublishMode, Runtime, Service, Task, TaskSpec, TaskState, TaskStatus};
+use crate::model::{Observed, PublishMode, Runtime, Service, Task, TaskSpec, TaskState, TaskStatus};
 
 /// The state of the moment. An end that the node itself reported stands; else the leader's word where it has one
 /// (pending, orphaned, last seen of a lost node); else the node's report.
@@ -112,16 +112,23 @@ pub(super) fn task_row(facts: &Facts, task: &Task) -> TaskRow {
         since: status.filter(|status| status.state == state).map_or(task.created_at, |status| status.since),
         error: error_of(task, state, status),
         ports: host_ports.map(|ports| ports.copied().collect()).unwrap_or_default(),
-        ports_not_taken: service.map(|service| not_taken(facts, service, task.node_id.as_ref())).unwrap_or_default(),
+        ports_not_taken: service.map(|service| not_taken(facts, service)).unwrap_or_default(),
         created_at: task.created_at,
     }
 }
 
-/// Published ports of the service that the task's node could not take because the host itself uses them.
-fn not_taken(facts: &Facts, service: &Service, node: Option<&Id>) -> Vec<String> {
-    let Some(status) = node.and_then(|id| facts.observed.nodes.get(id)) else { return Vec::new() };
-    let published = service.ports.iter().map(|port| format!("{}/{}", protocol(port.protocol), port.published));
-    published.filter(|port| status.ports_not_taken.contains(port)).collect()
+/// Published ports of the service that some node could not take because the host itself uses them: `tcp/8500 on n3`. A published port
+/// is every node's, so each task tells of all of them.
+fn not_taken(facts: &Facts, service: &Service) -> Vec<String> {
+    let published: Vec<String> =
+        service.ports.iter().map(|port| format!("{}/{}", protocol(port.protocol), port.published)).collect();
+    let nodes = facts.cluster.nodes.values().filter_map(|node| Some((node, facts.observed.nodes.get(&node.id)?)));
+    nodes
+        .flat_map(|(node, status)| {
+            let refused = status.ports_not_taken.iter().filter(|port| published.contains(port));
+            refused.map(move |port| format!("{port} on {}", node.name))
+        })
+        .collect()
 }
 
 fn protocol(protocol: crate::model::Protocol) -> &'static str {

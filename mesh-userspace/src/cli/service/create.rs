@@ -65,7 +65,7 @@ pub(crate) struct Create {
     #[command(flatten)]
     flags: SpecFlags,
     /// With --runtime exec the command and its arguments; else IMAGE [COMMAND] [ARG...]
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     words: Vec<String>,
 }
 

@@ -97,6 +97,8 @@ fn silence_allowed(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, twin: Option<&F
     let answered = match twin {
         Some(twin) => flow.packets != 0 && twin.packets != 0,
         // The reply's entry lives at the owner: the handshake's ACK shows that there was an answer.
+        // A hairpin's entries don't find each other; they are of one task, which closes both.
+        None if flow.flags & flow_flag::HAIRPIN != 0 => flow.seen & seen::ACK != 0,
         None => flow.rewrite == rewrite::NONE && (flow.seen & seen::ACK != 0 || flow.packets > 1),
     };
     let (forward, reverse) = match twin {

@@ -102,12 +102,10 @@ impl Dataplane {
             node: 0,
             mesh0: 0,
             tunnel_addr4: [0; 4],
-            pool_addr4: [0; 4],
-            pool_mask4: [0; 4],
             mesh0_mac: [0; 6],
             data_port: 0,
             mss4: 0,
-            pad: [0; 6],
+            pad: [0; 2],
         };
         let map = self.ebpf.map_mut("CONFIG").ok_or_else(|| missing("CONFIG"))?;
         let mut map = Array::<&mut MapData, Config>::try_from(map).map_err(map_error("open", "CONFIG"))?;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use mesh_common::family::{Family, V4};
 use mesh_common::schema::{
     Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, address_flag, algorithm, backend_state, endpoint,
-    endpoint_flag, peer_flag,
+    endpoint_flag, frontend_flag, peer_flag,
 };
 use mesh_common::wire::mac;
 
@@ -28,7 +28,7 @@ pub fn compile(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Image {
         attach(cluster, observed, facts, task, &mut image);
     }
     for service in cluster.services.values() {
-        publish(cluster, service, &mut image);
+        publish(cluster, facts, service, &mut image);
     }
     image
 }
@@ -41,12 +41,10 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         node: node.number,
         mesh0: facts.mesh0,
         tunnel_addr4: tunnel_addr.octets(),
-        pool_addr4: settings.address_pool.network().octets(),
-        pool_mask4: settings.address_pool.netmask().octets(),
         mesh0_mac: mac::of(mac::KIND_MESH0, node.number),
         data_port: settings.data_path_port,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
-        pad: [0; 6],
+        pad: [0; 2],
     })
 }
 
@@ -86,6 +84,8 @@ fn gateways(cluster: &Cluster, image: &mut Image) {
             mac: mac::GATEWAY,
             kind: endpoint::GATEWAY,
             flags: 0,
+            prefix_len: network.subnet.prefix_len(),
+            pad: [0; 3],
         };
         image.endpoints.insert(gateway, entry);
     }
@@ -134,6 +134,8 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
             mac: task_mac,
             kind: endpoint::TASK,
             flags: if is_internal { endpoint_flag::INTERNAL } else { 0 },
+            prefix_len: network.subnet.prefix_len(),
+            pad: [0; 3],
         };
         image.endpoints.insert(addr.octets(), entry);
         let service = cluster.services.get(&task.service_id);
@@ -161,7 +163,7 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
 }
 
 /// A service's frontends: its VIP on every network, and its published ports by the pool of its first network.
-fn publish(cluster: &Cluster, service: &Service, image: &mut Image) {
+fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Image) {
     let has_vip = service.spec.endpoint_mode == EndpointMode::Vip;
     for vip in &service.vips {
         let Some(network) = cluster.networks.get(&vip.network_id) else { continue };
@@ -181,7 +183,11 @@ fn publish(cluster: &Cluster, service: &Service, image: &mut Image) {
         };
         let vip = if has_vip { first.addr.octets() } else { [0; 4] };
         let key = FrontendKey { addr: [0; 4], port: port.published, protocol, pad: 0 };
-        image.frontends.insert(key, frontend(service, first.pool, network.vni, vip, port.target));
+        let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
+        if facts.ports_not_taken.contains(&(protocol, port.published)) {
+            entry.flags |= frontend_flag::NOT_TAKEN;
+        }
+        image.frontends.insert(key, entry);
     }
 }
 

@@ -11,7 +11,7 @@ mod place;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
@@ -35,6 +35,8 @@ pub struct Facts {
     pub uplinks: BTreeMap<u32, Uplink>,
     /// Task id → host side of its veth.
     pub task_links: BTreeMap<Id, u32>,
+    /// Published ports (IP protocol number, port) that the host itself uses.
+    pub ports_not_taken: BTreeSet<(u8, u16)>,
     /// Largest inner IP packet.
     pub task_mtu: u32,
     /// Largest outer IP packet.
@@ -70,5 +72,5 @@ pub struct Tables {
     /// First slot → contents, of every list and ring that a frontend refers to.
     pub rings: BTreeMap<u32, Vec<u32>>,
     /// Pools that have a turn counter; its value is the programs'.
-    pub turns: std::collections::BTreeSet<u32>,
+    pub turns: BTreeSet<u32>,
 }

@@ -9,7 +9,7 @@
 //! rig.from_task(&client, &syn).sent(&backend.gets("10.0.16.3").tcp(40000, 8000).syn());
 //! ```
 //! The world that every rig begins with: this node is 1 (192.0.2.1 on `up0`), peers are 2 (192.0.2.2) and 3 (192.0.2.3), networks are
-//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1), the pool is 10.0.0.0/8.
+//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1).
 //! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
 
 mod devices;

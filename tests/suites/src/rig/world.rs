@@ -90,6 +90,8 @@ impl Rig {
                 mac: mac::GATEWAY,
                 kind: endpoint::GATEWAY,
                 flags: 0,
+                prefix_len: 20,
+                pad: [0; 3],
             };
             self.put("ENDPOINTS4", gateway, endpoint);
         }
@@ -102,12 +104,10 @@ impl Rig {
             node: 1,
             mesh0: self.devices().mesh0,
             tunnel_addr4: HERE,
-            pool_addr4: [10, 0, 0, 0],
-            pool_mask4: [255, 0, 0, 0],
             mesh0_mac: mac::of(mac::KIND_MESH0, 1),
             data_port: 4_789,
             mss4: 1_410,
-            pad: [0; 6],
+            pad: [0; 2],
         };
         change(&mut config);
         self.set("CONFIG", 0, config);
@@ -138,7 +138,18 @@ impl Rig {
         let addr = ip(addr);
         let (vni, gateway) = network_of(addr);
         let task = Task { number, addr, mac: mac::of(mac::KIND_TASK, number), vni, node, ifindex };
-        let endpoint = Endpoint { vni, number, node, ifindex, gateway, mac: task.mac, kind: endpoint::TASK, flags };
+        let endpoint = Endpoint {
+            vni,
+            number,
+            node,
+            ifindex,
+            gateway,
+            mac: task.mac,
+            kind: endpoint::TASK,
+            flags,
+            prefix_len: 20,
+            pad: [0; 3],
+        };
         self.put("ENDPOINTS4", addr, endpoint);
         self.put("BACKENDS", number, backend(&task, 0));
         task
