@@ -75,6 +75,8 @@ pub fn start_log(verbose: u8) {
 /// `mesh agent`: runs until SIGTERM or SIGINT. Tasks, programs and resolver go on afterwards.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     start_log(args.verbose);
+    // Whoever started us may have blocked signals for itself; a daemon that can't be told to end is no good one.
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
     let cgroup = preflight::check(&args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(serve(args, cgroup));
