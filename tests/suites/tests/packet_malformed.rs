@@ -23,9 +23,11 @@ fn world() -> Option<(Rig, Task, Task)> {
     Some((rig, client, backend))
 }
 
-/// Whole lengths, Ethernet to the last byte the programs must read of each protocol: where the ports (and TCP's flags) end, and where the
-/// checksum ends that a rewrite changes.
-fn carried() -> [(&'static str, fn(Frame) -> Frame, usize, usize); 4] {
+/// A protocol: its name, what puts it behind an IP header, and two lengths from the Ethernet header on: where the ports (and TCP's
+/// flags) end, and where the checksum ends that a rewrite changes.
+type Carried = (&'static str, fn(Frame) -> Frame, usize, usize);
+
+fn carried() -> [Carried; 4] {
     [
         ("TCP", |head| head.tcp(40000, 8080).syn(), 34 + 14, 34 + 18),
         ("UDP", |head| head.udp(40000, 8080).payload(b"hello"), 34 + 4, 34 + 8),

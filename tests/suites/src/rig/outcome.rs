@@ -52,6 +52,9 @@ pub enum Action {
     Redirect,
 }
 
+/// A flow and its key.
+pub type FlowEntry = (FlowKey<[u8; 4]>, Flow<[u8; 4]>);
+
 /// What came of one packet.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -64,7 +67,7 @@ pub struct Outcome {
     /// Reasons whose counter moved, at any hook.
     pub drops: Vec<(u8, u8, u64)>,
     /// Flow entries that are new.
-    pub new_flows: Vec<(FlowKey<[u8; 4]>, Flow<[u8; 4]>)>,
+    pub new_flows: Vec<FlowEntry>,
     /// Keys of flow entries that are gone.
     pub lost_flows: Vec<FlowKey<[u8; 4]>>,
 }
@@ -172,7 +175,7 @@ impl Outcome {
 
     /// The one new flow entry that is not a reply's.
     #[track_caller]
-    pub fn new_flow(&self) -> (FlowKey<[u8; 4]>, Flow<[u8; 4]>) {
+    pub fn new_flow(&self) -> FlowEntry {
         let reverse = mesh_common::schema::flow_flag::REVERSE;
         let forward: Vec<_> = self.new_flows.iter().filter(|(_, flow)| flow.flags & reverse == 0).collect();
         assert_eq!(forward.len(), 1, "one new flow: {:#?}", self.new_flows);
