@@ -3,6 +3,7 @@
 //! Sits beside the product, never inside it: nothing here is linked into `mesh`. Every verb checks for what it needs and
 //! calls [`setup`] where something is missing, so that a fresh clone works with any of them as the first command.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -43,6 +44,8 @@ enum Verb {
     Demo(demo::Options),
     /// A lab of three nodes, left to you
     Lab(lab::Options),
+    /// Measure the packet programs: nanoseconds a packet of each hook
+    Bench(bench::Options),
     /// Check the house's rules: layers, names, openings, waiting in tests
     Tidy(tidy::Options),
 }
@@ -56,6 +59,7 @@ fn main() -> std::process::ExitCode {
         Verb::Test(options) => test::run(&workspace, &options, consent),
         Verb::Demo(options) => demo::run(&workspace, &options, consent),
         Verb::Lab(options) => lab::run(&workspace, &options, consent),
+        Verb::Bench(options) => bench::run(&workspace, &options, consent),
         Verb::Tidy(options) => tidy::run(&workspace, &options),
     });
     match done {

@@ -9,7 +9,7 @@ use mesh_common::wire::{mac, vni};
 use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{PEERS, Tables};
 use crate::packet::tc::{OK, SHOT, Tc};
-use crate::stage::deliver::{KEYED, config, deliver, send_tunnel, to_task};
+use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
 use crate::stage::ingress::{Call, Entry, enter, to_owner};
 use crate::stage::owner::WayBack;
 use crate::stage::{answer, balance, flow, nat};
@@ -65,6 +65,10 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 }
                 to_owner(&packet, target.number, target.node, Entry::Host)?
             } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
+                // Without ports it would be another flow, and could reach another task than the fragment that has them.
+                if packet.form == Form::Fragment {
+                    return Err(Stop::drop(DropReason::Fragment));
+                }
                 if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
                     return Ok(answer::echo(tc, HOOK, eth, &packet));
                 }
@@ -81,6 +85,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
             }
         }
     };
+    let to = peer_of(flow)?;
     nat::apply(tc, &packet, flow, &packet.src)?;
-    deliver(tc, HOOK, config, flow, 0)
+    deliver(tc, HOOK, config, flow, to, 0)
 }

@@ -2,15 +2,15 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use mesh_common::family::{Family, V4};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Packet};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet};
 use mesh_common::schema::{Address, Backend, Config, Echo, address_flag, deliver as way, endpoint};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
 use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{ECHOES, PEERS, Tables};
-use crate::packet::tc::{SHOT, Tc};
-use crate::stage::deliver::{config, deliver, send_tunnel, to_host, to_task, to_uplink};
+use crate::packet::tc::{SHOT, Tc, Tunnel};
+use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
 use crate::stage::owner::{self, WayBack};
 use crate::stage::{balance, flow, nat};
 
@@ -24,7 +24,11 @@ pub fn run(tc: &Tc) -> i32 {
 #[inline(always)]
 fn arrive(tc: &Tc) -> Result<i32, Stop> {
     // Without a key it came through no tunnel: one of ours for the host's stack.
-    let Some((remote, id)) = tc.tunnel_source() else { return Err(Stop::PASS) };
+    let (remote, id) = match tc.tunnel_source() {
+        Tunnel::None => return Err(Stop::PASS),
+        Tunnel::Stranger => return Err(Stop::drop(DropReason::UnknownPeer)),
+        Tunnel::From(remote, id) => (remote, id),
+    };
     // mesh0 forwards: what a stranger tunnels must never reach the stack, not even while the node's facts are not there yet.
     let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let peer = match V4::address(&remote) {
@@ -85,8 +89,9 @@ fn network<F: Tables>(tc: &Tc, config: &Config, peer: &Address, packet: &Packet<
         _ => return Err(Stop::drop(DropReason::WrongPeer)),
     }
     if let Some(flow) = flow::lookup(packet, tc.len())? {
+        let to = peer_of(flow)?;
         nat::apply(tc, packet, flow, &packet.src)?;
-        return deliver(tc, HOOK, config, flow, 0);
+        return deliver(tc, HOOK, config, flow, to, 0);
     }
     match F::endpoint(&packet.dst) {
         Some(target) if target.vni == id && target.ifindex != 0 => to_task(tc, HOOK, target.ifindex, target.mac),
@@ -115,6 +120,9 @@ fn request<F: Tables>(
     let flow = match flow::lookup(packet, tc.len())? {
         Some(flow) => flow,
         None => {
+            if packet.form == Form::Fragment {
+                return Err(Stop::drop(DropReason::Fragment));
+            }
             let backend = match balance::backend(number) {
                 Some(backend) if backend.node == config.node => backend,
                 // Dropped, not reset: the sender tries again, and by then the ingress node knows.
@@ -126,8 +134,9 @@ fn request<F: Tables>(
             owner::accept(packet, number, backend, target_port, &back, F::Addr::default())?
         }
     };
+    let to = peer_of(flow)?;
     nat::apply(tc, packet, flow, &packet.src)?;
-    deliver(tc, HOOK, config, flow, 0)
+    deliver(tc, HOOK, config, flow, to, 0)
 }
 
 /// The port a call means at this backend (0: unchanged), if its service has that frontend.

@@ -12,7 +12,7 @@ use mesh_common::wire::mac;
 use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{RINGS, Tables};
 use crate::packet::tc::Tc;
-use crate::stage::deliver::{config, deliver, to_host, to_peer, to_task};
+use crate::stage::deliver::{config, deliver, peer_of, reachable, to_host, to_peer, to_task};
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::owner::WayBack;
 use crate::stage::{answer, balance, flow, nat, outside};
@@ -55,8 +55,9 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
             Decision::Sent(action) => return Ok(action),
         },
     };
+    let to = peer_of(flow)?;
     nat::apply(tc, &packet, flow, &source.gateway)?;
-    deliver(tc, HOOK, config, flow, source.number)
+    deliver(tc, HOOK, config, flow, to, source.number)
 }
 
 /// The sending task, if the packet's source is really its own.
@@ -162,7 +163,7 @@ fn to_endpoint<F: Tables>(
     if target.node == config.node {
         return to_task(tc, HOOK, target.ifindex, target.mac);
     }
-    to_peer(tc, HOOK, config, target.node, target.vni, target.mac, Some(mac::GATEWAY))
+    to_peer(tc, HOOK, config, reachable(target.node)?, target.vni, target.mac, Some(mac::GATEWAY))
 }
 
 /// East–west: the client's node chooses and rewrites, and keeps both directions. A real call, as `nat::apply`.

@@ -8,7 +8,7 @@ use mesh_common::verdict::{DropReason, Hook};
 use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::Tables;
 use crate::packet::tc::{NEXT, Tc};
-use crate::stage::deliver::{config, deliver};
+use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::owner::WayBack;
 use crate::stage::{balance, flow, nat};
@@ -18,6 +18,8 @@ const HOOK: Hook = Hook::FromUplink;
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
     let code = match parse::ethernet(tc) {
+        // Of a VLAN: the device of that VLAN is an uplink of its own and sees it next.
+        Some(_) if tc.has_vlan() => NEXT,
         Some(eth) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth),
         _ => NEXT,
     };
@@ -71,6 +73,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
         }
     };
     nat::clamp_mss(tc, &packet, F::mss(config))?;
+    let to = peer_of(flow)?;
     nat::apply(tc, &packet, flow, &packet.src)?;
-    deliver(tc, HOOK, config, flow, 0)
+    deliver(tc, HOOK, config, flow, to, 0)
 }

@@ -22,12 +22,25 @@ const PACKET_HOST: u32 = 0;
 const F_INGRESS: u64 = 1;
 /// The update is of the pseudo header; the low four bits are the field's size.
 const F_PSEUDO_HDR: u64 = 1 << 4;
-/// A zero UDP checksum stays zero.
+/// UDP's zero checksum stays zero, and no other becomes zero. Not for TCP, where zero is a checksum as any other.
 const F_MARK_MANGLED_0: u64 = 1 << 5;
-/// Keep the receive checksum true.
+/// Take the change into the receive checksum (CHECKSUM_COMPLETE: the device's sum over all behind the Ethernet header).
 const F_RECOMPUTE_CSUM: u64 = 1;
 /// No checksum in the outer UDP header (RFC 7348 allows it over IPv4).
 const F_ZERO_CSUM_TX: u64 = 1 << 1;
+
+/// `bpf_skb_get_tunnel_key` on a packet without a key: EINVAL. Another family's key is EPROTO.
+const NO_TUNNEL: i64 = -22;
+
+/// What the tunnel says of a packet.
+pub enum Tunnel {
+    /// It came through no tunnel.
+    None,
+    /// Outer source and VNI.
+    From([u8; 4], u32),
+    /// It came through a tunnel, but over no address that a peer has (IPv6).
+    Stranger,
+}
 
 /// A packet at a TC hook.
 pub struct Tc {
@@ -81,6 +94,13 @@ impl Tc {
         unsafe { (*self.skb()).ifindex }
     }
 
+    /// The frame came with a VLAN tag, which the kernel keeps beside it.
+    #[inline(always)]
+    pub fn has_vlan(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
     /// The packet's mark.
     #[inline(always)]
     pub fn mark(&self) -> u32 {
@@ -93,9 +113,17 @@ impl Tc {
         self.ctx.set_mark(mark);
     }
 
-    /// Overwrites bytes; a checksum over them is the caller's business.
+    /// Overwrites bytes whose change a checksum in the packet makes up for (its update is the caller's business), or which no checksum
+    /// covers (the Ethernet header): the sum over the packet, which the receive checksum is, stays what it was.
     #[inline(always)]
     pub fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        // SAFETY: the helper reads exactly N bytes.
+        check(unsafe { raw::bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), N as u32, 0) })
+    }
+
+    /// Overwrites bytes and tells the receive checksum: for packets made anew, and for changes that no checksum in them makes up for.
+    #[inline(always)]
+    pub fn compose<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
         // SAFETY: the helper reads exactly N bytes.
         check(unsafe {
             raw::bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), N as u32, F_RECOMPUTE_CSUM)
@@ -104,19 +132,19 @@ impl Tc {
 
     /// Replaces an address in the transport checksum at `offset`.
     #[inline(always)]
-    pub fn replace_pseudo(&self, offset: usize, difference: u32) -> Result<(), DropReason> {
+    pub fn replace_pseudo(&self, offset: usize, difference: u32, is_udp: bool) -> Result<(), DropReason> {
+        let flags = if is_udp { F_PSEUDO_HDR | F_MARK_MANGLED_0 } else { F_PSEUDO_HDR };
         // SAFETY: plain values.
-        check(unsafe {
-            raw::bpf_l4_csum_replace(self.skb(), offset as u32, 0, difference as u64, F_PSEUDO_HDR | F_MARK_MANGLED_0)
-        })
+        check(unsafe { raw::bpf_l4_csum_replace(self.skb(), offset as u32, 0, difference as u64, flags) })
     }
 
     /// Replaces a 16-bit word (host order values) in the transport checksum at `offset`.
     #[inline(always)]
-    pub fn replace_word(&self, offset: usize, old: u16, new: u16) -> Result<(), DropReason> {
+    pub fn replace_word(&self, offset: usize, old: u16, new: u16, is_udp: bool) -> Result<(), DropReason> {
         let (old, new) = (old.to_be() as u64, new.to_be() as u64);
+        let flags = if is_udp { F_MARK_MANGLED_0 | 2 } else { 2 };
         // SAFETY: plain values.
-        check(unsafe { raw::bpf_l4_csum_replace(self.skb(), offset as u32, old, new, F_MARK_MANGLED_0 | 2) })
+        check(unsafe { raw::bpf_l4_csum_replace(self.skb(), offset as u32, old, new, flags) })
     }
 
     /// Replaces what `difference` says in the IP header checksum at `offset`.
@@ -152,19 +180,22 @@ impl Tc {
         check(self.ctx.change_type(PACKET_HOST).map_or_else(|code| code, |()| 0))
     }
 
-    /// Where the tunnel packet came from and its VNI: IPv4 outer source in network order. None if it came through no tunnel.
+    /// Where the tunnel packet came from and its VNI: IPv4 outer source in network order.
     #[inline(always)]
-    pub fn tunnel_source(&self) -> Option<([u8; 4], u32)> {
+    pub fn tunnel_source(&self) -> Tunnel {
         // SAFETY: all-zero is a valid key.
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
         // SAFETY: the helper writes at most the size given.
         let result =
             unsafe { raw::bpf_skb_get_tunnel_key(self.skb(), &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
+        if result == NO_TUNNEL {
+            return Tunnel::None;
+        }
         if result != 0 {
-            return None;
+            return Tunnel::Stranger;
         }
         // SAFETY: for an IPv4 tunnel the helper filled the first word; both variants are plain integers.
-        Some((unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes(), key.tunnel_id))
+        Tunnel::From(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes(), key.tunnel_id)
     }
 
     /// Names the tunnel packet's outer source, destination and VNI; mesh0 does the rest.

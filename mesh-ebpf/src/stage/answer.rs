@@ -52,7 +52,7 @@ fn answer_arp<F: Tables<Addr = [u8; 4]>>(tc: &Tc, eth: &Ethernet) -> Result<i32,
         m[4], m[5], s[0], s[1], s[2], s[3],
     ];
     tc.set_macs(sender_mac, g)?;
-    tc.store(ETHERNET_LEN, &reply)?;
+    tc.compose(ETHERNET_LEN, &reply)?;
     Ok(reflect(tc, Hook::FromTask))
 }
 
@@ -73,7 +73,7 @@ fn answer_echo<F: Tables>(tc: &Tc, hook: Hook, eth: &Ethernet, packet: &Packet<F
         tc.store(at + 16, &dst)?;
     }
     let l4 = packet.l4 as usize;
-    tc.replace_word(l4 + 2, (F::ECHO_REQUEST as u16) << 8, (F::ECHO_REPLY as u16) << 8)?;
+    tc.replace_word(l4 + 2, (F::ECHO_REQUEST as u16) << 8, (F::ECHO_REPLY as u16) << 8, false)?;
     tc.store(l4, &[F::ECHO_REPLY])?;
     tc.set_macs(eth.src, eth.dst)?;
     Ok(reflect(tc, hook))

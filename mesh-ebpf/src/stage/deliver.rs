@@ -1,6 +1,6 @@
 //! The last step: to a task, through the tunnel, out of an uplink, up the host's stack.
 
-use mesh_common::schema::{Config, Flow, deliver, flow_flag, peer_flag};
+use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 
@@ -20,9 +20,35 @@ pub fn config() -> Result<&'static Config, Stop> {
     }
 }
 
-/// Sends a packet as its flow says. `sender` is the endpoint number of the task that sent it (from_task only).
+/// The peer with this number, if it answers.
 #[inline(always)]
-pub fn deliver<A>(tc: &Tc, hook: Hook, config: &Config, flow: &Flow<A>, sender: u32) -> Result<i32, Stop> {
+pub fn reachable(node: u32) -> Result<&'static Peer, Stop> {
+    // SAFETY: values change only as a whole.
+    match unsafe { PEERS.get(node) } {
+        Some(peer) if peer.flags & peer_flag::UNREACHABLE != 0 => Err(Stop::refuse(DropReason::PeerUnreachable)),
+        Some(peer) => Ok(peer),
+        None => Err(Stop::drop(DropReason::NotConfigured)),
+    }
+}
+
+/// The peer that a flow goes to, where it goes through the tunnel. Asked before the packet is rewritten: who is refused must be
+/// refused by the address that was called.
+#[inline(always)]
+pub fn peer_of<A>(flow: &Flow<A>) -> Result<Option<&'static Peer>, Stop> {
+    if flow.deliver == deliver::TUNNEL { reachable(flow.node).map(Some) } else { Ok(None) }
+}
+
+/// Sends a packet as its flow says; `peer` is what [`peer_of`] gave. `sender` is the endpoint number of the task that sent it
+/// (from_task only).
+#[inline(always)]
+pub fn deliver<A>(
+    tc: &Tc,
+    hook: Hook,
+    config: &Config,
+    flow: &Flow<A>,
+    peer: Option<&'static Peer>,
+    sender: u32,
+) -> Result<i32, Stop> {
     match flow.deliver {
         deliver::TASK => to_task(tc, hook, flow.ifindex, flow.mac),
         deliver::TUNNEL => {
@@ -35,7 +61,8 @@ pub fn deliver<A>(tc: &Tc, hook: Hook, config: &Config, flow: &Flow<A>, sender: 
             } else {
                 Some(mac::GATEWAY)
             };
-            to_peer(tc, hook, config, flow.node, flow.vni, flow.mac, src)
+            let Some(peer) = peer else { return Err(Stop::drop(DropReason::NotConfigured)) };
+            to_peer(tc, hook, config, peer, flow.vni, flow.mac, src)
         }
         deliver::UPLINK => to_uplink(tc, flow.ifindex, flow.mac),
         deliver::HOST => to_host(tc, hook, config),
@@ -62,16 +89,11 @@ pub fn to_peer(
     tc: &Tc,
     hook: Hook,
     config: &Config,
-    node: u32,
+    peer: &Peer,
     vni: u32,
     dst: [u8; 6],
     src: Option<[u8; 6]>,
 ) -> Result<i32, Stop> {
-    // SAFETY: values change only as a whole.
-    let Some(peer) = (unsafe { PEERS.get(node) }) else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    if peer.flags & peer_flag::UNREACHABLE != 0 {
-        return Err(Stop::refuse(DropReason::PeerUnreachable));
-    }
     match src {
         Some(src) => tc.set_macs(dst, src)?,
         None => tc.set_dst_mac(dst)?,

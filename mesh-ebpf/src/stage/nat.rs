@@ -38,7 +38,7 @@ fn address<F: Tables>(
     let difference = unsafe { bpf_csum_diff(from.as_mut_ptr().cast(), 16, to.as_mut_ptr().cast(), 16, 0) } as u32;
     if packet.form != Form::Fragment {
         if let Some(at) = checksum_offset(packet) {
-            tc.replace_pseudo(at, difference)?;
+            tc.replace_pseudo(at, difference, packet.protocol == protocol::UDP)?;
         }
     }
     if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
@@ -61,15 +61,23 @@ fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, new: u16, is_ex
     let l4 = packet.l4 as usize;
     match packet.form {
         Form::Ports if new != 0 && new != old => {
-            if let Some(at) = checksum_offset(packet) {
-                tc.replace_word(at, old, new)?;
+            let field = if is_source { l4 } else { l4 + 2 };
+            let is_udp = packet.protocol == protocol::UDP;
+            match checksum_offset(packet) {
+                // A datagram without checksum, where nothing in the packet makes up for the change.
+                Some(at) if is_udp && matches!(tc.load::<2>(at), Some([0, 0])) => {}
+                Some(at) => {
+                    tc.replace_word(at, old, new, is_udp)?;
+                    return tc.store(field, &new.to_be_bytes());
+                }
+                None => {}
             }
-            tc.store(if is_source { l4 } else { l4 + 2 }, &new.to_be_bytes())
+            tc.compose(field, &new.to_be_bytes())
         }
         Form::EchoRequest | Form::EchoReply
             if is_exact && new != old && is_source == (packet.form == Form::EchoRequest) =>
         {
-            tc.replace_word(l4 + 2, old, new)?;
+            tc.replace_word(l4 + 2, old, new, false)?;
             tc.store(l4 + 4, &new.to_be_bytes())
         }
         _ => Ok(()),
@@ -113,11 +121,17 @@ pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(),
         return Ok(());
     }
     let l4 = packet.l4 as usize;
+    // Options end where the header does: what follows in a SYN is data (RFC 7413).
+    let Some([words]) = tc.load::<1>(l4 + 12) else { return Ok(()) };
+    let end = l4 + (words >> 4) as usize * 4;
     let mut at = l4 + 20;
     // The MSS option comes first in every stack seen; a few options are enough.
     for _ in 0..6 {
+        if at + 4 > end {
+            return Ok(());
+        }
         let Some([kind, len, high, low]) = tc.load::<4>(at) else { return Ok(()) };
-        if kind == 0 || at >= l4 + 60 {
+        if kind == 0 {
             return Ok(());
         }
         if kind == 1 {
@@ -127,7 +141,10 @@ pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(),
         if kind == 2 && len == 4 {
             let old = u16::from_be_bytes([high, low]);
             if old > mss {
-                tc.replace_word(l4 + 16, old, mss)?;
+                // Behind an odd number of bytes the value lies across two words of the checksum: as such a sum sees it (RFC 1071, 2.B).
+                let is_odd = (at - l4) % 2 == 1;
+                let (was, is) = if is_odd { (old.swap_bytes(), mss.swap_bytes()) } else { (old, mss) };
+                tc.replace_word(l4 + 16, was, is, false)?;
                 tc.store(at + 2, &mss.to_be_bytes())?;
             }
             return Ok(());

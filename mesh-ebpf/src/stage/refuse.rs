@@ -97,8 +97,8 @@ fn rst(tc: &Tc, packet: &Packet<V4>) -> Option<()> {
     tcp[17] = field[1];
 
     tc.resize(RST_LEN).ok()?;
-    tc.store(ETHERNET_LEN, &ipv4(protocol::TCP, 40, packet.dst, packet.src)).ok()?;
-    tc.store(ETHERNET_LEN + 20, &tcp).ok()
+    tc.compose(ETHERNET_LEN, &ipv4(protocol::TCP, 40, packet.dst, packet.src)).ok()?;
+    tc.compose(ETHERNET_LEN + 20, &tcp).ok()
 }
 
 /// Destination unreachable (RFC 792): port for UDP, host for the rest.
@@ -108,7 +108,7 @@ fn unreachable(tc: &Tc, packet: &Packet<V4>) -> Option<()> {
     let code = if packet.protocol == protocol::UDP { 3 } else { 1 };
     let field = finish(sum(u16::from_ne_bytes([3, code]) as u32, &quoted)).to_ne_bytes();
     tc.resize(UNREACHABLE_LEN).ok()?;
-    tc.store(ETHERNET_LEN, &ipv4(protocol::ICMP, 56, packet.dst, packet.src)).ok()?;
-    tc.store(ETHERNET_LEN + 20, &[3, code, field[0], field[1], 0, 0, 0, 0]).ok()?;
-    tc.store(ETHERNET_LEN + 28, &quoted).ok()
+    tc.compose(ETHERNET_LEN, &ipv4(protocol::ICMP, 56, packet.dst, packet.src)).ok()?;
+    tc.compose(ETHERNET_LEN + 20, &[3, code, field[0], field[1], 0, 0, 0, 0]).ok()?;
+    tc.compose(ETHERNET_LEN + 28, &quoted).ok()
 }

@@ -43,7 +43,7 @@ pub use inside::{Inside, Seen, ask_as};
 pub use lab::{Builder, Lab};
 pub use namespace::Namespace;
 pub use node::Node;
-pub use offload::Offloads;
+pub use offload::{Offloads, set as set_offloads};
 pub use scenario::{cannot_run, scenario, skip, step};
 pub use swarm::{Swarm, TaskRow};
 pub use terminal::Terminal;

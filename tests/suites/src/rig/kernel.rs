@@ -1,0 +1,313 @@
+//! bpf(2) by hand, for what aya has no words for: test runs with a context and flags, and the small programs that stand before a hook.
+//!
+//! A test run carries no tunnel metadata; a wrapper that sets a tunnel key whose *local* address is the peer's, and then jumps to the
+//! hook, lets the hook read that peer as the remote end. The wrapper is assembled here, so nothing of it is in the product's object.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Commands of bpf(2), and types (include/uapi/linux/bpf.h).
+const MAP_CREATE: libc::c_long = 0;
+const MAP_UPDATE: libc::c_long = 2;
+const PROG_LOAD: libc::c_long = 5;
+const PROG_TEST_RUN: libc::c_long = 10;
+const TYPE_ARRAY: u32 = 2;
+const TYPE_PROG_ARRAY: u32 = 3;
+const TYPE_SCHED_CLS: u32 = 3;
+/// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE` (Linux 6.15): the packet comes with its sum, and the kernel checks that it is still true after.
+pub const CHECKSUM_COMPLETE: u32 = 1 << 2;
+/// Size of `struct __sk_buff`.
+const SKB_LEN: usize = 192;
+/// Offsets in `struct __sk_buff`.
+const SKB_MARK: usize = 8;
+const SKB_IFINDEX: usize = 40;
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: every pointer in the attribute names a buffer that outlives the call; its size is passed along.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn new_fd(result: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    unsafe { OwnedFd::from_raw_fd(result) }
+}
+
+/// The `test` member of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct TestAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// What a test run is given besides the packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Device the packet arrives at (or leaves by), in the namespace of the calling thread; 0 or 1: loopback.
+    pub ifindex: u32,
+    pub mark: u32,
+    pub flags: u32,
+    /// 0 counts as 1.
+    pub repeat: u32,
+}
+
+/// What came of a test run.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub frame: Vec<u8>,
+    pub mark: u32,
+    /// Nanoseconds a run, on average, as the kernel counts them.
+    pub duration_ns: u32,
+}
+
+/// Runs a program on a copy of `frame`.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io::Result<Ran> {
+    let mut out = vec![0u8; frame.len() + 256];
+    let mut context = [0u8; SKB_LEN];
+    context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&options.mark.to_ne_bytes());
+    context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&options.ifindex.to_ne_bytes());
+    let mut context_out = [0u8; SKB_LEN];
+    let mut attr = TestAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_size_out: out.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat: options.repeat,
+        ctx_size_in: SKB_LEN as u32,
+        ctx_size_out: SKB_LEN as u32,
+        ctx_in: context.as_ptr() as u64,
+        ctx_out: context_out.as_mut_ptr() as u64,
+        flags: options.flags,
+        ..TestAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    out.truncate(attr.data_size_out as usize);
+    let mark = [context_out[SKB_MARK], context_out[SKB_MARK + 1], context_out[SKB_MARK + 2], context_out[SKB_MARK + 3]];
+    Ok(Ran { code: attr.retval as i32, frame: out, mark: u32::from_ne_bytes(mark), duration_ns: attr.duration })
+}
+
+/// A map made here.
+#[derive(Debug)]
+pub struct RawMap {
+    fd: OwnedFd,
+}
+
+impl RawMap {
+    /// An array of `len` values of `size` bytes.
+    pub fn array(len: u32, size: u32) -> io::Result<RawMap> {
+        RawMap::create(TYPE_ARRAY, len, size)
+    }
+
+    /// Targets of a tail call.
+    pub fn programs(len: u32) -> io::Result<RawMap> {
+        RawMap::create(TYPE_PROG_ARRAY, len, 4)
+    }
+
+    fn create(kind: u32, len: u32, size: u32) -> io::Result<RawMap> {
+        let mut attr = [kind, 4, size, len, 0, 0, 0, 0, 0, 0, 0, 0];
+        Ok(RawMap { fd: new_fd(bpf(MAP_CREATE, &mut attr)?) })
+    }
+
+    /// Writes one value.
+    pub fn set(&self, index: u32, value: &[u8]) -> io::Result<()> {
+        let mut attr = [u64::from(self.fd.as_raw_fd() as u32), &raw const index as u64, value.as_ptr() as u64, 0];
+        bpf(MAP_UPDATE, &mut attr).map(drop)
+    }
+
+    /// Writes one tail call target.
+    pub fn set_program(&self, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+        self.set(index, &(program.as_raw_fd() as u32).to_ne_bytes())
+    }
+}
+
+/// The `prog_load` member of `union bpf_attr`, as far as it is used.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// A few instructions of BPF (RFC 9669), in the order they run.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    code: Vec<u64>,
+}
+
+/// Helper numbers (include/uapi/linux/bpf.h).
+pub mod helper {
+    pub const MAP_LOOKUP: i32 = 1;
+    pub const SKB_STORE_BYTES: i32 = 9;
+    pub const TAIL_CALL: i32 = 12;
+    pub const SET_TUNNEL_KEY: i32 = 21;
+}
+
+impl Assembly {
+    fn put(&mut self, opcode: u8, dst: u8, src: u8, offset: i16, value: i32) {
+        let low = u64::from(opcode) | u64::from(dst) << 8 | u64::from(src) << 12 | u64::from(offset as u16) << 16;
+        self.code.push(low | u64::from(value as u32) << 32);
+    }
+
+    /// `dst = src`
+    pub fn mov(&mut self, dst: u8, src: u8) -> &mut Self {
+        self.put(0xbf, dst, src, 0, 0);
+        self
+    }
+
+    /// `dst = value`
+    pub fn set(&mut self, dst: u8, value: i32) -> &mut Self {
+        self.put(0xb7, dst, 0, 0, value);
+        self
+    }
+
+    /// `dst += value`
+    pub fn add(&mut self, dst: u8, value: i32) -> &mut Self {
+        self.put(0x07, dst, 0, 0, value);
+        self
+    }
+
+    /// `dst = *(u32 *)(src + offset)`
+    pub fn load32(&mut self, dst: u8, src: u8, offset: i16) -> &mut Self {
+        self.put(0x61, dst, src, offset, 0);
+        self
+    }
+
+    /// `*(u32 *)(dst + offset) = src`
+    pub fn store32(&mut self, dst: u8, offset: i16, src: u8) -> &mut Self {
+        self.put(0x63, dst, src, offset, 0);
+        self
+    }
+
+    /// Skips `count` instructions if `dst < value` (unsigned).
+    pub fn skip_if_less(&mut self, dst: u8, value: i32, count: i16) -> &mut Self {
+        self.put(0xa5, dst, 0, count, value);
+        self
+    }
+
+    /// Skips `count` instructions if `dst != 0`.
+    pub fn skip_if_not_zero(&mut self, dst: u8, count: i16) -> &mut Self {
+        self.put(0x55, dst, 0, count, 0);
+        self
+    }
+
+    /// `dst = map`, for helpers.
+    pub fn map(&mut self, dst: u8, map: &RawMap) -> &mut Self {
+        self.put(0x18, dst, 1, 0, map.fd.as_raw_fd());
+        self.put(0, 0, 0, 0, 0);
+        self
+    }
+
+    /// `dst = &map[0]`, for an array of one.
+    pub fn value(&mut self, dst: u8, map: &RawMap) -> &mut Self {
+        self.put(0x18, dst, 2, 0, map.fd.as_raw_fd());
+        self.put(0, 0, 0, 0, 0);
+        self
+    }
+
+    pub fn call(&mut self, helper: i32) -> &mut Self {
+        self.put(0x85, 0, 0, 0, helper);
+        self
+    }
+
+    pub fn exit(&mut self) -> &mut Self {
+        self.put(0x95, 0, 0, 0, 0);
+        self
+    }
+
+    /// Jumps to the program at index 0 of `targets` with the context in r6; returns `code` where there is none.
+    pub fn jump(&mut self, targets: &RawMap, code: i32) -> &mut Self {
+        self.mov(1, 6).map(2, targets).set(3, 0).call(helper::TAIL_CALL).set(0, code).exit()
+    }
+
+    /// Loads it as a TC classifier.
+    pub fn load(&self) -> io::Result<OwnedFd> {
+        let mut log = vec![0u8; 1 << 16];
+        let mut attr = LoadAttr {
+            prog_type: TYPE_SCHED_CLS,
+            insn_cnt: self.code.len() as u32,
+            insns: self.code.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log_level: 1,
+            log_size: log.len() as u32,
+            log_buf: log.as_mut_ptr() as u64,
+            ..LoadAttr::default()
+        };
+        match bpf(PROG_LOAD, &mut attr) {
+            Ok(fd) => Ok(new_fd(fd)),
+            Err(error) => {
+                let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+                Err(io::Error::other(format!("{error}: {}", String::from_utf8_lossy(&log[..end]))))
+            }
+        }
+    }
+}
+
+/// Size of `struct bpf_tunnel_key`.
+pub const TUNNEL_KEY_LEN: u32 = 44;
+/// `BPF_F_TUNINFO_IPV6`
+pub const TUNNEL_IPV6: i32 = 1;
+
+/// The bytes of a `struct bpf_tunnel_key` whose local address is `peer`: what a hook then reads as the remote end.
+pub fn tunnel_key(peer: [u8; 4], vni: u32) -> [u8; TUNNEL_KEY_LEN as usize] {
+    let mut key = [0; TUNNEL_KEY_LEN as usize];
+    key[0..4].copy_from_slice(&vni.to_ne_bytes());
+    // IPv4 addresses of a key are in host order.
+    key[28..32].copy_from_slice(&u32::from_be_bytes(peer).to_ne_bytes());
+    key
+}
+
+/// The wrapper that gives a packet a tunnel key and jumps to a hook.
+#[derive(Debug)]
+pub struct Tunnelled {
+    key: RawMap,
+    targets: RawMap,
+    program: OwnedFd,
+}
+
+impl Tunnelled {
+    /// In front of `hook`. `flags` are those of `bpf_skb_set_tunnel_key`.
+    pub fn new(hook: BorrowedFd<'_>, flags: i32) -> io::Result<Tunnelled> {
+        let (key, targets) = (RawMap::array(1, TUNNEL_KEY_LEN)?, RawMap::programs(1)?);
+        targets.set_program(0, hook)?;
+        let mut code = Assembly::default();
+        code.mov(6, 1).value(2, &key).set(3, TUNNEL_KEY_LEN as i32).set(4, flags).call(helper::SET_TUNNEL_KEY);
+        let program = code.jump(&targets, -99).load()?;
+        Ok(Tunnelled { key, targets, program })
+    }
+
+    /// The program to run, for a packet from `peer` with `vni`.
+    pub fn from(&self, peer: [u8; 4], vni: u32) -> io::Result<BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        self.key.set(0, &tunnel_key(peer, vni))?;
+        Ok(self.program.as_fd())
+    }
+
+    /// Where it jumps to.
+    pub fn targets(&self) -> &RawMap {
+        &self.targets
+    }
+}

@@ -1,0 +1,250 @@
+//! A rig: the compiled packet programs over fresh maps, filled by sentences, run one packet at a time.
+//!
+//! ```no_run
+//! # use mesh_tests::rig::Rig;
+//! let Some(mut rig) = Rig::new() else { return };
+//! let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+//! rig.service("10.0.16.2", &[&backend]);
+//! let syn = client.to("10.0.16.2").tcp(40000, 8000).syn();
+//! rig.from_task(&client, &syn).sent(&backend.gets("10.0.16.3").tcp(40000, 8000).syn());
+//! ```
+//! The world that every rig begins with: this node is 1 (192.0.2.1 on `up0`), peers are 2 (192.0.2.2) and 3 (192.0.2.3), networks are
+//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1).
+//! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
+
+mod devices;
+pub mod kernel;
+mod outcome;
+mod world;
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::schema::{Flow, FlowKey};
+use mesh_common::verdict::{DropReason, Hook, STRIDE};
+
+pub use devices::{Devices, HERE, ROUTER_MAC};
+pub use kernel::RunOptions;
+pub use outcome::{Action, Outcome, Packet};
+pub use world::{PEER_2, PEER_3, Service, Task, ip};
+
+/// Counters of drops, zeros left out.
+pub type Drops = BTreeMap<(u8, u8), u64>;
+/// The flow table.
+pub type Flows = BTreeMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>>;
+
+/// See the module.
+pub struct Rig {
+    ebpf: Ebpf,
+    devices: Devices,
+    tunnelled: Option<kernel::Tunnelled>,
+    /// Endpoint numbers and pools given out so far.
+    numbers: u32,
+    /// First free slot of `RINGS`.
+    slots: u32,
+    /// Tasks here so far: each has the next of the devices.
+    links: usize,
+    /// The namespace is this thread's.
+    stays: PhantomData<*const ()>,
+}
+
+impl Rig {
+    /// A rig with the usual world; None, with a word why, where it can't be.
+    pub fn new() -> Option<Rig> {
+        Rig::with_flow_table(4_096)
+    }
+
+    /// As [`Rig::new`], with room for so many flow entries.
+    pub fn with_flow_table(entries: u32) -> Option<Rig> {
+        if let Some(reason) = mesh_lab::cannot_run() {
+            mesh_lab::skip("the loaded packet programs", reason);
+            return None;
+        }
+        Some(Rig::build(entries).unwrap_or_else(|error| panic!("the rig can't be built: {error:#}")))
+    }
+
+    fn build(flow_entries: u32) -> Result<Rig> {
+        let devices = devices::build()?;
+        let path = object()?;
+        let ebpf = EbpfLoader::new()
+            .map_max_entries("FLOWS4", flow_entries)
+            .load_file(&path)
+            .with_context(|| format!("loading {}", path.display()))?;
+        let mut rig = Rig { ebpf, devices, tunnelled: None, numbers: 0, slots: 1, links: 0, stays: PhantomData };
+        rig.furnish();
+        Ok(rig)
+    }
+
+    /// The devices that packets arrive at.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// What a task sends.
+    #[track_caller]
+    pub fn from_task(&mut self, task: &Task, packet: impl Packet) -> Outcome {
+        self.run(Hook::FromTask, packet, RunOptions { ifindex: task.ifindex, ..RunOptions::default() })
+    }
+
+    /// What arrives at the uplink.
+    #[track_caller]
+    pub fn from_uplink(&mut self, packet: impl Packet) -> Outcome {
+        self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
+    }
+
+    /// What the host's stack sends into mesh0.
+    #[track_caller]
+    pub fn from_host(&mut self, packet: impl Packet) -> Outcome {
+        self.run(Hook::FromHost, packet, RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() })
+    }
+
+    /// What comes out of the tunnel from the node with this address.
+    #[track_caller]
+    pub fn from_overlay(&mut self, peer: [u8; 4], vni: u32, packet: impl Packet) -> Outcome {
+        let options = RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() };
+        self.run_tunnelled(peer, vni, packet, options)
+    }
+
+    /// As [`Rig::from_overlay`], with options.
+    #[track_caller]
+    pub fn run_tunnelled(&mut self, peer: [u8; 4], vni: u32, packet: impl Packet, options: RunOptions) -> Outcome {
+        if self.tunnelled.is_none() {
+            self.load(Hook::FromOverlay.name());
+            let wrapper = kernel::Tunnelled::new(self.program(Hook::FromOverlay.name()).fd().unwrap().as_fd(), 0);
+            self.tunnelled = Some(wrapper.expect("the tunnel wrapper loads"));
+        }
+        let wrapper = self.tunnelled.take().expect("just made");
+        let program = wrapper.from(peer, vni).expect("the tunnel key is written");
+        let outcome =
+            self.judge(Hook::FromOverlay, &packet.bytes(), || kernel::test_run(program, &packet.bytes(), options));
+        self.tunnelled = Some(wrapper);
+        outcome
+    }
+
+    /// What comes out of a tunnel whose outer packets are IPv6.
+    #[track_caller]
+    pub fn from_overlay_over_ipv6(&mut self, vni: u32, packet: impl Packet) -> Outcome {
+        self.load(Hook::FromOverlay.name());
+        let hook = self.program(Hook::FromOverlay.name()).fd().expect("it is loaded").as_fd();
+        let wrapper = kernel::Tunnelled::new(hook, kernel::TUNNEL_IPV6).expect("the tunnel wrapper loads");
+        let program = wrapper.from(world::PEER_2, vni).expect("the tunnel key is written");
+        let options = RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() };
+        self.judge(Hook::FromOverlay, &packet.bytes(), || kernel::test_run(program, &packet.bytes(), options))
+    }
+
+    /// What arrives at mesh0 through no tunnel.
+    #[track_caller]
+    pub fn from_overlay_without_tunnel(&mut self, packet: impl Packet) -> Outcome {
+        self.run(Hook::FromOverlay, packet, RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() })
+    }
+
+    /// Runs a packet through a hook.
+    #[track_caller]
+    pub fn run(&mut self, hook: Hook, packet: impl Packet, options: RunOptions) -> Outcome {
+        self.load(hook.name());
+        let program = self.program(hook.name()).fd().expect("it is loaded").try_clone().expect("a spare descriptor");
+        self.judge(hook, &packet.bytes(), || kernel::test_run(program.as_fd(), &packet.bytes(), options))
+    }
+
+    #[track_caller]
+    fn judge(&self, hook: Hook, sent: &[u8], run: impl FnOnce() -> std::io::Result<kernel::Ran>) -> Outcome {
+        let (drops, flows) = (self.drops(), self.flows());
+        let ran = run().unwrap_or_else(|error| panic!("{}: the test run failed: {error}", hook.name()));
+        Outcome::new(hook, sent, ran, (&drops, &self.drops()), (&flows, &self.flows()))
+    }
+
+    /// Asks the program `sweep` to look at a flow; true if it acted.
+    pub fn sweep(&mut self, key: &FlowKey<[u8; 4]>, order: u8, last_seen_s: u32) -> bool {
+        self.load("sweep");
+        let mut packet = [0u8; 64];
+        packet[14..18].copy_from_slice(&key.src);
+        packet[18..22].copy_from_slice(&key.dst);
+        packet[22..24].copy_from_slice(&key.sport.to_ne_bytes());
+        packet[24..26].copy_from_slice(&key.dport.to_ne_bytes());
+        packet[26] = key.protocol;
+        packet[30] = order;
+        packet[34..38].copy_from_slice(&last_seen_s.to_ne_bytes());
+        let program = self.program("sweep").fd().expect("it is loaded");
+        kernel::test_run(program.as_fd(), &packet, RunOptions::default()).expect("sweep runs").code == 1
+    }
+
+    /// Loads a program, once; only what a test needs is verified.
+    pub fn load(&mut self, name: &str) {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name).expect("the object has this program").try_into().expect("it is a classifier");
+        if program.fd().is_err() {
+            program.load().unwrap_or_else(|error| panic!("{name} does not load: {error}"));
+        }
+    }
+
+    /// A program of the object, loaded or not.
+    pub fn program(&self, name: &str) -> &SchedClassifier {
+        self.ebpf.program(name).expect("the object has this program").try_into().expect("it is a classifier")
+    }
+
+    /// The flow table now.
+    pub fn flows(&self) -> Flows {
+        self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4")
+            .iter()
+            .map(|entry| entry.expect("the flow table can be read"))
+            .collect()
+    }
+
+    /// The drop counters now.
+    pub fn drops(&self) -> Drops {
+        let map = PerCpuArray::<&MapData, u64>::try_from(self.ebpf.map("DROPS").expect("a map")).expect("its type");
+        let mut counters = Drops::new();
+        for hook in Hook::ALL {
+            for reason in DropReason::ALL {
+                let index = hook as u32 * STRIDE + *reason as u32;
+                let sum: u64 = map.get(&index, 0).expect("a counter can be read").iter().sum();
+                if sum != 0 {
+                    counters.insert((hook as u8, *reason as u8), sum);
+                }
+            }
+        }
+        counters
+    }
+
+    /// A hash map, to read.
+    pub fn read<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
+        HashMap::try_from(self.ebpf.map(name).expect("the object has this map")).expect("its key and value fit")
+    }
+
+    /// Writes an entry of a hash map, by the hand of user space.
+    pub fn put<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) {
+        let map = self.ebpf.map_mut(name).expect("the object has this map");
+        let mut map = HashMap::<&mut MapData, K, V>::try_from(map).expect("its key and value fit");
+        map.insert(key, value, 0).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// Takes an entry away.
+    pub fn delete<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K) {
+        let map = self.ebpf.map_mut(name).expect("the object has this map");
+        let mut map = HashMap::<&mut MapData, K, V>::try_from(map).expect("its key and value fit");
+        map.remove(&key).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// Writes a slot of an array.
+    pub fn set<V: aya::Pod>(&mut self, name: &str, index: u32, value: V) {
+        let map = self.ebpf.map_mut(name).expect("the object has this map");
+        let mut map = Array::<&mut MapData, V>::try_from(map).expect("its value fits");
+        map.set(index, value, 0).unwrap_or_else(|error| panic!("{name}[{index}]: {error}"));
+    }
+}
+
+/// The compiled programs: named by MESH_EBPF_OBJECT (relative to the clone), or in the target directory that we run from.
+fn object() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MESH_EBPF_OBJECT") {
+        return Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path));
+    }
+    let ourselves = std::env::current_exe().context("finding our own program")?;
+    let found = ourselves.ancestors().map(|folder| folder.join("bpf").join("mesh-ebpf")).find(|path| path.is_file());
+    found.context("the packet programs are not built: run `cargo xtask build-ebpf`")
+}

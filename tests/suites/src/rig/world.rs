@@ -1,0 +1,218 @@
+//! Sentences that fill the maps: who is there, and what serves what.
+
+use mesh_common::maglev;
+use mesh_common::schema::*;
+use mesh_common::wire::mac;
+use mesh_packet::{Frame, eth};
+
+use super::Rig;
+use super::devices::HERE;
+
+/// The peer with number 2.
+pub const PEER_2: [u8; 4] = [192, 0, 2, 2];
+/// The peer with number 3.
+pub const PEER_3: [u8; 4] = [192, 0, 2, 3];
+
+/// A task, as endpoint and backend.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub number: u32,
+    pub addr: [u8; 4],
+    pub mac: [u8; 6],
+    pub vni: u32,
+    pub node: u32,
+    /// 0 where it is on another node.
+    pub ifindex: u32,
+}
+
+impl Task {
+    /// The head of a frame that it sends.
+    pub fn to(&self, dst: &str) -> Frame {
+        eth(self.mac, mac::GATEWAY).ipv4(self.addr, dst)
+    }
+
+    /// The head of a frame that reaches it.
+    pub fn gets(&self, src: &str) -> Frame {
+        eth(mac::GATEWAY, self.mac).ipv4(src, self.addr)
+    }
+
+    /// Its address as text.
+    pub fn ip(&self) -> String {
+        std::net::Ipv4Addr::from(self.addr).to_string()
+    }
+}
+
+/// A service on a network.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub pool: u32,
+    pub frontend: Frontend<[u8; 4]>,
+}
+
+/// IPv4 as ::ffff:a.b.c.d.
+pub fn mapped(a: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
+}
+
+/// An address from text; a text that is none is a mistake in the test.
+pub fn ip(text: &str) -> [u8; 4] {
+    text.parse::<std::net::Ipv4Addr>().unwrap_or_else(|_| panic!("not an IPv4 address: {text}")).octets()
+}
+
+/// The network that an address of the world is on, and its gateway.
+fn network_of(addr: [u8; 4]) -> (u32, [u8; 4]) {
+    match addr {
+        [10, 0, 16..=31, _] => (4_097, [10, 0, 16, 1]),
+        [10, 0, 32..=47, _] => (4_098, [10, 0, 32, 1]),
+        _ => panic!("no network of the rig's world has {addr:?}"),
+    }
+}
+
+impl Rig {
+    /// The world that every rig begins with.
+    pub(super) fn furnish(&mut self) {
+        self.configure(|_| {});
+        let uplink = self.devices().uplink;
+        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: [2, 0, 0, 0, 0, 1], pad: [0; 2] });
+        self.put("ADDRESSES4", HERE, Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
+        for (node, addr) in [(2u32, PEER_2), (3, PEER_3)] {
+            self.put("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, flags: 0, pad: [0; 5] });
+            self.put("ADDRESSES4", addr, Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] });
+        }
+        for gateway in [[10, 0, 16, 1], [10, 0, 32, 1]] {
+            let (vni, gateway) = network_of(gateway);
+            let endpoint = Endpoint {
+                vni,
+                number: 0,
+                node: 1,
+                ifindex: 0,
+                gateway,
+                mac: mac::GATEWAY,
+                kind: endpoint::GATEWAY,
+                flags: 0,
+                prefix_len: 20,
+                pad: [0; 3],
+            };
+            self.put("ENDPOINTS4", gateway, endpoint);
+        }
+    }
+
+    /// Writes the node's facts, changed by `change`.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config = Config {
+            netns_cookie: 1,
+            node: 1,
+            mesh0: self.devices().mesh0,
+            tunnel_addr4: HERE,
+            mesh0_mac: mac::of(mac::KIND_MESH0, 1),
+            data_port: 4_789,
+            mss4: 1_410,
+            pad: [0; 2],
+        };
+        change(&mut config);
+        self.set("CONFIG", 0, config);
+    }
+
+    /// A task of this node, on the network that its address belongs to.
+    pub fn task_here(&mut self, addr: &str) -> Task {
+        let ifindex = *self.devices().tasks.get(self.links).expect("the rig has a device for each of four tasks");
+        self.links += 1;
+        self.task(addr, 1, ifindex, 0)
+    }
+
+    /// A task of this node all of whose networks are internal.
+    pub fn internal_task_here(&mut self, addr: &str) -> Task {
+        let ifindex = *self.devices().tasks.get(self.links).expect("the rig has a device for each of four tasks");
+        self.links += 1;
+        self.task(addr, 1, ifindex, endpoint_flag::INTERNAL)
+    }
+
+    /// A task of another node.
+    pub fn task_there(&mut self, node: u32, addr: &str) -> Task {
+        self.task(addr, node, 0, 0)
+    }
+
+    fn task(&mut self, addr: &str, node: u32, ifindex: u32, flags: u8) -> Task {
+        self.numbers += 1;
+        let number = self.numbers;
+        let addr = ip(addr);
+        let (vni, gateway) = network_of(addr);
+        let task = Task { number, addr, mac: mac::of(mac::KIND_TASK, number), vni, node, ifindex };
+        let endpoint = Endpoint {
+            vni,
+            number,
+            node,
+            ifindex,
+            gateway,
+            mac: task.mac,
+            kind: endpoint::TASK,
+            flags,
+            prefix_len: 20,
+            pad: [0; 3],
+        };
+        self.put("ENDPOINTS4", addr, endpoint);
+        self.put("BACKENDS", number, backend(&task, 0));
+        task
+    }
+
+    /// A service with a VIP, round robin over these tasks.
+    pub fn service(&mut self, vip: &str, tasks: &[&Task]) -> Service {
+        self.numbers += 1;
+        let pool = self.numbers;
+        let numbers: Vec<u32> = tasks.iter().map(|task| task.number).collect();
+        let mut ring = if tasks.is_empty() { Vec::new() } else { vec![0; maglev::length_for(tasks.len()) as usize] };
+        maglev::fill(&mut ring, &numbers, &mut vec![0; numbers.len()]);
+        let turns_at = self.slots;
+        let ring_at = turns_at + numbers.len() as u32;
+        self.slots = ring_at + ring.len() as u32;
+        for (slot, number) in (turns_at..).zip(numbers.iter().chain(&ring)) {
+            self.set("RINGS", slot, *number);
+        }
+        for task in tasks {
+            self.put("BACKENDS", task.number, backend(task, pool));
+        }
+        self.put("TURNS", pool, 0u64);
+        let vip = ip(vip);
+        let frontend = Frontend {
+            pool,
+            vni: network_of(vip).0,
+            turns_at,
+            turns_len: numbers.len() as u32,
+            ring_at,
+            ring_len: ring.len() as u32,
+            vip,
+            target_port: 0,
+            algorithm: algorithm::ROUND_ROBIN,
+            flags: 0,
+            affinity_s: 0,
+            generation: 1,
+        };
+        self.put("FRONTENDS4", FrontendKey { addr: vip, port: 0, protocol: 0, pad: 0 }, frontend);
+        Service { pool, frontend }
+    }
+
+    /// Publishes a port of a service.
+    pub fn publish(&mut self, service: &Service, protocol: u8, port: u16, target_port: u16) {
+        let frontend = Frontend { target_port, ..service.frontend };
+        self.put("FRONTENDS4", FrontendKey { addr: [0; 4], port, protocol, pad: 0 }, frontend);
+    }
+
+    /// The echo of this node stays unanswered.
+    pub fn unreachable(&mut self, node: u32, addr: [u8; 4]) {
+        let flags = peer_flag::UNREACHABLE;
+        self.put("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, flags, pad: [0; 5] });
+    }
+}
+
+fn backend(task: &Task, pool: u32) -> Backend {
+    Backend {
+        addr: mapped(task.addr),
+        vni: task.vni,
+        pool,
+        node: task.node,
+        ifindex: task.ifindex,
+        mac: task.mac,
+        state: backend_state::READY,
+        pad: 0,
+    }
+}

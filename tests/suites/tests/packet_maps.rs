@@ -1,0 +1,118 @@
+//! bpftool is a first-class reader (decision 15): every pinned map that it can dump shows fields by name.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mesh_userspace::kernel::bpf::Dataplane;
+use serde_json::Value;
+
+/// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
+const FIELDS: [(&str, &[&str], &[&str]); 13] = [
+    ("CONFIG", &[], &["netns_cookie", "node", "mesh0", "tunnel_addr4", "mesh0_mac", "data_port", "mss4"]),
+    ("ADDRESSES4", &[], &["node", "ifindex", "flags"]),
+    ("ENDPOINTS4", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
+    ("FRONTENDS4", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
+    ("BACKENDS", &[], &["addr", "vni", "pool", "node", "ifindex", "mac", "state"]),
+    ("RINGS", &[], &[]),
+    ("TURNS", &[], &[]),
+    (
+        "FLOWS4",
+        &["src", "dst", "sport", "dport", "protocol"],
+        &["addr", "rewrite", "deliver", "seen", "packets", "bytes"],
+    ),
+    ("PEERS", &[], &["addr", "mtu", "flags"]),
+    ("UPLINKS", &[], &["addr4", "mac"]),
+    ("ECHOES", &[], &["answered_ns", "sequence"]),
+    ("SOCKETS", &["cookie", "addr", "port"], &["addr", "port"]),
+    ("DROPS", &[], &[]),
+];
+
+/// A data plane pinned beside everybody else's, and a cgroup of its own to hook; both are gone afterwards.
+struct Beside {
+    bpf: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl Beside {
+    fn new() -> Beside {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let cgroup2 =
+            mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
+        let name = format!("mesh-test-{}", std::process::id());
+        let cgroup = Path::new(cgroup2.split(' ').nth(1).unwrap()).join(&name);
+        std::fs::create_dir(&cgroup).unwrap();
+        Beside { bpf: Path::new("/sys/fs/bpf").join(name), cgroup }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = Dataplane::purge(&self.bpf); // what is left is looked for by the test
+        let _ = std::fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn bpftool(arguments: &[&str]) -> Value {
+    let output = Command::new("bpftool").arg("-j").args(arguments).output().expect("bpftool runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "bpftool {arguments:?}: {text}");
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
+
+/// Puts an entry of zeros into a map that has none: there is nothing to dump in an empty one.
+fn put_zeros(path: &str) {
+    let shape = bpftool(&["map", "show", "pinned", path]);
+    let bytes = |key: &str| vec!["0"; shape[key].as_u64().unwrap() as usize];
+    let words = [vec!["map", "update", "pinned", path, "key"], bytes("bytes_key"), vec!["value"], bytes("bytes_value")];
+    bpftool(&words.concat());
+}
+
+fn has_fields(shown: &Value, names: &[&str]) -> bool {
+    names.iter().all(|name| shown.get(name).is_some())
+}
+
+#[test]
+fn bpftool_shows_the_fields_of_every_map_by_name() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("maps in bpftool", reason);
+    }
+    if Command::new("bpftool").arg("version").output().is_err() {
+        return mesh_lab::skip("maps in bpftool", "there is no bpftool: apt-get install bpftool");
+    }
+    let beside = Beside::new();
+    let dataplane = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(dataplane.dir().join("maps")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let path = path.to_string_lossy().into_owned();
+        assert!(name.len() <= 15, "{name}: the kernel would cut it");
+        let (_, key_fields, value_fields) =
+            FIELDS.iter().find(|(known, _, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the list"));
+        let is_array = ["CONFIG", "RINGS", "DROPS"].contains(&name.as_str());
+        if !is_array {
+            put_zeros(&path);
+        }
+        // RINGS has a million slots: one says it all.
+        let dump = if name == "RINGS" {
+            Value::Array(vec![bpftool(&["map", "lookup", "pinned", &path, "key", "0", "0", "0", "0"])])
+        } else {
+            bpftool(&["map", "dump", "pinned", &path])
+        };
+        let first = &dump[0]["formatted"];
+        assert!(has_fields(&first["key"], key_fields), "{name}: key {first}");
+        // A value per CPU stands in a list.
+        let value = if name == "DROPS" { &first["values"] } else { &first["value"] };
+        assert!(!value.is_null() && has_fields(value, value_fields), "{name}: value {first}");
+        seen.push(name);
+    }
+    seen.sort();
+    let mut wanted: Vec<&str> = FIELDS.iter().map(|(name, _, _)| *name).collect();
+    wanted.sort_unstable();
+    assert_eq!(seen, wanted);
+
+    drop(dataplane);
+    let (bpf, cgroup) = (beside.bpf.clone(), beside.cgroup.clone());
+    drop(beside);
+    assert!(!bpf.exists() && !cgroup.exists(), "nothing is left");
+}
