@@ -4,8 +4,8 @@
 //!   frontend *:8000/tcp to 8000 vip 10.0.16.2 pool 1 vni 4097 round-robin turns 0+2 ring 2+251 generation 1
 //!   ring 0+2 = 1 2
 //! ```
-//! Every field of an entry is in its line, zeros and absent things left out; a Maglev ring is told by its shares. Pure: who wants to show
-//! them prints the lines. Must not: look anything up, so that the text is what the map holds and nothing else.
+//! Every field of an entry is in its line (they are taken apart by name, so that a new one is not forgotten), zeros left out; a Maglev
+//! ring is told by its shares. Pure: who wants to show them prints the lines. Must not: look anything up, so that the text is what the map holds and nothing else.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
@@ -115,9 +115,7 @@ impl Display for Entry {
             Entry::Frontend(key, value) => f.write_str(&frontend(key, value)),
             Entry::Backend(number, value) => f.write_str(&backend(*number, value)),
             Entry::Peer(node, value) => f.write_str(&peer(*node, value)),
-            Entry::Uplink(ifindex, Uplink { addr4, mac, .. }) => {
-                write!(f, "uplink {ifindex} addr {} mac {}", Ipv4Addr::from(*addr4), self::mac(mac))
-            }
+            Entry::Uplink(ifindex, value) => f.write_str(&uplink(*ifindex, value)),
             Entry::Turn(pool) => write!(f, "turn {pool}"),
             Entry::Ring(at, slots) => write!(f, "ring {at}+{} = {}", slots.len(), shares(slots)),
         }
@@ -125,59 +123,65 @@ impl Display for Entry {
 }
 
 fn config(config: &Config) -> String {
-    let Config { netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, mss4, .. } = config;
-    format!(
-        "config node {node} mesh0 {mesh0} mac {} tunnel {}:{data_port} mss {mss4} netns {netns_cookie}",
-        mac(mesh0_mac),
-        Ipv4Addr::from(*tunnel_addr4),
-    )
+    let Config { netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, mss4, pad: _ } = config;
+    let (mac, tunnel) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4));
+    format!("config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel}:{data_port} mss {mss4} netns {netns_cookie}")
 }
 
 fn address(addr: [u8; 4], value: &Address) -> String {
-    let mut line = format!("address {} node {}", Ipv4Addr::from(addr), value.node);
-    field(&mut line, "ifindex", value.ifindex);
-    flags(&mut line, value.flags, &[(address_flag::OWN, "own"), (address_flag::TUNNEL, "tunnel")]);
+    let Address { node, ifindex, flags, pad: _ } = *value;
+    let mut line = format!("address {} node {node}", Ipv4Addr::from(addr));
+    field(&mut line, "ifindex", ifindex);
+    bits(&mut line, flags, &[(address_flag::OWN, "own"), (address_flag::TUNNEL, "tunnel")]);
     line
 }
 
 fn endpoint_line(addr: [u8; 4], value: &Endpoint<[u8; 4]>) -> String {
-    let mut line = format!("endpoint {}", Ipv4Addr::from(addr));
-    match value.kind {
+    let Endpoint { vni, number, node, ifindex, gateway, mac: ref own_mac, kind, flags, prefix_len, pad: _ } = *value;
+    let mut line = format!("endpoint {}/{prefix_len}", Ipv4Addr::from(addr));
+    match kind {
         endpoint::TASK => line.push_str(" task"),
         endpoint::GATEWAY => line.push_str(" gateway"),
         other => line.push_str(&format!(" kind-{other}")),
     }
-    field(&mut line, "", value.number);
-    field(&mut line, "vni", value.vni);
-    field(&mut line, "node", value.node);
-    field(&mut line, "ifindex", value.ifindex);
-    line.push_str(&format!(" mac {}", mac(&value.mac)));
-    if value.gateway != addr {
-        line.push_str(&format!(" via {}", Ipv4Addr::from(value.gateway)));
+    field(&mut line, "number", number);
+    field(&mut line, "vni", vni);
+    field(&mut line, "node", node);
+    field(&mut line, "ifindex", ifindex);
+    line.push_str(&format!(" mac {}", mac(own_mac)));
+    if gateway != addr {
+        line.push_str(&format!(" via {}", Ipv4Addr::from(gateway)));
     }
-    flags(&mut line, value.flags, &[(endpoint_flag::INTERNAL, "internal")]);
+    bits(&mut line, flags, &[(endpoint_flag::INTERNAL, "internal")]);
     line
 }
 
 fn backend(number: u32, value: &Backend) -> String {
-    let mut line = format!("backend {number} {}", address_of_16(value.addr));
-    match value.state {
+    let Backend { addr, vni, pool, node, ifindex, mac: ref own_mac, state, pad: _ } = *value;
+    let mut line = format!("backend {number} {}", address_of_16(addr));
+    match state {
         backend_state::READY => line.push_str(" ready"),
         backend_state::DRAINING => line.push_str(" draining"),
         other => line.push_str(&format!(" state-{other}")),
     }
-    field(&mut line, "pool", value.pool);
-    field(&mut line, "vni", value.vni);
-    field(&mut line, "node", value.node);
-    field(&mut line, "ifindex", value.ifindex);
-    line.push_str(&format!(" mac {}", mac(&value.mac)));
+    field(&mut line, "pool", pool);
+    field(&mut line, "vni", vni);
+    field(&mut line, "node", node);
+    field(&mut line, "ifindex", ifindex);
+    line.push_str(&format!(" mac {}", mac(own_mac)));
     line
 }
 
 fn peer(node: u32, value: &Peer) -> String {
-    let mut line = format!("peer {node} {} mtu {}", address_of_16(value.addr), value.mtu);
-    flags(&mut line, value.flags, &[(peer_flag::UNREACHABLE, "unreachable")]);
+    let Peer { addr, mtu, flags, pad: _ } = *value;
+    let mut line = format!("peer {node} {} mtu {mtu}", address_of_16(addr));
+    bits(&mut line, flags, &[(peer_flag::UNREACHABLE, "unreachable")]);
     line
+}
+
+fn uplink(ifindex: u32, value: &Uplink) -> String {
+    let Uplink { addr4, mac: own_mac, pad: _ } = value;
+    format!("uplink {ifindex} addr {} mac {}", Ipv4Addr::from(*addr4), mac(own_mac))
 }
 
 /// A VIP stands for all its ports; a published port for all addresses of the node.
@@ -200,28 +204,41 @@ fn protocol(number: u8) -> String {
 }
 
 fn frontend(key: &FrontendKey<[u8; 4]>, value: &Frontend<[u8; 4]>) -> String {
+    let Frontend {
+        pool,
+        vni,
+        turns_at,
+        turns_len,
+        ring_at,
+        ring_len,
+        vip,
+        target_port,
+        algorithm: chosen,
+        flags,
+        affinity_s,
+        generation,
+    } = *value;
     let mut line = format!("frontend {}", frontend_key(key));
-    field(&mut line, "to", value.target_port.into());
-    if value.vip != [0; 4] && value.vip != key.addr {
-        line.push_str(&format!(" vip {}", Ipv4Addr::from(value.vip)));
+    field(&mut line, "to", target_port.into());
+    if vip != [0; 4] && vip != key.addr {
+        line.push_str(&format!(" vip {}", Ipv4Addr::from(vip)));
     }
-    field(&mut line, "pool", value.pool);
-    field(&mut line, "vni", value.vni);
-    match value.algorithm {
+    field(&mut line, "pool", pool);
+    field(&mut line, "vni", vni);
+    match chosen {
         algorithm::ROUND_ROBIN => line.push_str(" round-robin"),
         algorithm::MAGLEV => line.push_str(" maglev"),
         algorithm::RANDOM => line.push_str(" random"),
         other => line.push_str(&format!(" algorithm-{other}")),
     }
-    if value.turns_len == 0 && value.ring_len == 0 {
+    if turns_len == 0 && ring_len == 0 {
         line.push_str(" empty");
     } else {
-        let Frontend { turns_at, turns_len, ring_at, ring_len, .. } = value;
         line.push_str(&format!(" turns {turns_at}+{turns_len} ring {ring_at}+{ring_len}"));
     }
-    field(&mut line, "affinity_s", value.affinity_s);
-    field(&mut line, "generation", value.generation);
-    flags(&mut line, value.flags, &[(frontend_flag::NOT_TAKEN, "not-taken")]);
+    field(&mut line, "affinity_s", affinity_s);
+    field(&mut line, "generation", generation);
+    bits(&mut line, flags, &[(frontend_flag::NOT_TAKEN, "not-taken")]);
     line
 }
 
@@ -240,13 +257,12 @@ fn shares(slots: &[u32]) -> String {
 /// ` name value`, where it is not zero.
 fn field(line: &mut String, name: &str, value: u32) {
     if value != 0 {
-        let gap = if name.is_empty() { "" } else { " " };
-        line.push_str(&format!("{gap}{name} {value}"));
+        line.push_str(&format!(" {name} {value}"));
     }
 }
 
 /// The names of the bits that are set; bits without a name as a number.
-fn flags(line: &mut String, set: u8, names: &[(u8, &str)]) {
+fn bits(line: &mut String, set: u8, names: &[(u8, &str)]) {
     let mut rest = set;
     for (bit, name) in names.iter().filter(|(bit, _)| set & bit != 0) {
         line.push_str(&format!(" {name}"));

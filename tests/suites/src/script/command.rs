@@ -79,8 +79,14 @@ fn change(cluster: &mut Cluster, parts: &[&str], input: Option<&str>) -> Result<
         }
         ["cut", node] => return cluster.cut(node).map(silent),
         ["mend", node] => return cluster.mend(node).map(silent),
-        ["kill", node] => return cluster.node_mut(node).map(|node| silent(node.kill_agent())),
-        ["start", node] => return cluster.node_mut(node).map(|node| silent(node.start_agent())),
+        ["kill", node] => {
+            cluster.node_mut(node)?.kill_agent();
+            return Ok(Vec::new());
+        }
+        ["start", node] => {
+            cluster.node_mut(node)?.start_agent();
+            return Ok(Vec::new());
+        }
         ["occupy", node, used] => {
             let port = port(used)?;
             cluster.node_mut(node)?.occupied.insert(port);
