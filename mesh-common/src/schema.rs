@@ -82,7 +82,7 @@ pub struct Flow<A> {
     pub node: u32,
     /// VNI to tunnel with.
     pub vni: u32,
-    /// Endpoint number of the backend; 0 for flows to the outside.
+    /// Endpoint number of the backend, or of the task that went outside: the entry dies with it.
     pub backend: u32,
     /// Destination MAC of the frame delivered.
     pub mac: [u8; 6],

@@ -2,7 +2,7 @@
 
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, ETHERTYPE_ECHO, Ethernet, Form};
-use mesh_common::schema::{Config, deliver as way, endpoint};
+use mesh_common::schema::{Config, address_flag, deliver as way, endpoint};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
@@ -53,6 +53,12 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
     if F::is_multicast(packet.dst) {
         return Ok(SHOT);
     }
+    // What the host merely forwards is a stranger's: only its own addresses and the resolver's (the gateways) may enter here.
+    let is_own = matches!(F::address(&packet.src), Some(address) if address.flags & address_flag::OWN != 0)
+        || matches!(F::endpoint(&packet.src), Some(source) if source.kind == endpoint::GATEWAY);
+    if !is_own {
+        return Err(Stop::drop(DropReason::FromOutside));
+    }
     let flow = match flow::lookup(&packet, tc.len())? {
         Some(flow) => flow,
         None => {
@@ -63,7 +69,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 if target.ifindex != 0 {
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
-                to_owner(&packet, target.number, target.node, Entry::Host)?
+                to_owner(&packet, target.number, target.node, Entry::Host, 0)?
             } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
                 // Without ports it would be another flow, and could reach another task than the fragment that has them.
                 if packet.form == Form::Fragment {

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet};
-use mesh_common::schema::{Address, Backend, Config, Echo, address_flag, deliver as way, endpoint};
+use mesh_common::schema::{Address, Backend, Config, Echo, FlowKey, address_flag, deliver as way, endpoint};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
@@ -123,6 +123,7 @@ fn request<F: Tables>(
             if packet.form == Form::Fragment {
                 return Err(Stop::drop(DropReason::Fragment));
             }
+            source_belongs::<F>(peer, packet, from_wire)?;
             let backend = match balance::backend(number) {
                 Some(backend) if backend.node == config.node => backend,
                 // Dropped, not reset: the sender tries again, and by then the ingress node knows.
@@ -139,29 +140,40 @@ fn request<F: Tables>(
     deliver(tc, HOOK, config, flow, to, 0)
 }
 
+/// Whether the peer may bring a call from this source: its own host or tasks, or somebody outside the overlay.
+#[inline(always)]
+fn source_belongs<F: Tables>(peer: &Address, packet: &Packet<F>, from_wire: bool) -> Result<(), Stop> {
+    let node = match F::endpoint(&packet.src) {
+        Some(endpoint) => Some(endpoint.node),
+        None => None,
+    };
+    let belongs = if from_wire { node.is_none() } else { node.is_none_or(|node| node == peer.node) };
+    if belongs { Ok(()) } else { Err(Stop::drop(DropReason::WrongPeer)) }
+}
+
 /// The port a call means at this backend (0: unchanged), if its service has that frontend.
 #[inline(always)]
 fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool) -> Result<u16, Stop> {
-    if let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) {
-        // Any address of the ingress node will do: only that node knows all of its own.
-        if frontend.pool == backend.pool {
-            return Ok(frontend.target_port);
-        }
+    if let Some(frontend) = balance::vip::<F>(packet.dst) {
+        return if !from_wire && frontend.pool == backend.pool {
+            Ok(0)
+        } else {
+            Err(Stop::drop(DropReason::NotPublished))
+        };
     }
-    if !from_wire {
-        if let Some(frontend) = balance::vip::<F>(packet.dst) {
-            if frontend.pool == backend.pool {
-                return Ok(0);
-            }
-        }
-        if packet.dst == F::from_16(backend.addr) {
-            return Ok(0);
-        }
+    if F::endpoint(&packet.dst).is_some() {
+        let is_named = !from_wire && packet.dst == F::from_16(backend.addr);
+        return if is_named { Ok(0) } else { Err(Stop::drop(DropReason::NotPublished)) };
     }
-    Err(Stop::drop(DropReason::NotPublished))
+    // Any address of the ingress node will do: only that node knows all of its own.
+    match balance::published::<F>(packet.dport, packet.protocol) {
+        Some(frontend) if frontend.pool == backend.pool => Ok(frontend.target_port),
+        _ => Err(Stop::drop(DropReason::NotPublished)),
+    }
 }
 
-/// A reply that leaves here for the neighbour its MAC names: no flow, route or neighbour is looked up.
+/// A reply that leaves here for the neighbour its MAC names: by the link that the call came in by while that is remembered, else by the link
+/// that has the address. No route or neighbour is looked up.
 #[inline(always)]
 fn reply_to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<i32, Stop> {
     let own = match F::address(&packet.src) {
@@ -171,13 +183,27 @@ fn reply_to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Resu
     if balance::published::<F>(packet.sport, packet.protocol).is_none() {
         return Err(Stop::drop(DropReason::ForgedReply));
     }
-    to_uplink(tc, own.ifindex, eth.dst)
+    let call = FlowKey {
+        src: packet.dst,
+        dst: packet.src,
+        sport: packet.dport,
+        dport: packet.sport,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    let came_by = match F::flow(&call) {
+        // SAFETY: a live map value, read only.
+        Some(flow) => unsafe { (*flow).ifindex },
+        None => 0,
+    };
+    to_uplink(tc, if came_by != 0 { came_by } else { own.ifindex }, eth.dst)
 }
 
 /// A reply for this node's own host or one of its tasks.
 #[inline(always)]
 fn reply_to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Packet<F>) -> Result<i32, Stop> {
-    let is_frontend = balance::published::<F>(packet.sport, packet.protocol).is_some()
+    let is_frontend = (balance::published::<F>(packet.sport, packet.protocol).is_some()
+        && F::address(&packet.src).is_some())
         || balance::vip::<F>(packet.src).is_some()
         || F::endpoint(&packet.src).is_some();
     if !is_frontend {

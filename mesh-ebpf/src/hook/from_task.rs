@@ -22,6 +22,8 @@ const HOOK: Hook = Hook::FromTask;
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
     let code = match parse::ethernet(tc) {
+        // The kernel keeps the tag beside the packet, and would put it on again where the packet leaves.
+        Some(_) if tc.has_vlan() => encode(Err(Stop::drop(DropReason::Unsupported))),
         Some(eth) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth),
         Some(eth) if eth.ethertype == ETHERTYPE_ARP => answer::arp::<V4>(tc, &eth),
         Some(_) => encode(Err(Stop::drop(DropReason::Unsupported))),

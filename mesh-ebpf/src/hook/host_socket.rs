@@ -56,8 +56,7 @@ fn decide(ctx: &SockAddrContext, name: Name) -> Answer {
         // SAFETY: no arguments.
         return if unsafe { raw::bpf_get_current_uid_gid() } as u32 == 0 { Answer::Leave } else { Answer::Deny };
     }
-    let is_own =
-        V4::is_loopback(name.addr) || matches!(address, Some(address) if address.flags & address_flag::OWN != 0);
+    let is_own = V4::is_loopback(name.addr) || name.addr == [0; 4] /* this host, connect(2) on Linux */ || matches!(address, Some(address) if address.flags & address_flag::OWN != 0);
     if !is_own {
         return Answer::Leave;
     }

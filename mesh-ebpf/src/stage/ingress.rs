@@ -53,16 +53,17 @@ fn decide<F: Tables>(
     if backend.node == call.node {
         return owner::accept(packet, number, backend, call.target_port, &call.back, call.gateway);
     }
-    to_owner(packet, number, backend.node, call.entry)
+    to_owner(packet, number, backend.node, call.entry, call.back.ifindex)
 }
 
-/// Sends a call to the node of the endpoint `number`, and keeps the choice.
+/// Sends a call to the node of the endpoint `number`, and keeps the choice, and the link that the call came in by (0: none).
 #[inline(always)]
 pub fn to_owner<F: Tables>(
     packet: &Packet<F>,
     number: u32,
     node: u32,
     entry: Entry,
+    came_by: u32,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
@@ -70,6 +71,7 @@ pub fn to_owner<F: Tables>(
     flow::blank::<F>(forward);
     forward.deliver = deliver::TUNNEL;
     forward.node = node;
+    forward.ifindex = came_by;
     forward.backend = number;
     forward.mac = mac::of(mac::KIND_ENDPOINT, number);
     (forward.vni, forward.flags) = match entry {

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::helpers::generated as raw;
-use mesh_common::parse::{Form, Packet};
+use mesh_common::parse::{Form, Packet, protocol};
 use mesh_common::schema::{Config, Endpoint, FlowKey, deliver, flow_flag, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
@@ -56,6 +56,10 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
             DropReason::Unsupported
         }));
     }
+    // It would leave with this node's address: no task speaks to anybody's data port, known as a node or not.
+    if packet.protocol == protocol::UDP && packet.dport == config.data_port {
+        return Err(Stop::drop(DropReason::DataPort));
+    }
     let ifindex = route(tc, config, packet)?;
     // SAFETY: values change only as a whole.
     let Some(uplink) = (unsafe { UPLINKS.get(ifindex) }) else { return Err(Stop::refuse(DropReason::NoRoute)) };
@@ -72,6 +76,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.reverse.flags = flow_flag::REVERSE;
     scratch.reverse.ifindex = source.ifindex;
     scratch.reverse.mac = source.mac;
+    scratch.reverse.backend = source.number; // both entries go with the task
 
     let is_echo = packet.form == Form::EchoRequest;
     let hash = packet.hash();
@@ -102,6 +107,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.forward.rewrite = rewrite::SOURCE;
     scratch.forward.deliver = deliver::OUTSIDE;
     scratch.forward.ifindex = ifindex;
+    scratch.forward.backend = source.number;
     scratch.forward.packets = 1;
     scratch.forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
     F::put_flow(&flow::key(packet), &scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;

@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::leader::command;
 use crate::leader::{Ctx, isolation};
+use crate::membership::identity::FOLDER;
 use crate::model::{Cluster, ExecRequest, Id, NetworkSpec, Node, Protocol, PublishMode, Role, ServiceSpec, Task};
 use crate::runtime::{LogRequest as TaskLogs, RuntimeError, TaskRuntime};
 
@@ -77,6 +78,20 @@ impl Control {
         Ok(answer)
     }
 
+    /// What an earlier cluster left is never overwritten: a store that is gone is gone for everybody.
+    fn has_no_past(&self) -> Result<(), ApiError> {
+        let state_dir = &self.0.args.state_dir;
+        let left =
+            [store_path(state_dir), state_dir.join(FOLDER).join("node.json")].into_iter().find(|path| path.exists());
+        match left {
+            None => Ok(()),
+            Some(path) => Err(ApiError::conflict(format!(
+                "{} is left of an earlier cluster: restart the agent to go on in it, or move the file away if that cluster is no more",
+                path.display()
+            ))),
+        }
+    }
+
     /// A task, and this node if it runs here.
     fn place_of(&self, member: &Member, task: &Id) -> Result<(Task, Option<Node>), ApiError> {
         let cluster = member.desired.get();
@@ -133,13 +148,7 @@ impl ControlPlane for Control {
         if self.0.member.read().await.is_some() {
             return Err(ApiError::conflict("this node is already part of a cluster: mesh swarm leave first"));
         }
-        let store = store_path(&self.0.args.state_dir);
-        if store.exists() {
-            return Err(ApiError::conflict(format!(
-                "{} holds the store of an earlier cluster: move it away if that cluster is no more",
-                store.display()
-            )));
-        }
+        self.has_no_past()?;
         match self.begin_cluster(request).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
@@ -154,6 +163,7 @@ impl ControlPlane for Control {
         if self.0.member.read().await.is_some() {
             return Err(ApiError::conflict("this node is already part of a cluster: mesh swarm leave first"));
         }
+        self.has_no_past()?;
         match self.enter_cluster(request).await {
             Ok(answer) => Ok(answer),
             Err(error) => {

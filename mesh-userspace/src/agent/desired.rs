@@ -2,6 +2,8 @@
 //! without the store goes on where it was.
 
 use std::collections::VecDeque;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -162,7 +164,13 @@ impl Desired {
             };
             // The first word after an absence comes at once, so that "away" ends at once.
             let wait = if self.away_since().is_some() { Duration::ZERO } else { WAIT };
-            match self.fetch(dialer, store, cluster.revision, wait).await {
+            // A wait that the echo has shown to be in vain is given up, so that the store's return is noticed at once.
+            let mut away = self.away_since.subscribe();
+            let fetched = tokio::select! {
+                fetched = self.fetch(dialer, store, cluster.revision, wait) => fetched,
+                _ = away.changed() => continue,
+            };
+            match fetched {
                 Ok(()) => {
                     self.away_since.send_if_modified(|since| since.take().is_some());
                 }
@@ -226,7 +234,10 @@ fn cache_path(state_dir: &Path) -> PathBuf {
 
 fn save(path: &Path, cluster: &Cluster) -> std::io::Result<()> {
     let next = path.with_extension("new");
-    std::fs::write(&next, serde_json::to_vec(cluster)?)?;
+    // Environments of services are in it: for root alone.
+    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&next)?;
+    file.write_all(&serde_json::to_vec(cluster)?)?;
+    file.sync_all()?;
     std::fs::rename(next, path)
 }
 
@@ -234,8 +245,9 @@ fn save(path: &Path, cluster: &Cluster) -> std::io::Result<()> {
 pub fn load_cache(state_dir: &Path) -> anyhow::Result<Cluster> {
     let path = cache_path(state_dir);
     match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} can't be read: remove it, the store's node sends it again", path.display())),
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} can't be read: remove it and the identity directory beside it, and join again", path.display())
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Cluster::default()),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }

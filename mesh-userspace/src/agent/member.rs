@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::desired::{Desired, load_cache};
 use super::reconcile::Kernel;
+use super::remembered::Remembered;
 use super::tasks::Tasks;
 use super::{Agent, cluster_routes, lead, now, reach};
 use crate::api::tls::{self, API_PORT, Dialer, ServeLimits};
@@ -50,6 +51,7 @@ pub struct Member {
     state_dir: PathBuf,
     loops: Mutex<JoinSet<()>>,
     last_status: Mutex<Option<NodeStatus>>,
+    remembered: Remembered,
 }
 
 /// Where the embedded store is.
@@ -122,10 +124,14 @@ impl Member {
             state_dir: args.state_dir.clone(),
             loops: Mutex::default(),
             last_status: Mutex::default(),
+            remembered: Remembered::load(&args.state_dir),
         });
         // What a former agent started is known before the first question is answered.
+        let mut first = Observed::default();
+        member.remembered.complete(&mut first, &member.desired.get(), &member.id);
+        member.observed.send_replace(Arc::new(first));
         let events = member.runtime.events();
-        member.tasks.adopt(&member).await;
+        member.tasks.adopt(&member).await.context("find the tasks of a former agent")?;
         member.clone().spawn_loops(agent, &identity, listener, events)?;
         Ok(member)
     }
@@ -200,13 +206,17 @@ impl Member {
         loop {
             let mut observed = (**gossip.borrow_and_update()).clone();
             observed.unreachable_since = unreachable.borrow_and_update().clone();
-            self.observed.send_if_modified(|current| {
+            self.remembered.complete(&mut observed, &self.desired.get(), &self.id);
+            let is_new = self.observed.send_if_modified(|current| {
                 let is_new = **current != observed;
                 if is_new {
                     *current = Arc::new(observed);
                 }
                 is_new
             });
+            if is_new && let Err(error) = self.remembered.keep(&self.observed()) {
+                log::warn!("keep what was observed: {error}");
+            }
             tokio::select! {
                 _ = gossip.changed() => {}
                 _ = unreachable.changed() => {}
@@ -268,6 +278,7 @@ impl Member {
     }
 
     fn abort_loops(&self) {
+        self.kernel.close();
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 

@@ -22,6 +22,7 @@ mod preflight;
 mod purge;
 mod reach;
 mod reconcile;
+mod remembered;
 mod settings;
 mod tasks;
 

@@ -8,8 +8,8 @@ use super::Settings;
 use crate::kernel::net::namespace;
 use crate::runtime::exec::cgroup2_root;
 
-/// Oldest kernel that the programs are proven on.
-const OLDEST: (u32, u32) = (6, 1);
+/// The first kernel with TCX, whose links can be pinned and swapped: without them a restarted agent could not take over.
+const OLDEST: (u32, u32) = (6, 6);
 
 /// Checks this machine; gives the cgroup that tasks live under.
 pub fn check(args: &Settings) -> anyhow::Result<PathBuf> {

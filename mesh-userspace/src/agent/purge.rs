@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::member::{Member, store_path};
-use super::{Agent, Settings, desired};
+use super::{Agent, Settings, desired, remembered};
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
@@ -21,6 +21,7 @@ pub fn forget(state_dir: &Path) {
         log::warn!("{error}");
     }
     desired::remove_cache(state_dir);
+    remembered::remove(state_dir);
     let _ = std::fs::remove_file(store_path(state_dir)); // absent is as good
 }
 

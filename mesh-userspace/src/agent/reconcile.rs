@@ -9,6 +9,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ pub struct Kernel {
     netns_cookie: u64,
     /// One round at a time.
     turn: tokio::sync::Mutex<()>,
+    /// The node leaves or the agent ends: no further round.
+    closed: AtomicBool,
+    /// The underlay as it was when it could last be read.
+    underlay: Mutex<Option<Underlay>>,
     kick: Notify,
     /// Node number and interface index of mesh0, once it is there.
     mesh0: Mutex<Option<(u32, u32)>>,
@@ -82,6 +87,8 @@ impl Kernel {
             publish_interfaces,
             netns_cookie: namespace::cookie()?,
             turn: tokio::sync::Mutex::default(),
+            closed: AtomicBool::new(false),
+            underlay: Mutex::default(),
             kick: Notify::new(),
             mesh0: Mutex::default(),
             troubles: Mutex::default(),
@@ -124,6 +131,15 @@ impl Kernel {
         self.kick.notify_one();
     }
 
+    /// No round begins after this.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Rounds for ever.
     pub async fn run(&self, member: &Member) {
         let (mut desired, mut observed) = (member.desired.watch(), member.observed_watch());
@@ -139,9 +155,14 @@ impl Kernel {
             tokio::select! {
                 _ = desired.changed() => {}
                 _ = observed.changed() => {}
-                _ = host_changed => {}
+                // A broken socket is given up; the slow clock goes on, and opens another.
+                news = host_changed => if news.is_none() {
+                    changes = None;
+                },
                 () = self.kick.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(EVERY) => if changes.is_none() {
+                    changes = self.net.changes().ok();
+                },
             }
         }
     }
@@ -149,12 +170,17 @@ impl Kernel {
     /// One round on the facts of this moment; when it returns, they are applied as far as they can be.
     pub async fn round(&self, member: &Member) {
         let _turn = self.turn.lock().await;
+        if self.is_closed() {
+            return;
+        }
         let (cluster, observed) = (member.desired.get(), member.observed());
         let mut troubles = Troubles::default();
         match self.apply(member, &cluster, &observed, &mut troubles).await {
             Ok(()) => *lock(&self.applied) = cluster.revision,
             Err(error) => troubles.warnings.push(format!("{error:#}")),
         }
+        // Last, for a resolver that hangs must not hold up packets; still within the round, so that a task that starts finds its zone.
+        self.push_zone(&cluster, &observed, member, &mut troubles).await;
         let is_new = {
             let mut last = lock(&self.troubles);
             let is_new = *last != troubles;
@@ -193,15 +219,28 @@ impl Kernel {
         };
         let peers: Vec<IpAddr> =
             cluster.nodes.values().filter(|peer| peer.id != node.id).map(|peer| peer.data_path_addr).collect();
-        let underlay = self.net.underlay(node.data_path_addr, &peers).await?;
-        // First: a task must find its own zone when it starts to ask.
-        self.push_zone(cluster, observed, member, troubles).await;
+        let underlay = self.underlay(node.data_path_addr, &peers, troubles).await?;
         let image = net::compile(cluster, observed, &member.id, &underlay);
         self.converge(&image, troubles).await?;
         let facts = self.facts(member, &image, &underlay, &troubles.ports_not_taken).await?;
         *lock(&self.mesh0) = Some((node.number, facts.mesh0));
         self.attach(&image, &facts, troubles).await?;
         self.write_maps(cluster, observed, &facts, troubles)
+    }
+
+    /// The underlay, or what it was: an address that went with its cable must not keep the maps from being written.
+    async fn underlay(&self, data_path: IpAddr, peers: &[IpAddr], troubles: &mut Troubles) -> anyhow::Result<Underlay> {
+        match (self.net.underlay(data_path, peers).await, *lock(&self.underlay)) {
+            (Ok(underlay), _) => {
+                *lock(&self.underlay) = Some(underlay);
+                Ok(underlay)
+            }
+            (Err(error), Some(last)) => {
+                troubles.warnings.push(error.to_string());
+                Ok(last)
+            }
+            (Err(error), None) => Err(error.into()),
+        }
     }
 
     async fn converge(&self, image: &NetImage, troubles: &mut Troubles) -> anyhow::Result<()> {

@@ -13,7 +13,9 @@ use tokio::sync::{Notify, mpsc};
 use super::member::Member;
 use super::now;
 use crate::model::{Cluster, Id, Protocol, Runtime, Task, TaskState, TaskStatus};
-use crate::runtime::{Phase, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime, is_listening};
+use crate::runtime::{
+    Phase, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime, is_listening,
+};
 
 /// A look at least so often: start delays end without anybody saying so.
 const EVERY: Duration = Duration::from_secs(1);
@@ -81,14 +83,10 @@ impl Tasks {
     }
 
     /// Takes over what a former agent left; subscribe to the runtime's events first.
-    pub async fn adopt(&self, member: &Member) {
-        let instances = match member.runtime.list().await {
-            Ok(instances) => instances,
-            Err(error) => {
-                log::error!("find the tasks of a former agent: {error}");
-                Vec::new()
-            }
-        };
+    ///
+    /// An error ends the agent's start: with a list that is not whole, running tasks would be started again or given up.
+    pub async fn adopt(&self, member: &Member) -> Result<(), RuntimeError> {
+        let instances = member.runtime.list().await?;
         let mut running = 0;
         for TaskInstance { task_id, phase, prepared, started_at, .. } in instances {
             self.with(|known| known.instances.insert(task_id.clone()));
@@ -127,6 +125,7 @@ impl Tasks {
         }
         member.membership.inventory_done();
         member.kernel.kick();
+        Ok(())
     }
 
     async fn perform(&self, member: &Arc<Member>, step: Step) {
@@ -175,15 +174,16 @@ impl Tasks {
         member.kernel.set_namespace(task.id.clone(), prepared.netns);
         member.kernel.round(member).await;
         member.kernel.check_task(task).await?;
+        anyhow::ensure!(!member.kernel.is_closed(), "this node is leaving the cluster");
         self.report(member, &task.id, status(TaskState::Starting, false, "starting"));
         member.runtime.start(&task.id).await?;
         listens_soon(&cluster, task, prepared.pid).await;
         // The command may have ended already; its end has been reported then.
-        let is_over = self.with(|known| known.reports.get(&task.id).is_some_and(|report| report.state.is_terminal()));
-        if !is_over {
-            let report = TaskStatus { pid: Some(prepared.pid), ..status(TaskState::Running, true, "started") };
-            self.report(member, &task.id, report);
-        }
+        self.report(
+            member,
+            &task.id,
+            TaskStatus { pid: Some(prepared.pid), ..status(TaskState::Running, true, "started") },
+        );
         Ok(())
     }
 
@@ -247,8 +247,14 @@ impl Tasks {
 
     fn report(&self, member: &Member, id: &Id, status: TaskStatus) {
         log::debug!("task {}: {:?} {}", id.short(), status.state, status.message);
-        self.with(|known| known.reports.insert(id.clone(), status.clone()));
-        member.membership.set_task_status(id.clone(), status);
+        // Under one lock, since ends are reported from elsewhere: what has ended never runs again.
+        self.with(|known| {
+            let is_over = known.reports.get(id).is_some_and(|report| report.state.is_terminal());
+            if !is_over || status.state.is_terminal() {
+                known.reports.insert(id.clone(), status.clone());
+                member.membership.set_task_status(id.clone(), status);
+            }
+        });
     }
 
     /// Kills every task of this node, as leaving and purging do.

@@ -1,20 +1,16 @@
-//! Programs on devices and on the cgroup: loaded, attached by TCX where the kernel has it, pinned, swapped.
+//! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkType, PinnedLink};
-use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
+use aya::programs::tc::TcAttachOptions;
 use aya::programs::{CgroupAttachMode, LinkOrder, Program, SchedClassifier, TcAttachType};
 use mesh_common::verdict::Hook;
 
 use super::pin::{chain, path_error};
 use super::{BpfError, Dataplane};
-
-/// Priority and handle of our filters on kernels without TCX (before 6.6): private, so that nobody else's are replaced.
-const CLSACT_PRIORITY: u16 = 0x6d65;
-const CLSACT_HANDLE: u32 = 0x6d65;
 
 /// A packet program on a device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,32 +113,13 @@ impl Dataplane {
     fn attach_one(&mut self, attachment: &Attachment, path: &Path) -> Result<(), BpfError> {
         let failed = |reason: String| attach_error(attachment, reason);
         let program = classifier(&mut self.ebpf, attachment.hook)?;
-        let tcx = TcAttachOptions::TcxOrder(LinkOrder::first());
-        match program.attach_with_options(&attachment.interface, attachment.direction(), tcx) {
-            Ok(id) => {
-                let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-                let link: FdLink =
-                    link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
-                link.pin(path).map_err(|error| failed(chain(&error)))?;
-            }
-            Err(tcx_error) => {
-                // Before 6.6: a clsact filter, which outlives us by itself and goes with the device.
-                let _ = aya::programs::tc::qdisc_add_clsact(&attachment.interface); // there already is as good
-                let options = NlOptions {
-                    priority: CLSACT_PRIORITY,
-                    handle: TcHandle::from(CLSACT_HANDLE),
-                    ..NlOptions::default()
-                };
-                let attached = program.attach_with_options(
-                    &attachment.interface,
-                    attachment.direction(),
-                    TcAttachOptions::Netlink(options),
-                );
-                let id = attached
-                    .map_err(|error| failed(format!("{}; and without TCX: {}", chain(&tcx_error), chain(&error))))?;
-                std::mem::forget(program.take_link(id).map_err(|error| failed(chain(&error)))?);
-            }
-        }
+        // First, before monitoring tools: what they see is what goes on.
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let attached = program.attach_with_options(&attachment.interface, attachment.direction(), options);
+        let id = attached.map_err(|error| failed(chain(&error)))?;
+        let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+        let link: FdLink = link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
+        link.pin(path).map_err(|error| failed(chain(&error)))?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use aya::maps::{Map, MapData};
 use aya::programs::{TestRun, TestRunOptions};
 use mesh_common::flow::{order, seen, timeout_s, twin};
-use mesh_common::schema::{Flow, FlowKey, flow_flag, rewrite};
+use mesh_common::schema::{Flow, FlowKey, MAX_FLOWS, flow_flag, rewrite};
 
 use super::{BpfError, Dataplane, batch};
 
@@ -24,8 +24,10 @@ pub struct Swept {
     pub killed: usize,
 }
 
-/// An entry whose twin lives on another node (or is gone) may be this long silent: two hours, the usual TCP keepalive time.
-const LONE_TIMEOUT_S: u32 = 7_200;
+/// Above this many entries (80 %) the longest silent ones go, down to `AT_EASE`.
+const CROWDED: usize = MAX_FLOWS / 10 * 8;
+/// Entries that are left after a sweep under pressure (70 %).
+const AT_EASE: usize = MAX_FLOWS / 10 * 7;
 
 impl Dataplane {
     /// Every entry of the flow table.
@@ -49,6 +51,7 @@ impl Dataplane {
         let flows = self.flows()?;
         let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
         let mut swept = Swept { entries: flows.len(), ..Swept::default() };
+        let too_old = oldest_kept(&flows);
         for FlowSeen { key, flow } in &flows {
             let is_orphan = flow.backend != 0 && !backends.contains(&flow.backend);
             if is_orphan && flow.flags & flow_flag::DEAD == 0 {
@@ -56,7 +59,8 @@ impl Dataplane {
                 continue;
             }
             let twin = twin(key, flow).and_then(|key| by_key.get(&key));
-            if now_s.saturating_sub(last_seen(flow, twin)) > silence_allowed(key, flow, twin) {
+            let seen_at = last_seen(flow, twin);
+            if seen_at < too_old || now_s.saturating_sub(seen_at) > silence_allowed(key, flow, twin) {
                 swept.expired += usize::from(self.order(key, order::EXPIRE, flow.last_seen_s)?);
             }
         }
@@ -85,6 +89,18 @@ impl Dataplane {
     }
 }
 
+/// Under pressure: entries last seen before this second are given up. 0 without.
+fn oldest_kept(flows: &[FlowSeen]) -> u32 {
+    if flows.len() <= CROWDED {
+        return 0;
+    }
+    let mut times: Vec<u32> = flows.iter().map(|seen| seen.flow.last_seen_s).collect();
+    let surplus = times.len() - AT_EASE;
+    let (_, kept, _) = times.select_nth_unstable(surplus);
+    log::warn!("{} of {MAX_FLOWS} flow entries in use: the longest silent ones are given up", flows.len());
+    *kept
+}
+
 fn last_seen(flow: &Flow<[u8; 4]>, twin: Option<&Flow<[u8; 4]>>) -> u32 {
     flow.last_seen_s.max(twin.map_or(0, |twin| twin.last_seen_s))
 }
@@ -106,9 +122,6 @@ fn silence_allowed(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, twin: Option<&F
         Some(twin) => (flow.seen, twin.seen),
         None => (flow.seen, flow.seen & !seen::FIN),
     };
-    timeout_s(key.protocol, forward, reverse, answered).unwrap_or(if twin.is_some() {
-        u32::MAX
-    } else {
-        LONE_TIMEOUT_S
-    })
+    // Established TCP has no timeout: keepalive may be hours apart. What is really dead goes under pressure.
+    timeout_s(key.protocol, forward, reverse, answered).unwrap_or(u32::MAX)
 }

@@ -42,7 +42,7 @@ pub enum BpfError {
     Layout { path: String, found: String, needed: String },
     /// The kernel refused to load the programs.
     #[error(
-        "load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.1 or newer with BTF is needed)"
+        "load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.6 or newer with BTF is needed)"
     )]
     Load(String),
     /// A program could not be attached.
