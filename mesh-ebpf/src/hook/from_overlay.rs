@@ -143,10 +143,7 @@ fn request<F: Tables>(
 /// Whether the peer may bring a call from this source: its own host or tasks, or somebody outside the overlay.
 #[inline(always)]
 fn source_belongs<F: Tables>(peer: &Address, packet: &Packet<F>, from_wire: bool) -> Result<(), Stop> {
-    let node = match F::endpoint(&packet.src) {
-        Some(endpoint) => Some(endpoint.node),
-        None => None,
-    };
+    let node = F::endpoint(&packet.src).map(|endpoint| endpoint.node);
     let belongs = if from_wire { node.is_none() } else { node.is_none_or(|node| node == peer.node) };
     if belongs { Ok(()) } else { Err(Stop::drop(DropReason::WrongPeer)) }
 }

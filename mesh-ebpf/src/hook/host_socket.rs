@@ -36,7 +36,7 @@ enum Answer {
 }
 
 #[inline(always)]
-fn context(ctx: &SockAddrContext) -> &mut bpf_sock_addr {
+fn context(ctx: &SockAddrContext) -> &'static mut bpf_sock_addr {
     // SAFETY: the kernel's context, valid for the program's run; the verifier checks every field access.
     unsafe { &mut *ctx.sock_addr }
 }

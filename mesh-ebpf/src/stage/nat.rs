@@ -36,10 +36,10 @@ fn address<F: Tables>(
     let (mut from, mut to) = (F::to_16(old), F::to_16(new));
     // SAFETY: both buffers have 16 bytes; for IPv4 the first 12 are equal and cancel out.
     let difference = unsafe { bpf_csum_diff(from.as_mut_ptr().cast(), 16, to.as_mut_ptr().cast(), 16, 0) } as u32;
-    if packet.form != Form::Fragment {
-        if let Some(at) = checksum_offset(packet) {
-            tc.replace_pseudo(at, difference, packet.protocol == protocol::UDP)?;
-        }
+    if packet.form != Form::Fragment
+        && let Some(at) = checksum_offset(packet)
+    {
+        tc.replace_pseudo(at, difference, packet.protocol == protocol::UDP)?;
     }
     if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
         tc.replace_header(ETHERNET_LEN + at, difference)?;
