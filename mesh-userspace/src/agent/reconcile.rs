@@ -230,7 +230,9 @@ impl Kernel {
 
     /// The underlay, or what it was: an address that went with its cable must not keep the maps from being written.
     async fn underlay(&self, data_path: IpAddr, peers: &[IpAddr], troubles: &mut Troubles) -> anyhow::Result<Underlay> {
-        match (self.net.underlay(data_path, peers).await, *lock(&self.underlay)) {
+        // Not in the match's head: its guard would live as long as the match.
+        let last = *lock(&self.underlay);
+        match (self.net.underlay(data_path, peers).await, last) {
             (Ok(underlay), _) => {
                 *lock(&self.underlay) = Some(underlay);
                 Ok(underlay)
