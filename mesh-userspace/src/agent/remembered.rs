@@ -66,6 +66,7 @@ mod tests {
             error: None,
             exit_code: None,
             pid: None,
+            health: None,
             since: 1,
         }
     }
@@ -105,6 +106,8 @@ mod tests {
             applied_revision: 0,
             layout_version: 1,
             ports_not_taken: Vec::new(),
+            runtimes: Vec::new(),
+            engine_version: None,
             warnings: Vec::new(),
         };
         spoken.nodes.insert(id(2), status);

@@ -74,6 +74,8 @@ impl Tasks {
                 _ = desired.changed() => {}
                 event = events.recv() => match event {
                     Some(TaskEvent::Exited { task_id, exit }) => self.exited(member, &task_id, &exit),
+                    // No runtime judges yet: specs with a healthcheck are refused.
+                    Some(TaskEvent::Health { .. }) => {}
                     None => return,
                 },
                 () = self.kick.notified() => {}
@@ -105,6 +107,7 @@ impl Tasks {
                         error: None,
                         exit_code: None,
                         pid,
+                        health: None,
                         since,
                     };
                     self.report(member, &task_id, status);
@@ -317,7 +320,16 @@ fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64)
 }
 
 fn status(state: TaskState, ready: bool, message: &str) -> TaskStatus {
-    TaskStatus { state, ready, message: message.into(), error: None, exit_code: None, pid: None, since: now() }
+    TaskStatus {
+        state,
+        ready,
+        message: message.into(),
+        error: None,
+        exit_code: None,
+        pid: None,
+        health: None,
+        since: now(),
+    }
 }
 
 fn ended(state: TaskState, message: &str, error: Option<String>, exit_code: Option<i32>) -> TaskStatus {

@@ -79,6 +79,7 @@ pub(crate) fn spec(name: &str) -> ServiceSpec {
             constraints: Vec::new(),
             max_replicas_per_node: 0,
             force_update: 0,
+            container: Default::default(),
         },
         networks: Vec::new(),
         ports: Vec::new(),
@@ -314,6 +315,7 @@ fn status(state: TaskState, since: UnixMs) -> TaskStatus {
         error: (state == TaskState::Failed).then(|| "exit 1".to_string()),
         exit_code: None,
         pid: None,
+        health: None,
         since,
     }
 }

@@ -79,6 +79,7 @@ fn plain(name: &str) -> ServiceSpec {
             constraints: Vec::new(),
             max_replicas_per_node: 0,
             force_update: 0,
+            container: Default::default(),
         },
         networks: Vec::new(),
         ports: Vec::new(),

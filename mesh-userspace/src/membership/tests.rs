@@ -22,6 +22,7 @@ fn status(message: &str) -> TaskStatus {
         error: None,
         exit_code: None,
         pid: None,
+        health: None,
         since: 1,
     }
 }
@@ -33,6 +34,8 @@ fn node_status(generation: u64) -> NodeStatus {
         applied_revision: 1,
         layout_version: 1,
         ports_not_taken: vec![],
+        runtimes: vec![],
+        engine_version: None,
         warnings: vec![],
     }
 }

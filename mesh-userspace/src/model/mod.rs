@@ -24,10 +24,10 @@ pub use exec::{ExecEvent, ExecInput, ExecRequest, LogLine, LogStream, WindowSize
 pub use id::{Id, ParseIdError};
 pub use network::{Network, NetworkSpec};
 pub use node::{Availability, Node, Role};
-pub use observed::{NodeStatus, Observed, TaskStatus};
+pub use observed::{NodeStatus, Observed, TaskHealth, TaskStatus};
 pub use service::{
-    Affinity, Algorithm, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, PortSpec, Protocol, PublishMode,
-    Resources, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec, UpdateConfig,
+    Affinity, Algorithm, Container, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, PortSpec, Protocol,
+    PublishMode, Resources, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec, UpdateConfig,
     UpdateFailureAction, UpdateOrder, Vip,
 };
 pub use stack::Stack;

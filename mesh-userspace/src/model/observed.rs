@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Id, TaskState, UnixMs};
+use super::{Id, Runtime, TaskState, UnixMs};
 
 /// A task's state of the moment, by its node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +18,22 @@ pub struct TaskStatus {
     pub error: Option<String>,
     pub exit_code: Option<i32>,
     pub pid: Option<u32>,
+    /// The verdict of its healthcheck; None: it has none.
+    #[serde(default)]
+    pub health: Option<TaskHealth>,
     /// When this state began.
     pub since: UnixMs,
+}
+
+/// What a healthcheck says of a running task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskHealth {
+    /// Not passed yet, and not failed often enough.
+    Starting,
+    Healthy,
+    /// Failed so often in a row that the task is to be replaced.
+    Unhealthy,
 }
 
 /// A node's report about itself.
@@ -34,6 +48,12 @@ pub struct NodeStatus {
     pub layout_version: u32,
     /// Published ports (protocol/port) this node could not take, because the host itself uses them.
     pub ports_not_taken: Vec<String>,
+    /// Runtimes that answer on this node at the moment: the scheduler places by them.
+    #[serde(default)]
+    pub runtimes: Vec<Runtime>,
+    /// Version of the Docker Engine, where one answers.
+    #[serde(default)]
+    pub engine_version: Option<String>,
     /// Warnings for `mesh status`.
     pub warnings: Vec<String>,
 }

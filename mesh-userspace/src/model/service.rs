@@ -106,6 +106,26 @@ pub struct HealthCheck {
     pub start_period_ms: u64,
 }
 
+/// What only a container of the Docker Engine has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Container {
+    /// Instead of the image's own; None: the image's. The spec's `command` follows it, as in Compose.
+    pub entrypoint: Option<Vec<String>>,
+    /// Labels of the container, not of the service.
+    pub labels: BTreeMap<String, String>,
+    pub tty: bool,
+    /// None: as the Engine is configured.
+    pub init: Option<bool>,
+    pub read_only: bool,
+    /// Names with or without `CAP_`.
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    /// `name:address`, further lines of `/etc/hosts`.
+    pub extra_hosts: Vec<String>,
+    pub sysctls: BTreeMap<String, String>,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resources {
     pub limit_nano_cpus: Option<u64>,
@@ -201,6 +221,8 @@ pub struct TaskSpec {
     pub max_replicas_per_node: u32,
     /// Bumped by `service update --force`.
     pub force_update: u64,
+    #[serde(default)]
+    pub container: Container,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

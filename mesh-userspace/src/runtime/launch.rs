@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Id, Mount, Resources, Task, UnixMs};
+use crate::model::{Container, HealthCheck, Id, Mount, Resources, Task, TaskHealth, UnixMs};
 
 /// Everything a runtime must know to run a task; later changes of the service make another task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,11 @@ pub struct TaskLaunch {
     /// `service.slot.taskid`, for people.
     pub name: String,
     pub hostname: String,
+    /// Image reference; empty where the command is the host's own.
+    #[serde(default)]
+    pub image: String,
+    #[serde(default)]
+    pub container: Container,
     pub command: Vec<String>,
     /// `KEY=value`; an entry without `=` is ignored.
     pub env: Vec<String>,
@@ -23,6 +28,8 @@ pub struct TaskLaunch {
     pub workdir: Option<String>,
     pub mounts: Vec<Mount>,
     pub resources: Resources,
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
     /// For `/etc/resolv.conf`: the gateway of the task's first network.
     pub nameservers: Vec<Ipv4Addr>,
     pub search: Vec<String>,
@@ -42,12 +49,15 @@ impl TaskLaunch {
             task_id: task.id.clone(),
             name: format!("{}.{}", task.name(), task.id),
             hostname: task.hostname().to_owned(),
+            image: task.spec.image.clone(),
+            container: task.spec.container.clone(),
             command: task.spec.command.clone(),
             env: task.spec.env.clone(),
             user: task.spec.user.clone(),
             workdir: task.spec.workdir.clone(),
             mounts: task.spec.mounts.clone(),
             resources: task.spec.resources,
+            health: task.spec.health.clone(),
             nameservers,
             search,
             addresses: task.attachments.iter().map(|attachment| attachment.addr).collect(),
@@ -108,4 +118,6 @@ pub struct TaskInstance {
     /// Its namespaces, while it lives.
     pub prepared: Option<Prepared>,
     pub started_at: Option<UnixMs>,
+    /// The last verdict of its healthcheck; None: it has none.
+    pub health: Option<TaskHealth>,
 }

@@ -24,7 +24,7 @@ pub use error::RuntimeError;
 pub use launch::{Phase, Prepared, TaskExit, TaskInstance, TaskLaunch};
 pub use listening::is_listening;
 
-use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine};
+use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine, TaskHealth};
 
 /// The two directions of a running `mesh exec`. Dropping the sender closes the command's standard input; dropping the
 /// receiver says that the caller is gone: the command gets SIGHUP, a little later SIGKILL.
@@ -36,6 +36,8 @@ pub enum TaskEvent {
     /// The task's command ended, or could not be started; nothing of it runs any more. Sent once per task and life of
     /// the runtime, also when the end was asked for.
     Exited { task_id: Id, exit: TaskExit },
+    /// The verdict of the task's healthcheck changed. The agent gates the task's traffic by it, and ends the task when it is unhealthy.
+    Health { task_id: Id, health: TaskHealth },
 }
 
 /// How a task is ended.

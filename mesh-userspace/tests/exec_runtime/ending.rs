@@ -17,7 +17,7 @@ async fn exit_codes_and_signals_are_told_once() {
     for (script, code, signal) in [("exit 7", 7, None), ("true", 0, None), ("kill -KILL $$", 137, Some(9))] {
         let (id, _) = stage.run(shell(script)).await;
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time").expect("event");
-        let TaskEvent::Exited { task_id, exit } = event;
+        let TaskEvent::Exited { task_id, exit } = event else { panic!("no end: {event:?}") };
         assert_eq!((task_id, exit.code, exit.signal, exit.error), (id, code, signal, None), "{script}");
     }
     assert!(events.try_recv().is_err(), "one event a task");

@@ -173,6 +173,9 @@ pub fn launch(command: &[&str]) -> TaskLaunch {
     TaskLaunch {
         name: format!("test.1.{task_id}"),
         hostname: task_id.short().to_owned(),
+        image: String::new(),
+        container: Default::default(),
+        health: None,
         command: command.iter().map(ToString::to_string).collect(),
         env: Vec::new(),
         user: None,

@@ -52,6 +52,7 @@ impl Fake {
                     error: is_broken.then(|| "exec: no such file: /nowhere".to_string()),
                     exit_code: None,
                     pid: None,
+                    health: None,
                     since: now,
                 };
                 observed.tasks.insert(task.id.clone(), status);

@@ -31,6 +31,7 @@ pub fn exec_spec(command: &[&str]) -> TaskSpec {
         constraints: Vec::new(),
         max_replicas_per_node: 0,
         force_update: 0,
+        container: Default::default(),
     }
 }
 
@@ -100,6 +101,7 @@ fn report(state: TaskState, error: Option<&str>, age_ms: u64) -> TaskStatus {
         error: error.map(str::to_string),
         exit_code: error.map(|_| 1),
         pid: None,
+        health: None,
         since: NOW - age_ms,
     }
 }

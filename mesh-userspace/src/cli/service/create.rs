@@ -128,6 +128,7 @@ impl Create {
                 constraints: self.constraint,
                 max_replicas_per_node: 0,
                 force_update: 0,
+                container: Default::default(),
             },
             networks: self.network,
             ports,

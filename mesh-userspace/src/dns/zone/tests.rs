@@ -61,6 +61,7 @@ fn task_spec() -> TaskSpec {
         constraints: vec![],
         max_replicas_per_node: 0,
         force_update: 0,
+        container: Default::default(),
     }
 }
 
@@ -139,6 +140,7 @@ fn add_task(cluster: &mut Cluster, observed: &mut Observed, number: u8, service:
             error: None,
             exit_code: None,
             pid: None,
+            health: None,
             since: 0,
         },
     );

@@ -26,6 +26,7 @@ fn status(message: &str) -> Vec<u8> {
         error: None,
         exit_code: None,
         pid: Some(1),
+        health: None,
         since: 5,
     };
     serde_json::to_vec(&status).unwrap()

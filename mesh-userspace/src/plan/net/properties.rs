@@ -207,6 +207,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         error: None,
         exit_code: None,
         pid: None,
+        health: None,
         since: 0,
     };
     (cluster, Observed { tasks: [(id(7), running)].into(), ..Default::default() })
@@ -282,5 +283,6 @@ fn task_spec() -> TaskSpec {
         constraints: vec![],
         max_replicas_per_node: 0,
         force_update: 0,
+        container: Default::default(),
     }
 }

@@ -181,7 +181,7 @@ impl ExecRuntime {
         };
         let is_alive = !matches!(phase, Phase::Exited(_));
         let prepared = state.filter(|_| is_alive).map(|state| prepared(state.init.pid.cast_unsigned()));
-        Ok(TaskInstance { task_id, launch, phase, prepared, started_at })
+        Ok(TaskInstance { task_id, launch, phase, prepared, started_at, health: None })
     }
 }
 

@@ -268,7 +268,7 @@ impl Node {
 /// A report as an agent writes it.
 pub fn status(state: TaskState, ready: bool, since: UnixMs) -> TaskStatus {
     let error = (state == TaskState::Failed).then(|| "task: non-zero exit (1)".to_string());
-    TaskStatus { state, ready, message: String::new(), error, exit_code: None, pid: None, since }
+    TaskStatus { state, ready, message: String::new(), error, exit_code: None, pid: None, health: None, since }
 }
 
 fn as_key(port: &HeldPort) -> (u8, u16) {
