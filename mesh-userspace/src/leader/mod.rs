@@ -20,6 +20,8 @@ pub mod view;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod mixed;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod world;
