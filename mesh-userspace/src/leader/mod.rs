@@ -18,9 +18,9 @@ pub mod tick;
 pub mod view;
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod mixed;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
