@@ -57,6 +57,11 @@ fn check_what_runs(cluster: &Cluster, spec: &ServiceSpec) -> Result<(), CommandE
         Runtime::Exec if task.command.first().is_none_or(String::is_empty) => {
             return Err(CommandError::NoCommand { service: service() });
         }
+        Runtime::Exec => {
+            if let Some(lack) = task.lacking_on_exec().into_iter().find(|lack| lack.harms) {
+                return Err(CommandError::NotOnExec { service: service(), what: lack.key, remedy: lack.remedy });
+            }
+        }
         Runtime::Docker if task.image.is_empty() => return Err(CommandError::NothingToRun { service: service() }),
         _ => {}
     }

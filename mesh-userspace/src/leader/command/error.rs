@@ -85,6 +85,8 @@ pub enum CommandError {
         "service '{service}' names image '{image}', but runtime exec runs a command of the host: leave the image out"
     )]
     ImageForExec { service: String, image: String },
+    #[error("service '{service}' asks for {what}, which runtime exec does not have: {remedy}")]
+    NotOnExec { service: String, what: &'static str, remedy: &'static str },
     #[error("service '{service}' has neither image nor command: give what to run")]
     NothingToRun { service: String },
     #[error(
