@@ -8,8 +8,8 @@ use super::reader::{Field, Reader};
 use super::{DEFAULT_NETWORK, DeclaredNetwork, keys, with_short_name};
 use crate::model::NetworkAttachment;
 
-/// A list of names, or a mapping of names to what the service wants there. Sorted by name, as docker/cli does
-/// (cli/compose/convert): the order of a mapping says nothing, so it must change nothing.
+/// A list of names, the first of which leads out, or a mapping of names to what the service wants there. The order of a mapping
+/// says nothing, so it must change nothing: it is sorted by name.
 pub(super) fn read(
     service: &str,
     field: Option<&Field>,
@@ -32,7 +32,9 @@ pub(super) fn read(
     if wanted.is_empty() {
         wanted.push(NetworkAttachment { network: DEFAULT_NETWORK.to_string(), aliases: Vec::new() });
     }
-    wanted.sort_by(|a, b| a.network.cmp(&b.network));
+    if field.is_some_and(Field::is_map) {
+        wanted.sort_by(|a, b| a.network.cmp(&b.network));
+    }
     Ok(wanted.into_iter().map(|attachment| with_short_name(attachment, service)).collect())
 }
 

@@ -43,6 +43,7 @@ const MORE_ISOLATED: &str = "tasks have one of their own, as in Swarm";
 pub(super) const SERVICE: Keys = Keys {
     read: &[
         "image",
+        "build",
         "command",
         "entrypoint",
         "environment",
@@ -103,7 +104,6 @@ pub(super) const SERVICE: Keys = Keys {
         "use_api_socket",
     ],
     say: &[
-        ("build", "images are not built here; the one named by 'image' is run"),
         ("cgroup", MORE_ISOLATED),
         ("cgroupns_mode", MORE_ISOLATED),
         ("container_name", "tasks are named SERVICE.SLOT.ID, as in Swarm"),
@@ -225,7 +225,7 @@ pub(super) const NETWORK: Keys = Keys {
 
 pub(super) const EXTERNAL: Keys = Keys { read: &["name"], ..NONE };
 
-pub(super) const IPAM: Keys = Keys { read: &["config"], warn: &["driver", "options"], ..NONE };
+pub(super) const IPAM: Keys = Keys { read: &["driver", "config"], warn: &["options"], ..NONE };
 
 pub(super) const IPAM_CONFIG: Keys =
     Keys { read: &["subnet", "gateway"], warn: &["ip_range", "aux_addresses"], ..NONE };

@@ -113,6 +113,11 @@ fn parse_mtu(text: &str) -> Result<u32, String> {
 
 fn ipam(field: &Field, spec: &mut NetworkSpec, reader: &mut Reader) -> Result<(), Problem> {
     let fields = reader.fields(field.tree, &field.path, keys::IPAM)?;
+    if let Some(field) = fields.get("driver")
+        && field.text()? != "default"
+    {
+        reader.ignored(field, "addresses are handed out by mesh itself");
+    }
     let configs = fields.get("config").map(Field::items).transpose()?.unwrap_or_default();
     for (index, config) in configs.iter().enumerate() {
         let fields = reader.fields(config.tree, &config.path, keys::IPAM_CONFIG)?;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::volumes::DeclaredVolume;
 use super::{DeclaredNetwork, Manifest};
 use crate::model::{
-    Container, EndpointMode, HealthCheck, Mode, Mount, NetworkSpec, PortSpec, Runtime, ServiceSpec, TaskSpec,
-    UpdateConfig,
+    Container, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, NetworkSpec, PortSpec, Runtime, ServiceSpec,
+    TaskSpec, UpdateConfig,
 };
 
 impl Manifest {
@@ -64,8 +64,15 @@ fn duration(ms: u64) -> String {
 
 fn service(spec: &ServiceSpec) -> Value {
     let task = &spec.task;
-    let networks: Map<String, Value> =
-        spec.networks.iter().map(|network| (network.network.clone(), json!({ "aliases": network.aliases }))).collect();
+    // A list keeps its order, and has no aliases but the service's own name; a mapping has both the other way round.
+    let is_list = spec.networks.iter().all(|network| network.aliases == [spec.name.as_str()]);
+    let networks: Value = match is_list {
+        true => spec.networks.iter().map(|network| network.network.clone()).collect(),
+        false => {
+            let entry = |network: &NetworkAttachment| (network.network.clone(), json!({ "aliases": network.aliases }));
+            spec.networks.iter().map(entry).collect::<Map<_, _>>().into()
+        }
+    };
     let mut value = json!({
         "image": task.image,
         "command": task.command,

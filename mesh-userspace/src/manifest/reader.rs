@@ -21,7 +21,7 @@ pub(super) struct Reader<'a> {
     file: &'a str,
     pub around: &'a Around<'a>,
     problems: Vec<Problem>,
-    warnings: Vec<String>,
+    warnings: Vec<(Place, String)>,
 }
 
 impl<'a> Reader<'a> {
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn warn(&mut self, problem: Problem) {
-        let warning = line(self.file, &problem);
+        let warning = (problem.place, line(self.file, &problem));
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
@@ -50,8 +50,10 @@ impl<'a> Reader<'a> {
         self.warn(Problem::new(field.tree.place, &field.path, format!("is ignored: {why}")));
     }
 
-    pub fn finish(self) -> (Vec<Problem>, Vec<String>) {
-        (self.problems, self.warnings)
+    /// Problems, and warnings in the order of the text.
+    pub fn finish(mut self) -> (Vec<Problem>, Vec<String>) {
+        self.warnings.sort_by_key(|(place, _)| (place.line, place.column));
+        (self.problems, self.warnings.into_iter().map(|(_, warning)| warning).collect())
     }
 
     /// The entries of a mapping with known keys; nothing stands for an empty one.

@@ -137,11 +137,15 @@ fn read_x_mesh(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Re
 /// What only the whole service shows.
 fn check(service: &Field, fields: &Fields, spec: &ServiceSpec, reader: &mut Reader) {
     let at = |key: &str| fields.get(key).unwrap_or(service);
+    let has_what_runs = !spec.task.image.is_empty() || spec.task.runtime == Runtime::Exec;
+    if let Some(field) = fields.get("build").filter(|_| has_what_runs) {
+        reader.ignored(field, "images are not built here");
+    }
     if spec.task.runtime == Runtime::Exec {
         check_exec(service, fields, &spec.task, reader);
     } else if spec.task.image.is_empty() {
         let told = match fields.get("build") {
-            Some(_) => "an 'image' is missing: images are not built here; build and push it, then name it",
+            Some(_) => "an 'image' is missing: images are not built here; build and push one, then name it",
             None => "an 'image' is missing; to run a command of the host write 'x-mesh: {runtime: exec}'",
         };
         reader.problem(service.key_problem(told));

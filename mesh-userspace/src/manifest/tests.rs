@@ -190,7 +190,7 @@ fn what_is_ignored_is_said() {
     assert_eq!(
         manifest.warnings(),
         [
-            "demo.yaml:5:12: services.web.build: is ignored: images are not built here; the one named by 'image' is run",
+            "demo.yaml:5:12: services.web.build: is ignored: images are not built here",
             "demo.yaml:6:17: services.web.depends_on: is ignored: services start together, as in Swarm; let them try \
              again until the other one answers",
             "demo.yaml:7:14: services.web.restart: is ignored: write deploy.restart_policy, as in Swarm",
