@@ -68,7 +68,7 @@ fn check_what_runs(cluster: &Cluster, spec: &ServiceSpec) -> Result<(), CommandE
     let offered = cluster.nodes.values().any(|node| node.runtimes.contains(&task.runtime));
     match task.runtime {
         _ if offered => Ok(()),
-        Runtime::Docker => Err(CommandError::NoDocker { service: service() }),
+        Runtime::Docker => Err(CommandError::NoDocker { service: service(), image: task.image.clone() }),
         runtime => Err(CommandError::NoRuntime { service: service(), runtime: runtime_name(runtime) }),
     }
 }

@@ -90,9 +90,9 @@ pub enum CommandError {
     #[error("service '{service}' has neither image nor command: give what to run")]
     NothingToRun { service: String },
     #[error(
-        "service '{service}': the docker runtime is not there yet: use --runtime exec with a command of the host (no node offers runtime docker)"
+        "service '{service}' runs image '{image}', but no node has a Docker Engine that answers: install one (docker.io), or use --runtime exec with a command of the host"
     )]
-    NoDocker { service: String },
+    NoDocker { service: String, image: String },
     #[error("service '{service}': no node offers runtime {runtime}: start an agent with --runtimes {runtime}")]
     NoRuntime { service: String, runtime: &'static str },
     #[error("service '{service}' can't be renamed to '{name}': create a new service and remove this one")]
