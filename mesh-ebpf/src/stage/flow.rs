@@ -88,6 +88,16 @@ pub fn decided<F: Tables>() -> Result<&'static Flow<F::Addr>, Stop> {
     }
 }
 
+/// The same, to change how this one packet goes; its entry is written already.
+#[inline(always)]
+pub fn decided_mut<F: Tables>() -> Result<&'static mut Flow<F::Addr>, Stop> {
+    match F::scratch() {
+        // SAFETY: per-CPU scratch, not shared while this program runs.
+        Some(scratch) => Ok(unsafe { &mut (*scratch).forward }),
+        None => Err(Stop::PASS),
+    }
+}
+
 /// Writes both entries of a new flow whose packets keep their source: the reply's key is `reply`.
 ///
 /// Where another live flow of another frontend has the reply's tuple already, the source port is changed: the task then sees the caller's
