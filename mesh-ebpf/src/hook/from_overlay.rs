@@ -44,8 +44,9 @@ fn arrive(tc: &Tc) -> Result<i32, Stop> {
     }
     // Not by way of walk: three calls deep with their buffers, they would not fit the stack.
     match id {
-        vni::TURNED_BACK_WIRE => Ok(again::call_of_wire::<V4>(tc, &eth, config, peer)),
-        vni::TURNED_BACK_NODE => Ok(again::call_of_node::<V4>(tc, &eth, config, peer)),
+        vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE => {
+            Ok(again::call_of::<V4>(tc, &eth, config, peer, id == vni::TURNED_BACK_WIRE))
+        }
         vni::TURNED_BACK_TASK => Ok(again::call_of_vip::<V4>(tc, &eth, config, peer)),
         _ => Ok(walk::<V4>(tc, &eth, config, peer, id)),
     }

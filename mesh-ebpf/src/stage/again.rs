@@ -40,16 +40,10 @@ pub fn turn_back<F: Tables>(
     }
 }
 
-/// A call of the wire's that came back: see [`call`].
+/// A call that came back: see [`call`]. A real call, as `nat::apply`, and one for both origins: the verifier goes through it once.
 #[inline(never)]
-pub fn call_of_wire<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Code {
-    encode(call::<F>(tc, eth, config, peer, true))
-}
-
-/// A call of the host's or a task's that came back: see [`call`].
-#[inline(never)]
-pub fn call_of_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Code {
-    encode(call::<F>(tc, eth, config, peer, false))
+pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Code {
+    encode(call::<F>(tc, eth, config, peer, from_wire))
 }
 
 /// North–south, at the ingress node. The frame is as it was sent: its destination names the task that is gone, its source the last hop.

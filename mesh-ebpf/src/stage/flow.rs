@@ -9,11 +9,7 @@ use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
 use crate::maps::Tables;
-
-/// Insert only where nothing is (BPF_NOEXIST).
-pub const NEW: u64 = 1;
-/// Insert or replace (BPF_ANY).
-pub const ANY: u64 = 0;
+pub use crate::maps::{ANY, NEW};
 
 /// Seconds of the monotonic clock, at tick resolution.
 #[inline(always)]

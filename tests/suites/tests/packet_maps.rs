@@ -7,7 +7,7 @@ use mesh_userspace::kernel::bpf::Dataplane;
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 13] = [
+const FIELDS: [(&str, &[&str], &[&str]); 15] = [
     ("CONFIG", &[], &["netns_cookie", "node", "mesh0", "tunnel_addr4", "mesh0_mac", "data_port", "mss4"]),
     ("ADDRESSES4", &[], &["node", "ifindex", "flags"]),
     ("ENDPOINTS4", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
@@ -20,6 +20,8 @@ const FIELDS: [(&str, &[&str], &[&str]); 13] = [
         &["src", "dst", "sport", "dport", "protocol"],
         &["addr", "rewrite", "deliver", "seen", "packets", "bytes"],
     ),
+    ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
+    ("OVERFLOWED", &[], &[]),
     ("PEERS", &[], &["addr", "mtu", "flags"]),
     ("UPLINKS", &[], &["addr4", "mac"]),
     ("ECHOES", &[], &["answered_ns", "sequence"]),

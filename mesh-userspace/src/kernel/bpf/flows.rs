@@ -22,6 +22,8 @@ pub struct Swept {
     pub entries: usize,
     pub expired: usize,
     pub killed: usize,
+    /// Entries that found the table full and live beside it.
+    pub spilled: usize,
 }
 
 /// Above this many entries (80 %) the longest silent ones go, down to `AT_EASE`.
@@ -29,29 +31,47 @@ const CROWDED: usize = MAX_FLOWS / 10 * 8;
 /// Entries that are left after a sweep under pressure (70 %).
 const AT_EASE: usize = MAX_FLOWS / 10 * 7;
 
+/// Seconds without a new one before an empty overflow is taken for over: a program may be about to write.
+const OVERFLOW_SETTLES_S: u32 = 10;
+
 impl Dataplane {
-    /// Every entry of the flow table.
+    /// Every flow entry: those of the table, then those that found it full.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
-        let mut flows = Vec::new();
-        let failed =
-            |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
-        batch::for_each(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
+        let mut flows = self.flows_of("FLOWS4")?;
+        flows.extend(self.flows_of("OVERFLOW4")?);
         Ok(flows)
     }
 
-    fn flow_map(&self) -> Result<&MapData, BpfError> {
-        match self.ebpf.map("FLOWS4") {
-            Some(Map::HashMap(data)) => Ok(data),
-            _ => Err(super::tables::missing("FLOWS4")),
-        }
+    fn flows_of(&self, map: &'static str) -> Result<Vec<FlowSeen>, BpfError> {
+        let data: &MapData = match self.ebpf.map(map) {
+            Some(Map::HashMap(data) | Map::LruHashMap(data)) => data,
+            _ => return Err(super::tables::missing(map)),
+        };
+        let mut flows = Vec::new();
+        let failed = |error: std::io::Error| BpfError::Map { attempt: "read", map, reason: error.to_string() };
+        batch::for_each(data, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
+        Ok(flows)
+    }
+
+    /// When an entry last found the table full, in seconds of the monotonic clock; 0: none that still lives.
+    fn overflowed(&mut self) -> Result<aya::maps::Array<&mut MapData, u32>, BpfError> {
+        let map = self.ebpf.map_mut("OVERFLOWED").ok_or_else(|| super::tables::missing("OVERFLOWED"))?;
+        aya::maps::Array::try_from(map).map_err(|error| BpfError::Map {
+            attempt: "open",
+            map: "OVERFLOWED",
+            reason: super::pin::chain(&error),
+        })
     }
 
     /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`.
     pub fn sweep(&mut self, now_s: u32, backends: &BTreeSet<u32>) -> Result<Swept, BpfError> {
-        let flows = self.flows()?;
-        let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
-        let mut swept = Swept { entries: flows.len(), ..Swept::default() };
+        let mut flows = self.flows_of("FLOWS4")?;
         let too_old = oldest_kept(&flows);
+        let overflow = self.look_at_overflow(now_s)?;
+        let spilled = overflow.len();
+        flows.extend(overflow);
+        let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
+        let mut swept = Swept { entries: flows.len(), spilled, ..Swept::default() };
         for FlowSeen { key, flow } in &flows {
             let is_orphan = flow.backend != 0 && !backends.contains(&flow.backend);
             if is_orphan && flow.flags & flow_flag::DEAD == 0 {
@@ -65,6 +85,25 @@ impl Dataplane {
             }
         }
         Ok(swept)
+    }
+
+    /// What found the table full. Where that is over, the programs are told, so that they need not look there any more.
+    fn look_at_overflow(&mut self, now_s: u32) -> Result<Vec<FlowSeen>, BpfError> {
+        let failed = |error: aya::maps::MapError| BpfError::Map {
+            attempt: "use",
+            map: "OVERFLOWED",
+            reason: super::pin::chain(&error),
+        };
+        let last_s = self.overflowed()?.get(&0, 0).map_err(failed)?;
+        if last_s == 0 {
+            return Ok(Vec::new());
+        }
+        let flows = self.flows_of("OVERFLOW4")?;
+        if flows.is_empty() && now_s.saturating_sub(last_s) > OVERFLOW_SETTLES_S {
+            self.overflowed()?.set(0, 0, 0).map_err(failed)?;
+            log::info!("the flow table has room for every flow again");
+        }
+        Ok(flows)
     }
 
     /// Has the program look at one entry; true if it acted.
