@@ -451,12 +451,6 @@ fn refuse_not_yet(spec: &ServiceSpec) -> Result<(), ApiError> {
     let refuse = |what: &str, instead: &str| {
         Err(ApiError::bad_request(format!("service '{}': {what} is not there yet: {instead}", spec.name)))
     };
-    if spec.task.health.is_some() {
-        return refuse(
-            "a healthcheck",
-            "leave it out; a task counts as ready when it listens on its published TCP ports",
-        );
-    }
     if spec.affinity.is_some() {
         return refuse("affinity", "leave it out");
     }

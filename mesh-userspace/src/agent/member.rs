@@ -251,19 +251,30 @@ impl Member {
 
     /// Waits until every node that can be heard has applied this revision of the desired state, for `longest` at most.
     pub async fn applied_everywhere(&self, revision: u64, longest: Duration) {
+        if !self.everywhere(|status| status.applied_revision >= revision, longest).await {
+            log::warn!("not every node has applied revision {revision} after {longest:?}");
+        }
+    }
+
+    /// Waits until every node that can be heard is without this unhealthy task of ours, for `longest` at most.
+    pub async fn out_everywhere(&self, task: &Id, longest: Duration) {
+        if !self.everywhere(|status| status.without.contains(task), longest).await {
+            log::warn!("not every node is without the unhealthy task {} after {longest:?}", task.short());
+        }
+    }
+
+    /// Waits until this is true of every node that can be heard and reached; false where it isn't in time.
+    async fn everywhere(&self, is_so: impl Fn(&NodeStatus) -> bool, longest: Duration) -> bool {
         let mut observed = self.observed_watch();
-        let is_applied = |observed: &Arc<Observed>| {
+        let is_so = |observed: &Arc<Observed>| {
             let cluster = self.desired.get();
             cluster.nodes.keys().all(|id| {
                 let is_heard = observed.agent_alive.get(id).copied().unwrap_or(*id == self.id);
                 let is_reached = !observed.unreachable_since.contains_key(id);
-                let applied = observed.nodes.get(id).map_or(0, |status| status.applied_revision);
-                !is_heard || !is_reached || applied >= revision
+                !is_heard || !is_reached || observed.nodes.get(id).is_some_and(&is_so)
             })
         };
-        if tokio::time::timeout(longest, observed.wait_for(is_applied)).await.is_err() {
-            log::warn!("not every node has applied revision {revision} after {longest:?}");
-        }
+        tokio::time::timeout(longest, observed.wait_for(is_so)).await.is_ok()
     }
 
     /// The agent ends; tasks, programs and resolver go on.

@@ -23,7 +23,9 @@ use crate::dns::ResolverHandle;
 use crate::dns::zone;
 use crate::kernel::bpf::{Attachment, Dataplane};
 use crate::kernel::net::{HostNet, NetError, namespace};
-use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Runtime, Task};
+use crate::model::{
+    Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Runtime, Task, TaskHealth, TaskStatus,
+};
 use crate::plan::maps::{self, Facts, MapOp, Placed, Tables};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
@@ -175,8 +177,12 @@ impl Kernel {
         }
         let (cluster, observed) = (member.desired.get(), member.observed());
         let mut troubles = Troubles::default();
+        let mut without = BTreeSet::new();
         match self.apply(member, &cluster, &observed, &mut troubles).await {
-            Ok(()) => *lock(&self.applied) = cluster.revision,
+            Ok(()) => {
+                *lock(&self.applied) = cluster.revision;
+                without = unhealthy(&observed);
+            }
             Err(error) => troubles.warnings.push(format!("{error:#}")),
         }
         // Last, for a resolver that hangs must not hold up packets; still within the round, so that a task that starts finds its zone.
@@ -198,6 +204,7 @@ impl Kernel {
             ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
             runtimes: vec![Runtime::Exec],
             engine_version: None,
+            without,
             warnings: troubles.warnings,
         });
     }
@@ -415,6 +422,14 @@ impl Kernel {
             log::warn!("{error}");
         }
     }
+}
+
+/// Tasks that are called unhealthy and are in no table for it; their nodes wait for this word before they end them.
+fn unhealthy(observed: &Observed) -> BTreeSet<Id> {
+    let is_out = |status: &TaskStatus| {
+        status.health == Some(TaskHealth::Unhealthy) && !status.ready && !status.state.is_terminal()
+    };
+    observed.tasks.iter().filter(|(_, status)| is_out(status)).map(|(id, _)| id.clone()).collect()
 }
 
 fn as_map_value(uplink: &Uplink) -> schema::Uplink {

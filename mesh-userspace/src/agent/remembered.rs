@@ -108,6 +108,7 @@ mod tests {
             ports_not_taken: Vec::new(),
             runtimes: Vec::new(),
             engine_version: None,
+            without: Default::default(),
             warnings: Vec::new(),
         };
         spoken.nodes.insert(id(2), status);

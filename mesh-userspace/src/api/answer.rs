@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     Availability, Id, LogLine, Mode, Network, Node, NodeStatus, PortSpec, Role, Runtime, Service, Settings, Task,
-    TaskState, UnixMs,
+    TaskHealth, TaskState, UnixMs,
 };
 
 /// Rows, and the moment they are true for: ages are counted from it, not from the reader's clock.
@@ -85,6 +85,9 @@ pub struct NodeRow {
     /// None on workers.
     pub manager: Option<ManagerStatus>,
     pub agent_version: String,
+    /// Version of the Docker Engine, where one answers.
+    #[serde(default)]
+    pub engine_version: Option<String>,
     pub address: IpAddr,
     /// Since when this node gets no echo from it on the data path.
     pub unreachable_since: Option<UnixMs>,
@@ -200,6 +203,9 @@ pub struct TaskRow {
     pub state: TaskState,
     /// In rings and DNS.
     pub ready: bool,
+    /// The verdict of its healthcheck, while it lives; None: it has none.
+    #[serde(default)]
+    pub health: Option<TaskHealth>,
     pub draining: bool,
     pub service_version: u64,
     /// When `state` began.

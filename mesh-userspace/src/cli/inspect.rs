@@ -30,7 +30,7 @@ pub(super) fn node(detail: &NodeDetail) -> Value {
         },
         "Description": {
             "Hostname": node.name,
-            "Engine": { "EngineVersion": row.agent_version },
+            "Engine": { "EngineVersion": row.engine_version.as_ref().unwrap_or(&row.agent_version) },
         },
         "Status": {
             "State": state_name(row.state).to_lowercase(),
@@ -41,6 +41,7 @@ pub(super) fn node(detail: &NodeDetail) -> Value {
             "Number": node.number,
             "DataPathAddr": node.data_path_addr,
             "HoldsStore": node.holds_store,
+            "Version": row.agent_version,
             "Runtimes": node.runtimes,
             "RoutedPrefixes": node.routed_prefixes,
             "UnreachableSince": row.unreachable_since.map(rfc3339),
@@ -184,6 +185,9 @@ fn task_template(task: &TaskSpec) -> Value {
         json!({ "Type": mount.kind, "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only })
     });
     let health = task.health.as_ref().map(|health| {
+        if health.is_disabled() {
+            return json!({ "Test": ["NONE"] });
+        }
         let test: Vec<&str> = std::iter::once("CMD").chain(health.command.iter().map(String::as_str)).collect();
         json!({
             "Test": test,
@@ -191,6 +195,7 @@ fn task_template(task: &TaskSpec) -> Value {
             "Timeout": ns(health.timeout_ms),
             "Retries": health.retries,
             "StartPeriod": ns(health.start_period_ms),
+            "StartInterval": ns(health.start_interval_ms),
         })
     });
     let (runtime, args) = match task.runtime {

@@ -148,12 +148,14 @@ pub(super) fn table(rows: &[NodeRow], look: &Look) -> Table {
             state_name(row.state).to_string(),
             availability_name(row.availability, true).to_string(),
             row.manager.map_or("", manager_name).to_string(),
-            row.agent_version.clone(),
+            // Docker's heading: the Engine's where one answers, else what stands in for it.
+            row.engine_version.clone().unwrap_or_else(|| row.agent_version.clone()),
         ];
         table
             .row(id.clone(), cells)
             .json_only("ID", id)
             .json_only("Self", row.is_self)
+            .json_only("MeshVersion", row.agent_version.clone())
             .json_only("Address", row.address.to_string());
     }
     table

@@ -8,7 +8,7 @@ use super::Screen;
 use super::fault::Fault;
 use super::task::state_name;
 use crate::api::{ApiError, Client, ErrorKind, ServiceDetail, TaskRow};
-use crate::model::{Id, Mode, RestartCondition, TaskState};
+use crate::model::{Id, Mode, RestartCondition, ServiceSpec, TaskHealth, TaskState};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STEADY_FOR: Duration = Duration::from_secs(1);
 /// How long an obstacle that may go away by itself (no node fits, an address range is full) is waited out.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After which nothing is waited for.
+/// After which nothing is waited for, healthchecks apart.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// Tasks of the present spec that may fail before it is called hopeless.
 const FAILURES: usize = 3;
@@ -60,7 +60,8 @@ pub(super) async fn converge(service: &Id, client: &Client, screen: &mut Screen<
             }
             Judgement::Underway => {
                 (steady_since, obstacle_since) = (None, None);
-                (begin.elapsed() > DEADLINE).then(|| format!("not after {} s", DEADLINE.as_secs()))
+                let deadline = deadline(&detail.service.spec);
+                (begin.elapsed() > deadline).then(|| format!("not after {} s{}", deadline.as_secs(), unproven(&detail)))
             }
             Judgement::Obstacle(reason) => {
                 steady_since = None;
@@ -89,6 +90,24 @@ fn is_passing(error: &ApiError) -> bool {
 /// Failures older than the question don't count against the answer.
 fn begin_in_agents_time(detail: &ServiceDetail, begin: Instant) -> u64 {
     detail.at.saturating_sub(begin.elapsed().as_millis() as u64)
+}
+
+/// A task with a healthcheck has the time that its check may take, and tasks that are replaced in turn have it in turn.
+fn deadline(spec: &ServiceSpec) -> Duration {
+    let check = spec.task.health.as_ref().filter(|check| !check.is_disabled());
+    let turns = match (spec.mode, spec.update.parallelism) {
+        (Mode::Replicated { replicas }, at_once @ 1..) => replicas.div_ceil(at_once).max(1),
+        _ => 1,
+    };
+    let longest_ms = check.map_or(0, |check| check.longest_ms().saturating_mul(turns.into()));
+    DEADLINE.saturating_add(Duration::from_millis(longest_ms))
+}
+
+/// Who waits for the first pass of its healthcheck.
+fn unproven(detail: &ServiceDetail) -> String {
+    let waits = |row: &&TaskRow| row.desired == TaskState::Running && row.health == Some(TaskHealth::Starting);
+    let waiting = detail.tasks.iter().find(waits);
+    waiting.map_or(String::new(), |row| format!(", {} has not passed its healthcheck", row.name))
 }
 
 fn overall(detail: &ServiceDetail) -> String {
@@ -157,6 +176,7 @@ fn finish(screen: &mut Screen<'_>) {
 mod tests {
     use super::*;
     use crate::api::view::{self, fixture};
+    use crate::model::HealthCheck;
 
     fn detail() -> ServiceDetail {
         view::service_detail(&fixture::facts(), "whoami").expect("in the fixture")
@@ -171,6 +191,28 @@ mod tests {
         detail.outdated = 0;
         detail.running = 1;
         assert_eq!(judge(&detail, fixture::NOW), Judgement::Underway);
+    }
+
+    #[test]
+    fn a_healthcheck_is_given_its_time() {
+        let mut detail = detail();
+        assert_eq!(deadline(&detail.service.spec), DEADLINE);
+        detail.service.spec.task.health = Some(HealthCheck::disabled());
+        assert_eq!(deadline(&detail.service.spec), DEADLINE);
+        let check = HealthCheck {
+            command: vec!["check".into()],
+            interval_ms: 10_000,
+            timeout_ms: 1_000,
+            retries: 2,
+            start_period_ms: 60_000,
+            start_interval_ms: 0,
+        };
+        detail.service.spec.task.health = Some(check);
+        // 60 + 2 × (10 + 1) s a task, two tasks in turn.
+        assert_eq!(deadline(&detail.service.spec), DEADLINE + Duration::from_secs(2 * 82));
+        assert_eq!(unproven(&detail), "");
+        detail.tasks[0].health = Some(TaskHealth::Starting);
+        assert_eq!(unproven(&detail), ", whoami.1 has not passed its healthcheck");
     }
 
     #[test]

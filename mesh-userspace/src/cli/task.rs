@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::render::{Look, Table};
 use super::{Screen, age, ports};
 use crate::api::{Client, TaskRow};
-use crate::model::TaskState;
+use crate::model::{TaskHealth, TaskState};
 
 #[derive(Debug, Args)]
 pub(super) struct Ps {
@@ -32,18 +32,19 @@ pub(super) async fn ps(flags: Ps, client: &Client, screen: &mut Screen<'_>) -> R
             (true, _) => "yes",
             (false, _) => "no",
         };
-        table.row(
+        let cells = [
             flags.look.id(&row.id),
-            [
-                flags.look.id(&row.id),
-                row.name.clone(),
-                row.image.clone(),
-                age::ago(listing.at, row.created_at),
-                current_state(listing.at, row),
-                ready.to_string(),
-                ports::column(&row.ports),
-            ],
-        );
+            row.name.clone(),
+            row.image.clone(),
+            age::ago(listing.at, row.created_at),
+            state_and_health(listing.at, row),
+            ready.to_string(),
+            ports::column(&row.ports),
+        ];
+        table
+            .row(flags.look.id(&row.id), cells)
+            .json_only("Status", current_state(listing.at, row))
+            .json_only("Health", health_name(row));
     }
     flags.look.show(&table, screen)
 }
@@ -75,11 +76,16 @@ pub(super) fn table(at: u64, rows: &[TaskRow], look: &Look) -> Table {
             row.image.clone(),
             row.node.clone(),
             state_name(row.desired).to_string(),
-            current_state(at, row),
+            state_and_health(at, row),
             error,
             ports::column(&row.ports),
         ];
-        table.row(look.id(&row.id), cells).json_only("Name", row.name.clone()).json_only("Error", row.error.clone());
+        table
+            .row(look.id(&row.id), cells)
+            .json_only("Name", row.name.clone())
+            .json_only("CurrentState", current_state(at, row))
+            .json_only("Health", health_name(row))
+            .json_only("Error", row.error.clone());
     }
     table
 }
@@ -95,6 +101,27 @@ fn shorten(error: &str, look: &Look) -> String {
 
 fn current_state(at: u64, row: &TaskRow) -> String {
     format!("{} {}", state_name(row.state), age::ago(at, row.since))
+}
+
+/// For people: with the healthcheck's verdict, as Docker's `ps` words it.
+fn state_and_health(at: u64, row: &TaskRow) -> String {
+    let health = match row.health {
+        None => "",
+        Some(TaskHealth::Starting) => " (health: starting)",
+        Some(TaskHealth::Healthy) => " (healthy)",
+        Some(TaskHealth::Unhealthy) => " (unhealthy)",
+    };
+    format!("{}{health}", current_state(at, row))
+}
+
+/// For programs, Docker's words; empty where a task has no healthcheck.
+fn health_name(row: &TaskRow) -> &'static str {
+    match row.health {
+        None => "",
+        Some(TaskHealth::Starting) => "starting",
+        Some(TaskHealth::Healthy) => "healthy",
+        Some(TaskHealth::Unhealthy) => "unhealthy",
+    }
 }
 
 pub(super) fn state_name(state: TaskState) -> &'static str {

@@ -18,6 +18,8 @@ pub mod tick;
 pub mod view;
 
 #[cfg(test)]
+mod mixed;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenarios;

@@ -188,7 +188,7 @@ fn a_drained_node_is_emptied_and_a_paused_one_only_gets_nothing_new() {
     available(&mut world, "n1", Availability::Drain);
     world.settle();
     let why = &world.task("web", 1).message;
-    assert_eq!(why, "no suitable node (2 nodes: 2 drained)");
+    assert_eq!(why, "no suitable node (2 drained: n1, n2)");
     assert!(matches!(convergence(&world, "web"), Convergence::Progressing(word) if word.contains("no suitable node")));
 }
 
@@ -219,14 +219,14 @@ fn placement_limits_hold_and_say_so() {
     world.create(limited);
     world.settle();
     let waiting = world.task("web", 3);
-    assert_eq!(waiting.message, "no suitable node (2 nodes: 2 with the most replicas a node may have)");
+    assert_eq!(waiting.message, "no suitable node (2 with the most replicas a node may have: n1, n2)");
     let host = PortSpec { mode: PublishMode::Host, ..port(53, 53) };
     let hosted = |name: &str| ServiceSpec { ports: vec![host], mode: Mode::Replicated { replicas: 2 }, ..spec(name) };
     world.create(hosted("dns"));
     world.settle();
     world.create(hosted("other"));
     world.settle();
-    assert_eq!(world.task("other", 1).message, "no suitable node (2 nodes: 2 where the host port is in use)");
+    assert_eq!(world.task("other", 1).message, "no suitable node (2 where the host port is in use: n1, n2)");
     world.command(|cluster, _| command::remove_service(cluster, "dns")).expect("remove");
     world.settle();
     assert_eq!(world.task("other", 1).leader_state, None);

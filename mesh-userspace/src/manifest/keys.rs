@@ -150,11 +150,8 @@ pub(super) const ATTACHMENT: Keys = Keys {
     ..NONE
 };
 
-pub(super) const HEALTH: Keys = Keys {
-    read: &["test", "interval", "timeout", "retries", "start_period", "disable"],
-    warn: &["start_interval"],
-    ..NONE
-};
+pub(super) const HEALTH: Keys =
+    Keys { read: &["test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"], ..NONE };
 
 pub(super) const VOLUME: Keys = Keys {
     read: &["type", "source", "target", "read_only"],

@@ -81,6 +81,9 @@ fn port(port: &PortSpec) -> Value {
 }
 
 fn health(health: &HealthCheck) -> Value {
+    if health.is_disabled() {
+        return json!({ "disable": true });
+    }
     let test: Vec<String> = std::iter::once("CMD".to_string()).chain(escaped(&health.command)).collect();
     json!({
         "test": test,
@@ -88,6 +91,7 @@ fn health(health: &HealthCheck) -> Value {
         "timeout": duration(health.timeout_ms),
         "retries": health.retries,
         "start_period": duration(health.start_period_ms),
+        "start_interval": duration(health.start_interval_ms),
     })
 }
 

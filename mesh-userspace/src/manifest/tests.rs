@@ -75,7 +75,7 @@ fn everything_a_service_can_say() {
     networks:
       front: {aliases: [www, api]}
       back:
-    healthcheck: {test: [CMD, check], interval: 2s, timeout: 500ms, retries: 5, start_period: 1m}
+    healthcheck: {test: [CMD, check], interval: 2s, timeout: 500ms, retries: 5, start_period: 1m, start_interval: 1s}
     stop_grace_period: 1m30s
     stop_signal: SIGINT
     hostname: box
@@ -106,8 +106,15 @@ networks:
     assert!(task.mounts[0].read_only && task.mounts[0].source == "/data");
     let health = task.health.as_ref().expect("a check");
     assert_eq!(
-        (health.command.as_slice(), health.interval_ms, health.timeout_ms, health.retries, health.start_period_ms),
-        (&["check".to_string()][..], 2_000, 500, 5, 60_000)
+        *health,
+        HealthCheck {
+            command: vec!["check".into()],
+            interval_ms: 2_000,
+            timeout_ms: 500,
+            retries: 5,
+            start_period_ms: 60_000,
+            start_interval_ms: 1_000
+        }
     );
     assert_eq!(task.constraints, ["node.role == manager"]);
     assert_eq!(task.max_replicas_per_node, 2);

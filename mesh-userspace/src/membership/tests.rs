@@ -36,6 +36,7 @@ fn node_status(generation: u64) -> NodeStatus {
         ports_not_taken: vec![],
         runtimes: vec![],
         engine_version: None,
+        without: Default::default(),
         warnings: vec![],
     }
 }

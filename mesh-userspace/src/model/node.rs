@@ -48,7 +48,7 @@ pub struct Node {
     pub cert_fingerprint: String,
     /// This node keeps the embedded store and runs the leader.
     pub holds_store: bool,
-    /// Runtimes this node offers, e.g. `exec`.
+    /// Runtimes that answer on this node, as its agent last reported: at join, then whenever the leader sees a change.
     pub runtimes: Vec<super::Runtime>,
     /// Prefixes that the node routes elsewhere (reported at join): the allocator keeps out of them.
     pub routed_prefixes: Vec<ipnet::IpNet>,

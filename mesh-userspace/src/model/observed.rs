@@ -1,6 +1,6 @@
 //! What nodes report about themselves and their tasks; each record is written by one node only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,10 @@ pub struct NodeStatus {
     /// Version of the Docker Engine, where one answers.
     #[serde(default)]
     pub engine_version: Option<String>,
+    /// Tasks that their own nodes call unhealthy and that this node's maps and names are without: so a task's node knows
+    /// when nobody sends it new calls any more.
+    #[serde(default)]
+    pub without: BTreeSet<Id>,
     /// Warnings for `mesh status`.
     pub warnings: Vec<String>,
 }

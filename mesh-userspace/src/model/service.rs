@@ -97,13 +97,52 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How a task is asked whether it is well. As with Docker, 0 in a number stands for its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
+    /// Exits with 0 in a healthy task. Empty: explicitly none, also where the image has one.
     pub command: Vec<String>,
+    /// From the end of one probe to the beginning of the next; 30 s.
     pub interval_ms: u64,
+    /// After which a probe is killed and counts as failed; 30 s.
     pub timeout_ms: u64,
+    /// So many failures in a row make a task unhealthy; 3.
     pub retries: u32,
+    /// After the task's start: failures don't count yet. A pass ends it.
     pub start_period_ms: u64,
+    /// Instead of the interval during the start period; 5 s.
+    #[serde(default)]
+    pub start_interval_ms: u64,
+}
+
+impl HealthCheck {
+    /// The check that is none.
+    pub fn disabled() -> Self {
+        HealthCheck::default()
+    }
+
+    pub fn is_disabled(&self) -> bool {
+        self.command.is_empty()
+    }
+
+    /// With Docker's defaults for what is 0.
+    pub fn with_defaults(&self) -> Self {
+        let or = |value: u64, default: u64| if value == 0 { default } else { value };
+        HealthCheck {
+            command: self.command.clone(),
+            interval_ms: or(self.interval_ms, 30_000),
+            timeout_ms: or(self.timeout_ms, 30_000),
+            retries: if self.retries == 0 { 3 } else { self.retries },
+            start_period_ms: self.start_period_ms,
+            start_interval_ms: or(self.start_interval_ms, 5_000),
+        }
+    }
+
+    /// Longest time from the task's start to a verdict.
+    pub fn longest_ms(&self) -> u64 {
+        let HealthCheck { interval_ms, timeout_ms, retries, start_period_ms, .. } = self.with_defaults();
+        start_period_ms.saturating_add(interval_ms.saturating_add(timeout_ms).saturating_mul(retries.into()))
+    }
 }
 
 /// What only a container of the Docker Engine has.
@@ -211,6 +250,7 @@ pub struct TaskSpec {
     pub hostname: Option<String>,
     pub workdir: Option<String>,
     pub mounts: Vec<Mount>,
+    /// None: none given, so that an image's own applies.
     pub health: Option<HealthCheck>,
     pub stop_signal: Option<String>,
     pub stop_grace_period_ms: u64,

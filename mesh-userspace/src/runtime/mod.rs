@@ -82,6 +82,17 @@ pub trait TaskRuntime: Send + Sync {
     /// The task's output, oldest line first.
     async fn logs(&self, task_id: &Id, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, RuntimeError>;
 
+    /// The verdict of the task's healthcheck at this moment; None: it has none, also by its image. An error where there is no such task.
+    async fn health(&self, task_id: &Id) -> Result<Option<TaskHealth>, RuntimeError> {
+        let found = self.list().await?.into_iter().find(|instance| instance.task_id == *task_id);
+        found.map(|instance| instance.health).ok_or_else(|| RuntimeError::NotFound { task_id: task_id.clone() })
+    }
+
+    /// What the last failed probe of the task came to, in one line for people.
+    async fn last_failure(&self, _task_id: &Id) -> Option<String> {
+        None
+    }
+
     /// Subscribes to what happens from now on.
     fn events(&self) -> mpsc::UnboundedReceiver<TaskEvent>;
 }

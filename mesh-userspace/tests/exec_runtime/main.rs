@@ -3,5 +3,6 @@
 mod adoption;
 mod ending;
 mod entering;
+mod health;
 mod stage;
 mod world;

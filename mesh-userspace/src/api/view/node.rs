@@ -40,6 +40,7 @@ pub(super) fn node_row(facts: &Facts, node: &Node) -> NodeRow {
         (Role::Manager, NodeState::Ready) => Some(ManagerStatus::Reachable),
         (Role::Manager, _) => Some(ManagerStatus::Unreachable),
     };
+    let status = facts.observed.nodes.get(&node.id);
     NodeRow {
         id: node.id.clone(),
         hostname: node.name.clone(),
@@ -47,12 +48,8 @@ pub(super) fn node_row(facts: &Facts, node: &Node) -> NodeRow {
         state,
         availability: node.availability,
         manager,
-        agent_version: facts
-            .observed
-            .nodes
-            .get(&node.id)
-            .map(|status| status.agent_version.clone())
-            .unwrap_or_default(),
+        agent_version: status.map(|status| status.agent_version.clone()).unwrap_or_default(),
+        engine_version: status.and_then(|status| status.engine_version.clone()),
         address: node.advertise_addr,
         unreachable_since: facts.observed.unreachable_since.get(&node.id).copied(),
     }

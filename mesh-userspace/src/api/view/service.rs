@@ -4,7 +4,7 @@ use super::Facts;
 use super::node::node_state;
 use super::task::{image_of, rows_of, task_state};
 use crate::api::{ApiError, Listing, NodeState, ServiceDetail, ServiceRow, ServiceVip};
-use crate::model::{Availability, EndpointMode, Mode, Service, TaskState};
+use crate::model::{Availability, EndpointMode, Mode, Service, Task, TaskHealth, TaskState};
 
 pub fn services(facts: &Facts) -> Result<Listing<ServiceRow>, ApiError> {
     facts.member()?;
@@ -53,18 +53,25 @@ fn replicas(facts: &Facts, service: &Service) -> (u32, u32) {
     let is_up = |id| facts.cluster.nodes.get(id).is_some_and(|node| node_state(facts, node) != NodeState::Down);
     let running = wanted()
         .filter(|task| !task.draining && task_state(task, &facts.observed) == TaskState::Running)
-        .filter(|task| task.node_id.as_ref().is_some_and(is_up))
+        .filter(|task| task.node_id.as_ref().is_some_and(is_up) && !is_unhealthy(facts, task))
         .count() as u32;
     let desired = match service.spec.mode {
         Mode::Replicated { replicas } => replicas,
         Mode::Global => match wanted().count() as u32 {
             0 if service.spec.task.constraints.is_empty() => {
-                facts.cluster.nodes.values().filter(|node| node.availability == Availability::Active).count() as u32
+                let runtime = &service.spec.task.runtime;
+                let nodes = facts.cluster.nodes.values().filter(|node| node.runtimes.contains(runtime));
+                nodes.filter(|node| node.availability == Availability::Active).count() as u32
             }
             count => count,
         },
     };
     (running, desired)
+}
+
+/// It still runs, but nobody is sent there any more.
+fn is_unhealthy(facts: &Facts, task: &Task) -> bool {
+    facts.observed.tasks.get(&task.id).is_some_and(|status| status.health == Some(TaskHealth::Unhealthy))
 }
 
 fn outdated(facts: &Facts, service: &Service) -> u32 {

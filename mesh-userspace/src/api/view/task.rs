@@ -107,6 +107,7 @@ pub(super) fn task_row(facts: &Facts, task: &Task) -> TaskRow {
         desired: task.desired,
         state,
         ready: status.is_some_and(|status| status.ready) && state == TaskState::Running,
+        health: status.and_then(|status| status.health).filter(|_| !state.is_terminal()),
         draining: task.draining,
         service_version: task.service_version,
         since: status.filter(|status| status.state == state).map_or(task.created_at, |status| status.since),

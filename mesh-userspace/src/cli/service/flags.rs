@@ -75,15 +75,22 @@ pub(super) struct SpecFlags {
     /// Command (run by a shell) that says whether a task is healthy
     #[arg(long, value_name = "CMD")]
     health_cmd: Option<String>,
+    /// Between two runs of it [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     health_interval: Option<u64>,
+    /// After which a run of it counts as failed [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     health_timeout: Option<u64>,
+    /// Failures in a row that make a task unhealthy [default: 3]
     #[arg(long, value_name = "N")]
     health_retries: Option<u32>,
+    /// After a task's start: failures don't count before its first pass [default: 0s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
     health_start_period: Option<u64>,
-    /// Without a health check
+    /// Between two runs of it in the start period [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    health_start_interval: Option<u64>,
+    /// Without a health check, also where the image has one
     #[arg(long, conflicts_with = "health_cmd")]
     no_healthcheck: bool,
     /// Time between stop signal and kill [default: 10s]
@@ -161,33 +168,30 @@ impl SpecFlags {
         set(&mut spec.update.failure_action, self.update_failure_action.map(failure_action));
         set(&mut spec.update.max_failure_ratio, self.update_max_failure_ratio);
         if self.no_healthcheck {
-            task.health = None;
+            task.health = Some(HealthCheck::disabled());
         }
         if let Some(command) = self.health_cmd {
-            let before = task.health.take().unwrap_or(DEFAULT_HEALTH);
+            let before = task.health.take().unwrap_or_default().with_defaults();
             task.health = Some(HealthCheck { command: vec!["/bin/sh".into(), "-c".into(), command], ..before });
         }
-        let timing = [self.health_interval, self.health_timeout, self.health_start_period];
+        let timing = [self.health_interval, self.health_timeout, self.health_start_period, self.health_start_interval];
         match &mut task.health {
-            Some(health) => {
-                let [interval, timeout, start_period] = timing;
+            Some(health) if !health.is_disabled() => {
+                let [interval, timeout, start_period, start_interval] = timing;
                 set(&mut health.interval_ms, interval);
                 set(&mut health.timeout_ms, timeout);
                 set(&mut health.start_period_ms, start_period);
+                set(&mut health.start_interval_ms, start_interval);
                 set(&mut health.retries, self.health_retries);
             }
-            None if timing.iter().any(Option::is_some) || self.health_retries.is_some() => {
+            _ if timing.iter().any(Option::is_some) || self.health_retries.is_some() => {
                 return Err(Fault::failed("--health-…: there is no check to time; give --health-cmd too"));
             }
-            None => {}
+            _ => {}
         }
         Ok(())
     }
 }
-
-/// Docker's.
-const DEFAULT_HEALTH: HealthCheck =
-    HealthCheck { command: Vec::new(), interval_ms: 30_000, timeout_ms: 30_000, retries: 3, start_period_ms: 0 };
 
 fn endpoint_mode(word: EndpointModeWord) -> EndpointMode {
     match word {

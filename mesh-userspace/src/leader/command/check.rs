@@ -1,7 +1,7 @@
 //! Whether a service's spec makes sense: in itself, and with the nodes there are. Names become ids here.
 
 use crate::leader::Constraint;
-use crate::model::{Cluster, EndpointMode, Id, Mode, PublishMode, Runtime, ServiceSpec};
+use crate::model::{Cluster, EndpointMode, HealthCheck, Id, Mode, PublishMode, Runtime, ServiceSpec};
 
 use super::error::{port_name, runtime_name};
 use super::{CommandError, port, resolve};
@@ -81,7 +81,10 @@ fn check_numbers(spec: &ServiceSpec) -> Result<(), CommandError> {
             return Err(CommandError::BadServiceSetting { service: service(), setting, value, rule });
         }
     }
-    if let Some(health) = spec.task.health.as_ref().filter(|health| health.command.is_empty()) {
+    // Without a command it says that there is none; what else it says would be lost.
+    if let Some(health) = spec.task.health.as_ref().filter(|health| health.is_disabled())
+        && *health != HealthCheck::disabled()
+    {
         let (setting, value) = ("health interval", format!("{} ms but no health command", health.interval_ms));
         return Err(CommandError::BadServiceSetting { service: service(), setting, value, rule: "give --health-cmd" });
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::leader::Health;
 use crate::leader::allocate::{AddressesUsedUp, networks_of, next_address, next_endpoint};
+use crate::leader::command::runtime_name;
 use crate::model::{Attachment, Availability, Id, Node, Service, Task};
 
 use super::Work;
+use super::obstacle::Obstacle;
 use super::slots::{is_live, matches};
 use super::tally::{Tally, host_ports};
 
@@ -80,11 +82,11 @@ fn attach(work: &mut Work, service: &Service) -> Result<Vec<Attachment>, Address
 
 /// The node with the fewest tasks of the service, then the fewest at all, then the smallest number.
 fn choose(work: &Work, tally: &Tally, service: &Service) -> Result<Id, String> {
-    let mut obstacles: BTreeMap<String, usize> = BTreeMap::new();
+    let mut obstacles: BTreeMap<Obstacle, Vec<&Node>> = BTreeMap::new();
     let mut fitting = Vec::new();
     for node in work.after.nodes.values() {
         match obstacle(work, tally, service, node) {
-            Some(obstacle) => *obstacles.entry(obstacle).or_default() += 1,
+            Some(obstacle) => obstacles.entry(obstacle).or_default().push(node),
             None => fitting.push(node),
         }
     }
@@ -95,37 +97,31 @@ fn choose(work: &Work, tally: &Tally, service: &Service) -> Result<Id, String> {
     match fitting.into_iter().min_by_key(load) {
         Some(node) => Ok(node.id.clone()),
         None => {
-            let all = work.after.nodes.len();
-            let words: Vec<String> = obstacles.iter().map(|(obstacle, count)| format!("{count} {obstacle}")).collect();
-            let nodes = if all == 1 { "node" } else { "nodes" };
-            Err(format!("no suitable node ({all} {nodes}: {})", words.join(", ")))
+            let words = obstacles.into_iter().map(|(obstacle, nodes)| obstacle.of(&nodes));
+            Err(format!("no suitable node ({})", words.collect::<Vec<_>>().join("; ")))
         }
     }
 }
 
-/// Why the node can't take a task of this service now, in words that follow a count of nodes.
-fn obstacle(work: &Work, tally: &Tally, service: &Service, node: &Node) -> Option<String> {
-    let text = |text: &str| Some(text.to_string());
+/// Why the node can't take a task of this service now.
+fn obstacle(work: &Work, tally: &Tally, service: &Service, node: &Node) -> Option<Obstacle> {
     match (node.availability, work.health(&node.id)) {
-        (Availability::Drain, _) => return text("drained"),
-        (Availability::Pause, _) => return text("paused"),
-        (_, Health::Lost) => return text("down"),
-        (_, Health::Uncertain) => return text("not heard from"),
+        (Availability::Drain, _) => return Some(Obstacle::Drained),
+        (Availability::Pause, _) => return Some(Obstacle::Paused),
+        (_, Health::Lost) => return Some(Obstacle::Down),
+        (_, Health::Uncertain) => return Some(Obstacle::NotHeard),
         (Availability::Active, Health::Ready) => {}
     }
     let task = &service.spec.task;
-    if !node.runtimes.contains(&task.runtime) {
-        return Some(format!("without runtime {}", crate::leader::command::runtime_name(task.runtime)));
-    }
     if !matches(&service.spec, node) {
-        return text("not matching the constraints");
+        return Some(Obstacle::Constraints);
+    }
+    if !node.runtimes.contains(&task.runtime) {
+        return Some(Obstacle::LacksRuntime(runtime_name(task.runtime)));
     }
     let most = task.max_replicas_per_node as usize;
     if most != 0 && tally.live_of(&node.id, &service.id) >= most {
-        return text("with the most replicas a node may have");
+        return Some(Obstacle::MostReplicas);
     }
-    if host_ports(service).any(|port| tally.holds(&node.id, port)) {
-        return text("where the host port is in use");
-    }
-    None
+    host_ports(service).any(|port| tally.holds(&node.id, port)).then_some(Obstacle::HostPort)
 }

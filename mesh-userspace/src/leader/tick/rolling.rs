@@ -3,7 +3,7 @@
 use crate::leader::allocate::networks_of;
 use crate::leader::{Health, command};
 use crate::model::{
-    Availability, Id, Service, Task, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus,
+    Availability, Id, Node, Service, Task, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus,
 };
 
 use super::slots::{Slot, is_live, matches, slots_of, start, waits_for_old, wanted};
@@ -72,7 +72,7 @@ pub(super) fn advance(work: &mut Work, id: &Id) {
     let mut candidates = Vec::new();
     let mut in_flight = 0;
     for (slot, tasks) in slots_of(&work.after, &service) {
-        if !wanted.contains(&slot) || !can_be_filled(work, &slot) {
+        if !wanted.contains(&slot) || !can_be_filled(work, &service, &slot) {
             continue;
         }
         let live: Vec<&Task> = tasks.iter().filter(|task| is_live(task)).collect();
@@ -113,13 +113,15 @@ pub(super) fn advance(work: &mut Work, id: &Id) {
     }
 }
 
-/// The node of a global slot answers; one that doesn't shall not hold up the others.
-fn can_be_filled(work: &Work, slot: &Slot) -> bool {
+/// The node of a global slot answers, and so does the runtime there; one that doesn't shall not hold up the others.
+fn can_be_filled(work: &Work, service: &Service, slot: &Slot) -> bool {
     match slot {
         Slot::Number(_) => true,
         Slot::Node(id) => {
-            let active = work.after.nodes.get(id).is_some_and(|node| node.availability == Availability::Active);
-            active && work.health(id) == Health::Ready
+            let can = |node: &Node| {
+                node.availability == Availability::Active && node.runtimes.contains(&service.spec.task.runtime)
+            };
+            work.after.nodes.get(id).is_some_and(can) && work.health(id) == Health::Ready
         }
     }
 }
@@ -147,7 +149,7 @@ pub(super) fn complete(work: &mut Work, id: &Id) {
         work.is_ready(task) && since + trial_ms <= now
     };
     let slots = slots_of(&work.after, &service);
-    let wanted = wanted(&work.after, &service.spec).into_iter().filter(|slot| can_be_filled(work, slot));
+    let wanted = wanted(&work.after, &service.spec).into_iter().filter(|slot| can_be_filled(work, &service, slot));
     let done = wanted.filter_map(|slot| slots.get(&slot)).all(|tasks| {
         let mut live = tasks.iter().filter(|task| is_live(task)).peekable();
         match live.peek() {

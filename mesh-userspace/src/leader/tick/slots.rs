@@ -39,9 +39,18 @@ pub(in crate::leader) fn wanted(cluster: &crate::model::Cluster, spec: &ServiceS
         Mode::Replicated { replicas } => (1..=replicas).map(Slot::Number).collect(),
         Mode::Global => {
             let nodes = cluster.nodes.values().filter(|node| node.availability != Availability::Drain);
-            nodes.filter(|node| matches(spec, node)).map(|node| Slot::Node(node.id.clone())).collect()
+            // Where the runtime does not answer nothing is asked for, but what runs there may live on.
+            let can = |node: &&Node| node.runtimes.contains(&spec.task.runtime) || lives_on(cluster, spec, node);
+            let nodes = nodes.filter(|node| matches(spec, node)).filter(can);
+            nodes.map(|node| Slot::Node(node.id.clone())).collect()
         }
     }
+}
+
+/// The service has a task there that shall run.
+fn lives_on(cluster: &crate::model::Cluster, spec: &ServiceSpec, node: &Node) -> bool {
+    let tasks = cluster.tasks.values().filter(|task| task.service_name == spec.name && is_live(task));
+    tasks.filter(|task| task.spec.runtime == spec.task.runtime).any(|task| task.node_id.as_ref() == Some(&node.id))
 }
 
 /// The node is what the spec's constraints ask for. They were parsed when the service was made.

@@ -1,7 +1,8 @@
 //! Facts → wanted image of the host's network.
 //!
 //! Every network of the cluster gets a route, so that the host's own processes reach any task; a gateway address is taken only
-//! where a task of that network lives, since only such a task asks the resolver there.
+//! where a task of that network lives, since only such a task asks the resolver there. The ingress network's is always there: Linux
+//! takes all routes of a device away with its last address (fib_frontend.c, fib_disable_ip), and calls would fail until they are back.
 //! Invariant: a node that is in no cluster (or has left it) wants nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +30,7 @@ pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id, underlay:
             mac: mac::of(mac::KIND_MESH0, node.number),
             mtu: device_mtu(cluster, mtu),
         }),
-        gateways: networks_of(cluster, &local).map(|network| network.gateway).collect(),
+        gateways: networks_of(cluster, &local).chain(ingress(cluster)).map(|network| network.gateway).collect(),
         routes: routes(cluster, node, mtu),
         task_links: local
             .iter()
@@ -80,6 +81,10 @@ fn lives_here(task: &Task, observed: &Observed, this_node: &Id) -> bool {
             Some(status) => !status.state.is_terminal(),
             None => task.desired == TaskState::Running,
         }
+}
+
+fn ingress(cluster: &Cluster) -> impl Iterator<Item = &Network> {
+    cluster.networks.values().filter(|network| network.ingress)
 }
 
 fn networks_of<'a>(cluster: &'a Cluster, tasks: &'a [&Task]) -> impl Iterator<Item = &'a Network> + 'a {
@@ -164,9 +169,14 @@ mod tests {
         let src = Some("192.168.7.1".parse().unwrap());
         assert_eq!(image.routes[&"10.0.0.0/20".parse().unwrap()], Route { src, mtu: 1450 });
         assert_eq!(image.routes[&"10.0.16.0/20".parse().unwrap()], Route { src, mtu: 1450 });
-        assert_eq!(image.gateways, BTreeSet::from(["10.0.16.1".parse().unwrap()]));
+        let ingress = "10.0.0.1".parse().unwrap();
+        assert_eq!(image.gateways, BTreeSet::from([ingress, "10.0.16.1".parse().unwrap()]));
         let elsewhere = compile(&cluster, &observed, &id(2), &UNDERLAY);
-        assert_eq!((elsewhere.routes.len(), elsewhere.gateways.len()), (2, 0));
+        assert_eq!(
+            (elsewhere.routes.len(), elsewhere.gateways),
+            (2, BTreeSet::from([ingress])),
+            "routes need an address"
+        );
     }
 
     #[test]
@@ -194,7 +204,7 @@ mod tests {
         assert_eq!(compile(&cluster, &observed, &id(1), &UNDERLAY).task_links.len(), 1);
         observed.tasks.get_mut(&id(7)).unwrap().state = TaskState::Shutdown;
         let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
-        assert!(image.task_links.is_empty() && image.gateways.is_empty());
+        assert!(image.task_links.is_empty() && image.gateways.len() == 1);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetImage {
     pub mesh0: Option<Mesh0>,
-    /// On `mesh0`, each as a /32: the gateways of networks that have a task here; the resolver binds there.
+    /// On `mesh0`, each as a /32: the gateways of networks that have a task here, for the resolver to bind there, and of ingress.
     pub gateways: BTreeSet<Ipv4Addr>,
     /// By subnet: how the host itself reaches the overlay.
     pub routes: BTreeMap<Ipv4Net, Route>,

@@ -5,6 +5,7 @@
 //! ```
 //! The helper stays outside, hands signals on, and exits with the command's code as a shell has it. The command has the
 //! helper's standard streams, the task's namespaces, cgroup and privileges.
+//! `--within-ms`: when this time is over, the command and what it started are killed (healthchecks).
 //! Single-threaded, as the supervisor. Must not: outlive the agent that serves the caller, or leave its command behind.
 
 use std::ffi::OsString;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, fork, setsid};
@@ -59,7 +60,7 @@ struct Door {
     group: File,
 }
 
-/// Entry of `mesh enter --dir FOLDER --request FILE`. Call it before anything that starts a thread.
+/// Entry of `mesh enter [--within-ms N] --dir FOLDER --request FILE`. Call it before anything that starts a thread.
 pub fn enter_main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match enter(arguments) {
         Ok(code) => ExitCode::from(code),
@@ -72,7 +73,14 @@ pub fn enter_main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn enter(arguments: impl Iterator<Item = OsString>) -> Result<u8, EnterError> {
     let arguments: Vec<_> = arguments.collect();
-    let (dir, request) = match &arguments[..] {
+    let (within, arguments) = match &arguments[..] {
+        [flag, within_ms, rest @ ..] if flag == "--within-ms" => {
+            let within_ms = within_ms.to_str().and_then(|text| text.parse().ok()).ok_or(EnterError::Usage)?;
+            (Some(Duration::from_millis(within_ms)), rest)
+        }
+        all => (None, all),
+    };
+    let (dir, request) = match arguments {
         [dir_flag, dir, request_flag, request] if dir_flag == "--dir" && request_flag == "--request" => {
             (TaskDir::at(PathBuf::from(dir)), read_request(Path::new(request))?)
         }
@@ -111,7 +119,7 @@ fn enter(arguments: impl Iterator<Item = OsString>) -> Result<u8, EnterError> {
         }
         ForkResult::Parent { child } => {
             drop(door);
-            accompany(child, &all, &agent).map_err(doing("waiting for the command"))
+            accompany(child, &all, &agent, within).map_err(doing("waiting for the command"))
         }
     }
 }
@@ -158,8 +166,8 @@ fn is_pipe(fd: impl AsFd) -> io::Result<bool> {
     Ok(kind == libc::S_IFIFO)
 }
 
-/// In the helper: hands signals on until the command has ended.
-fn accompany(child: Pid, handled: &SigSet, agent: &OwnedFd) -> io::Result<u8> {
+/// In the helper: hands signals on until the command has ended, or has to.
+fn accompany(child: Pid, handled: &SigSet, agent: &OwnedFd, within: Option<Duration>) -> io::Result<u8> {
     // The streams are the command's alone: its end must be seen as theirs.
     let null = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
@@ -168,13 +176,15 @@ fn accompany(child: Pid, handled: &SigSet, agent: &OwnedFd) -> io::Result<u8> {
     let command = pidfd_open(child.as_raw())?;
     let signals = SignalFd::with_flags(handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut kill_at: Option<Instant> = None;
+    let mut time_over = within.map(|within| Instant::now() + within);
     loop {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut polled = vec![readable(command.as_fd()), readable(signals.as_fd())];
         if kill_at.is_none() {
             polled.push(readable(agent.as_fd()));
         }
-        let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
+        let next = kill_at.into_iter().chain(time_over).min();
+        let timeout = next.map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
@@ -199,6 +209,12 @@ fn accompany(child: Pid, handled: &SigSet, agent: &OwnedFd) -> io::Result<u8> {
         if kill_at.is_some_and(|at| at <= Instant::now()) {
             pidfd_signal(&command, libc::SIGKILL)?;
         }
+        if time_over.is_some_and(|at| at <= Instant::now()) {
+            time_over = None;
+            // It leads a session, so what a shell of it started is of its group; one that has not come so far has no group yet.
+            let _ = killpg(child, Signal::SIGKILL);
+            pidfd_signal(&command, libc::SIGKILL)?;
+        }
     }
 }
 
@@ -214,7 +230,6 @@ fn exit_code(status: WaitStatus) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::signal::Signal;
 
     #[test]
     fn exit_codes_are_those_of_a_shell() {

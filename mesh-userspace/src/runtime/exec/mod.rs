@@ -4,6 +4,7 @@
 //! agent (tokio)                       a process of its own per task        inside the task
 //!   ExecRuntime ── launch.json ──────► supervise ── init ────────────────► command
 //!     watch    ◄── pidfd, state.json ──┘
+//!     health   ── probes now and then, by a session ───────────────────────► command of a healthcheck
 //!     session  ──────────────────────────────────── enter ───────────────► command of 'mesh exec'
 //!     output   ◄── log, log.1 (written by supervise)
 //! ```
@@ -17,6 +18,7 @@ mod command;
 mod config;
 mod control;
 mod enter;
+mod health;
 mod identity;
 mod output;
 mod privileges;
@@ -43,6 +45,7 @@ pub use supervise::supervise_main;
 
 use self::cgroup::TaskCgroup;
 use self::control::{Answer, Question};
+use self::health::{Patient, Probers};
 use self::record::{LaunchRecord, StateRecord, TaskDir};
 use self::supervise::Report;
 use self::watch::Watches;
@@ -50,7 +53,7 @@ use super::{
     ExecStreams, LogRequest, Phase, Prepared, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch,
     TaskRuntime,
 };
-use crate::model::{ExecRequest, Id, LogLine};
+use crate::model::{ExecRequest, HealthCheck, Id, LogLine, TaskHealth};
 
 /// Making namespaces takes milliseconds; a machine that takes longer than this is in trouble.
 const PREPARE_WITHIN: Duration = Duration::from_secs(30);
@@ -64,6 +67,7 @@ pub struct ExecRuntime(Arc<Inner>);
 struct Inner {
     config: ExecConfig,
     watches: Watches,
+    probers: Probers,
 }
 
 impl ExecRuntime {
@@ -76,7 +80,7 @@ impl ExecRuntime {
         std::fs::create_dir_all(&tasks).map_err(file("making the directory of tasks", &tasks))?;
         // Supervisors work from `/`.
         config.state_dir = config.state_dir.canonicalize().map_err(file("finding", &config.state_dir))?;
-        Ok(ExecRuntime(Arc::new(Inner { config, watches: Watches::default() })))
+        Ok(ExecRuntime(Arc::new(Inner { config, watches: Watches::default(), probers: Probers::default() })))
     }
 
     fn dir(&self, task_id: &Id) -> TaskDir {
@@ -179,10 +183,44 @@ impl ExecRuntime {
             }
             _ => Phase::Exited(watch::conclude(&task_id, &dir, &group)),
         };
+        if phase == Phase::Running {
+            self.probe(&task_id);
+        }
+        let health = self.verdict(&task_id, launch.as_ref());
         let is_alive = !matches!(phase, Phase::Exited(_));
         let prepared = state.filter(|_| is_alive).map(|state| prepared(state.init.pid.cast_unsigned()));
-        Ok(TaskInstance { task_id, launch, phase, prepared, started_at, health: None })
+        Ok(TaskInstance { task_id, launch, phase, prepared, started_at, health })
     }
+
+    /// The last verdict, where a task has a check.
+    fn verdict(&self, task_id: &Id, launch: Option<&TaskLaunch>) -> Option<TaskHealth> {
+        let record = self.dir(task_id).read_health().unwrap_or_else(|error| {
+            log::warn!("task {}: {error}: its health is judged anew", task_id.short());
+            None
+        });
+        let has_check = launch.is_some_and(|launch| check_of(launch).is_some());
+        record.map(|record| record.health).or(has_check.then_some(TaskHealth::Starting))
+    }
+
+    /// Begins to probe a running task, where it has a check.
+    fn probe(&self, task_id: &Id) {
+        let (dir, group) = (self.dir(task_id), self.group(task_id));
+        let Some(check) = dir.read_launch().ok().and_then(|record| check_of(&record.task).cloned()) else { return };
+        let Ok(Some(state)) = dir.read_state() else { return };
+        match self.0.watches.add(task_id.clone(), dir.clone(), group, &state) {
+            Ok(end) => {
+                let started_at = state.started_at.unwrap_or_default();
+                let patient = Patient { task_id: task_id.clone(), check, dir, init: state.init, started_at, end };
+                self.0.probers.begin(&self.0.config, &self.0.watches, patient);
+            }
+            Err(error) => log::warn!("task {}: {error}: it is not probed", task_id.short()),
+        }
+    }
+}
+
+/// A check that there is, and that is not switched off.
+fn check_of(launch: &TaskLaunch) -> Option<&HealthCheck> {
+    launch.health.as_ref().filter(|check| !check.is_disabled())
 }
 
 fn prepared(pid: u32) -> Prepared {
@@ -238,7 +276,10 @@ impl TaskRuntime for ExecRuntime {
             return Err(RuntimeError::NotRunning { task_id: task_id.clone(), phase: state.phase.word() });
         }
         match self.ask(task_id, Question::Start, "starting its command").await? {
-            Answer::Done => Ok(()),
+            Answer::Done => {
+                self.probe(task_id);
+                Ok(())
+            }
             Answer::NotStarted { reason, .. } | Answer::Refused { reason } => {
                 Err(RuntimeError::Failed { task_id: task_id.clone(), reason })
             }
@@ -307,6 +348,17 @@ impl TaskRuntime for ExecRuntime {
         let (dir, _) = self.state(task_id)?;
         let path = dir.log_file();
         output::stream(task_id.clone(), dir, request).map_err(file("reading", &path))
+    }
+
+    async fn health(&self, task_id: &Id) -> Result<Option<TaskHealth>, RuntimeError> {
+        let dir = self.dir(task_id);
+        let launch = dir.read_launch().map_err(file("reading", &dir.launch_file()))?;
+        Ok(self.verdict(task_id, Some(&launch.task)))
+    }
+
+    async fn last_failure(&self, task_id: &Id) -> Option<String> {
+        let record = self.dir(task_id).read_health().ok().flatten()?;
+        Some(record.last_failure).filter(|words| !words.is_empty())
     }
 
     fn events(&self) -> mpsc::UnboundedReceiver<TaskEvent> {

@@ -1,5 +1,5 @@
 //! A task on disk: `<state dir>/tasks/<task id>/` with what was asked (`launch.json`, by the agent) and what became of it
-//! (`state.json`, by the supervisor, who alone outlives an agent).
+//! (`state.json`, by the supervisor, who alone outlives an agent; `health.json`, by the agent that probes).
 //!
 //! Invariant: a file is either whole or not there (written beside, then renamed). Must not: decide what a state means.
 
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthRecord;
 use super::process::ProcessRef;
 use crate::model::{Id, UnixMs};
 use crate::runtime::{Phase, TaskLaunch};
@@ -67,6 +68,10 @@ impl TaskDir {
         self.0.join("state.json")
     }
 
+    pub fn health_file(&self) -> PathBuf {
+        self.0.join("health.json")
+    }
+
     /// The control socket's name inside the folder.
     pub const CONTROL: &'static str = "control.sock";
 
@@ -106,15 +111,28 @@ impl TaskDir {
 
     /// None while the supervisor has not prepared the task.
     pub fn read_state(&self) -> io::Result<Option<StateRecord>> {
-        match read_json(&self.state_file()) {
-            Ok(state) => Ok(Some(state)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read_if_there(&self.state_file())
     }
 
     pub fn write_state(&self, state: &StateRecord) -> io::Result<()> {
         write_json(&self.state_file(), state)
+    }
+
+    /// None while no probe has said anything.
+    pub fn read_health(&self) -> io::Result<Option<HealthRecord>> {
+        read_if_there(&self.health_file())
+    }
+
+    pub fn write_health(&self, health: &HealthRecord) -> io::Result<()> {
+        write_json(&self.health_file(), health)
+    }
+}
+
+fn read_if_there<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match read_json(path) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -29,6 +29,7 @@ struct Table {
 }
 
 /// A task's end, to wait for.
+#[derive(Clone)]
 pub struct End(watch::Receiver<Option<TaskExit>>);
 
 /// Marks a task as being prepared, until dropped.
@@ -86,7 +87,8 @@ impl Watches {
         Ok(End(receiver))
     }
 
-    fn tell(&self, event: TaskEvent) {
+    /// To every subscriber.
+    pub fn tell(&self, event: TaskEvent) {
         self.table().subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
     }
 }
@@ -98,6 +100,11 @@ impl Drop for Preparing {
 }
 
 impl End {
+    pub async fn ended(mut self) {
+        // An error is a watch that was given up: the task is nobody's any more.
+        let _ = self.0.wait_for(Option::is_some).await;
+    }
+
     /// How the task ended; None if it has not within this time.
     pub async fn within(mut self, patience: Duration) -> Option<TaskExit> {
         let ended = tokio::time::timeout(patience, self.0.wait_for(Option::is_some)).await;

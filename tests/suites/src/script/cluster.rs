@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use mesh_userspace::leader::command::{self, CommandError, Commit, InitCluster, NewNode};
 use mesh_userspace::leader::{Ctx, tick};
-use mesh_userspace::model::{Cluster as Facts, Id, Observed, Role, Runtime, Task, TaskState, UnixMs};
+use mesh_userspace::model::{
+    Cluster as Facts, Id, Observed, Role, Runtime, Task, TaskHealth, TaskState, TaskStatus, UnixMs,
+};
 
 use super::node::{Node, ip, status};
 
@@ -221,7 +223,13 @@ impl Cluster {
     }
 
     /// The node of a task reports this state.
-    pub fn report(&mut self, reference: &str, state: TaskState, ready: bool) -> Result<(), String> {
+    pub fn report(
+        &mut self,
+        reference: &str,
+        state: TaskState,
+        ready: bool,
+        health: Option<TaskHealth>,
+    ) -> Result<(), String> {
         let task = self.task(reference)?.clone();
         let (node, now) = (task.node_id.ok_or("the task has no node yet")?, self.now);
         let node = self.nodes.iter_mut().find(|other| other.id == node).ok_or("its node is gone")?;
@@ -230,7 +238,7 @@ impl Cluster {
         } else {
             node.namespaces.insert(task.id.clone())
         };
-        node.reports.insert(task.id, status(state, ready, now));
+        node.reports.insert(task.id, TaskStatus { health, ..status(state, ready, now) });
         Ok(())
     }
 }

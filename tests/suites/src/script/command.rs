@@ -2,7 +2,7 @@
 
 use mesh_userspace::leader::command::{self, NodeUpdate};
 use mesh_userspace::manifest;
-use mesh_userspace::model::{Availability, TaskState};
+use mesh_userspace::model::{Availability, TaskHealth, TaskState};
 use mesh_userspace::plan::maps::Kind;
 use mesh_userspace::plan::net::{HeldPort, Transport};
 
@@ -67,15 +67,17 @@ fn change(cluster: &mut Cluster, parts: &[&str], input: Option<&str>) -> Result<
             return cluster.wait(number(time.strip_suffix('s').ok_or("a time such as 5s")?)?.into()).map(silent);
         }
         ["report", task, state] => {
-            let (state, ready) = match *state {
-                "running" => (TaskState::Running, false),
-                "ready" => (TaskState::Running, true),
-                "failed" => (TaskState::Failed, false),
-                "complete" => (TaskState::Complete, false),
-                "rejected" => (TaskState::Rejected, false),
+            let (state, ready, health) = match *state {
+                "running" => (TaskState::Running, false, None),
+                "ready" => (TaskState::Running, true, None),
+                "healthy" => (TaskState::Running, true, Some(TaskHealth::Healthy)),
+                "unhealthy" => (TaskState::Running, false, Some(TaskHealth::Unhealthy)),
+                "failed" => (TaskState::Failed, false, None),
+                "complete" => (TaskState::Complete, false, None),
+                "rejected" => (TaskState::Rejected, false, None),
                 other => return Err(format!("{other} is no state to report")),
             };
-            return cluster.report(task, state, ready).map(silent);
+            return cluster.report(task, state, ready, health).map(silent);
         }
         ["cut", node] => return cluster.cut(node).map(silent),
         ["mend", node] => return cluster.mend(node).map(silent),

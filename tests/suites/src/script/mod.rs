@@ -19,7 +19,7 @@
 //! | `act` | every node brings each of its tasks one step further |
 //! | `settle` | both, until nothing moves |
 //! | `wait 5s` | time passes second by second, and everything settles meanwhile |
-//! | `report demo_web.1 failed` | a task's state: running, ready, failed, complete, rejected |
+//! | `report demo_web.1 failed` | a task's state: running, ready, healthy, unhealthy, failed, complete, rejected |
 //! | `cut n2`, `mend n2` | the node's cable |
 //! | `kill n2`, `start n2` | the node's agent; its kernel and its tasks go on |
 //! | `occupy n2 8000/tcp`, `vacate n2 8000/tcp` | a program of the host itself uses the port |

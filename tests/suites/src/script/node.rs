@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_userspace::dns::zone::{self, Zone};
-use mesh_userspace::model::{Cluster, Id, Node as Member, Observed, TaskState, TaskStatus, UnixMs};
+use mesh_userspace::model::{Cluster, Id, Node as Member, Observed, TaskHealth, TaskState, TaskStatus, UnixMs};
 use mesh_userspace::plan::maps::{self, Facts, Placed};
 use mesh_userspace::plan::net::{self, HeldPort, NetImage, NetOp, Programmed, Transport, Underlay};
 
@@ -229,6 +229,9 @@ impl Node {
         let mut moved = 0;
         for task in self.desired.tasks.values().filter(|task| task.node_id.as_ref() == Some(&self.id)) {
             let was = self.reports.get(&task.id).map(|report| (report.state, report.ready));
+            let is_checked = task.spec.health.as_ref().is_some_and(|check| !check.is_disabled());
+            let is_unhealthy =
+                self.reports.get(&task.id).is_some_and(|report| report.health == Some(TaskHealth::Unhealthy));
             let runs = || match task.spec.command.first().map(String::as_str) {
                 Some("false") => status(TaskState::Failed, false, now),
                 Some("true") => status(TaskState::Complete, false, now),
@@ -237,7 +240,15 @@ impl Node {
             };
             let next = match (was, task.desired) {
                 (None, TaskState::Running) if task.not_before <= now => status(TaskState::Preparing, false, now),
+                // Its healthcheck says when it goes on.
+                (Some((TaskState::Preparing, _)), TaskState::Running) if is_checked => {
+                    TaskStatus { health: Some(TaskHealth::Starting), ..status(TaskState::Starting, false, now) }
+                }
                 (Some((TaskState::Preparing, _)), TaskState::Running) => runs(),
+                (Some((TaskState::Running, false)), TaskState::Running) if is_unhealthy => {
+                    let error = Some("task: unhealthy: exit 1".to_string());
+                    TaskStatus { error, ..status(TaskState::Failed, false, now) }
+                }
                 (Some((TaskState::Running, true)), TaskState::Shutdown | TaskState::Remove) => {
                     status(TaskState::Running, false, now)
                 }

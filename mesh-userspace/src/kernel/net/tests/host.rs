@@ -71,6 +71,23 @@ fn mesh0_is_what_the_programs_expect() {
 }
 
 #[test]
+fn the_last_tasks_gateway_goes_without_the_routes() {
+    on_a_host(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        let ingress = Ipv4Addr::new(10, 0, 0, 1);
+        let mut image = image();
+        image.gateways.insert(ingress);
+        put(&host, &image).await;
+        image.gateways = [ingress].into();
+        assert_eq!(put(&host, &image).await, [NetOp::RemoveGateway(Ipv4Addr::new(10, 0, 16, 1))]);
+        // With the last address the kernel would have taken them, and calls of the host's processes would fail for a moment.
+        assert!(ip("route show 10.0.16.0/20").contains("dev mesh0"));
+        assert_eq!(host.observe(&image).await.unwrap(), image.footprint());
+    });
+}
+
+#[test]
 fn a_packet_to_the_overlay_reaches_mesh0_without_arp() {
     on_a_host(|| async {
         let state = tempfile::tempdir().unwrap();

@@ -5,9 +5,12 @@
 
 mod terminal;
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +24,7 @@ use tokio::time::Instant;
 
 use self::terminal::Terminal;
 use super::process::{ProcessRef, pidfd_open, pidfd_signal};
-use super::record::{TaskDir, write_json};
+use super::record::TaskDir;
 use crate::model::{ExecEvent, ExecInput, ExecRequest};
 use crate::runtime::ExecStreams;
 
@@ -74,7 +77,7 @@ fn spawn(dir: &TaskDir, init: &ProcessRef, mut command: Command, request: &ExecR
             None
         }
     };
-    write_json(&request_file, request)?;
+    write_request(&request_file, request)?;
     let spawned = command.spawn();
     // Its copies of the terminal would keep us from seeing the command's end.
     drop(command);
@@ -99,6 +102,13 @@ fn spawn(dir: &TaskDir, init: &ProcessRef, mut command: Command, request: &ExecR
         ),
     };
     Ok(Session { helper, helper_fd, stdout, stderr, stdin, terminal })
+}
+
+/// For the helper, which removes it: nothing that must survive a power cut, so nobody waits for a disk.
+fn write_request(path: &Path, request: &ExecRequest) -> io::Result<()> {
+    let text = serde_json::to_vec(request).map_err(io::Error::other)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(&text)
 }
 
 impl Session {

@@ -1,0 +1,86 @@
+//! A task begins: namespaces → link, programs, maps, zone → command → ready, at once or by its healthcheck.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Tasks, end::stop_signal, reports};
+use crate::agent::member::Member;
+use crate::agent::now;
+use crate::model::{Cluster, Protocol, Runtime, Task, TaskHealth, TaskState, TaskStatus};
+use crate::runtime::{RuntimeError, TaskLaunch, TaskRuntime, is_listening};
+
+/// Longest wait for a started command to listen on its published ports.
+const LISTEN: Duration = Duration::from_secs(2);
+/// Between two looks whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Tasks {
+    pub(super) async fn start(&self, member: &Arc<Member>, task: &Task) {
+        if task.spec.runtime != Runtime::Exec {
+            let error = "the docker runtime is not there yet: use --runtime exec".to_string();
+            return self.report(member, &task.id, reports::ended(TaskState::Rejected, "rejected", Some(error), None));
+        }
+        self.report(member, &task.id, reports::status(TaskState::Preparing, false, "preparing"));
+        if let Err(error) = self.begin(member, task).await {
+            log::warn!("task {}: {error:#}", task.name());
+            let is_runtimes = error.downcast_ref::<RuntimeError>().is_some();
+            let state = if is_runtimes { TaskState::Rejected } else { TaskState::Failed };
+            let report = reports::ended(state, "could not be started", Some(format!("{error:#}")), None);
+            self.report(member, &task.id, report);
+            // Nothing half-made runs on.
+            let removed = member.runtime.remove(&task.id).await;
+            removed.unwrap_or_else(|error| log::warn!("remove task {}: {error}", task.name()));
+            member.kernel.forget_namespace(&task.id);
+            member.kernel.kick();
+        }
+    }
+
+    async fn begin(&self, member: &Arc<Member>, task: &Task) -> anyhow::Result<()> {
+        let cluster = member.desired.get();
+        let first = task.attachments.first().and_then(|at| cluster.networks.get(&at.network_id));
+        let nameservers = first.map(|network| network.gateway).into_iter().collect();
+        let launch = TaskLaunch::of(task, stop_signal(task)?, nameservers, Vec::new());
+        self.with(|known| known.instances.insert(task.id.clone()));
+        let prepared = member.runtime.prepare(launch).await?;
+        member.kernel.set_namespace(task.id.clone(), prepared.netns);
+        member.kernel.round(member).await;
+        member.kernel.check_task(task).await?;
+        anyhow::ensure!(!member.kernel.is_closed(), "this node is leaving the cluster");
+        self.report(member, &task.id, reports::status(TaskState::Starting, false, "starting"));
+        member.runtime.start(&task.id).await?;
+        let health = verdict(member, task).await;
+        // Who has a healthcheck is asked by it.
+        if health.is_none() {
+            listens_soon(&cluster, task, prepared.pid).await;
+        }
+        // The command may have ended already, or have been judged: that has been reported then.
+        self.update(member, &task.id, |known| {
+            let report = known.reports.get(&task.id).filter(|report| !report.state.is_terminal())?;
+            let health = known.verdicts.get(&task.id).copied().or(health);
+            let report = if report.health.is_some() { report.clone() } else { reports::runs(health, None, now()) };
+            Some(TaskStatus { pid: Some(prepared.pid), ..report })
+        });
+        Ok(())
+    }
+}
+
+/// What the runtime says of the task's health; its image may have a check that the service's spec doesn't know of.
+async fn verdict(member: &Member, task: &Task) -> Option<TaskHealth> {
+    let has_check = task.spec.health.as_ref().is_some_and(|check| !check.is_disabled());
+    member.runtime.health(&task.id).await.unwrap_or_else(|error| {
+        log::warn!("task {}: {error}: its health is not known yet", task.name());
+        has_check.then_some(TaskHealth::Starting)
+    })
+}
+
+/// Waits a little until the task listens where its published TCP ports lead: who is balanced to it sooner is refused. A command that
+/// never listens is taken as it is.
+async fn listens_soon(cluster: &Cluster, task: &Task, pid: u32) {
+    let service = cluster.services.get(&task.service_id);
+    let tcp = service.iter().flat_map(|service| &service.ports).filter(|port| port.protocol == Protocol::Tcp);
+    let ports: Vec<u16> = tcp.map(|port| port.target).collect();
+    let deadline = tokio::time::Instant::now() + LISTEN;
+    while !ports.is_empty() && !is_listening(pid, &ports) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,119 @@
+//! What to do next with each task of this node: desired against reported. Pure but for marking tasks as busy.
+
+use std::collections::BTreeSet;
+
+use super::Known;
+use crate::model::{Cluster, Id, Task, TaskHealth, TaskState};
+
+/// What to do next with one task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Start(Box<Task>),
+    /// The revision is the first that wants it stopped, as far as this node saw.
+    Stop(Box<Task>, u64),
+    /// It is unhealthy: ended although it is wanted, so that the leader replaces it.
+    GiveUp(Box<Task>),
+    /// Nobody knows it any more.
+    Remove(Id),
+}
+
+impl Step {
+    pub fn task_id(&self) -> &Id {
+        match self {
+            Step::Start(task) | Step::Stop(task, _) | Step::GiveUp(task) => &task.id,
+            Step::Remove(id) => id,
+        }
+    }
+}
+
+/// The steps to begin now.
+pub fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: u64) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for task in
+        cluster.tasks.values().filter(|task| task.node_id.as_ref() == Some(me) && !known.busy.contains(&task.id))
+    {
+        let report = known.reports.get(&task.id);
+        let is_over = report.is_some_and(|report| report.state.is_terminal());
+        let is_unhealthy = report.is_some_and(|report| report.health == Some(TaskHealth::Unhealthy));
+        let has_begun = report.is_some() || known.instances.contains(&task.id);
+        let boxed = || Box::new(task.clone());
+        match task.desired {
+            TaskState::Running if !has_begun && task.not_before <= now => steps.push(Step::Start(boxed())),
+            TaskState::Running if is_unhealthy && !is_over => steps.push(Step::GiveUp(boxed())),
+            TaskState::Running => {}
+            _ if !is_over => steps.push(Step::Stop(boxed(), cluster.revision)),
+            _ => {}
+        }
+    }
+    // Only with the store's word: a cached state may be older than the task.
+    if is_fresh {
+        let gone = known.instances.iter().chain(known.reports.keys()).filter(|id| !cluster.tasks.contains_key(*id));
+        let gone: BTreeSet<&Id> = gone.filter(|id| !known.busy.contains(*id)).collect();
+        steps.extend(gone.into_iter().cloned().map(Step::Remove));
+    }
+    known.busy.extend(steps.iter().map(|step| step.task_id().clone()));
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reports;
+    use super::*;
+    use crate::model::TaskStatus;
+
+    fn id(byte: u8) -> Id {
+        Id::from_bytes([byte; 16])
+    }
+
+    /// Task 7 of node 1.
+    fn cluster(desired: TaskState) -> Cluster {
+        let task = serde_json::json!({
+            "id": id(7), "service_id": id(5), "service_name": "web", "slot": 1, "node_id": id(1),
+            "spec": {"runtime": "exec", "image": "", "command": ["x"], "env": [], "user": null, "hostname": null, "workdir": null,
+                "mounts": [], "health": null, "stop_signal": null, "stop_grace_period_ms": 1, "resources": {},
+                "restart": {"condition": "any", "delay_ms": 1, "max_attempts": 0, "window_ms": 0}, "constraints": [],
+                "max_replicas_per_node": 0, "force_update": 0},
+            "service_version": 1, "attachments": [], "desired": desired, "draining": false, "leader_state": null,
+            "message": "", "created_at": 0, "not_before": 100
+        });
+        let mut cluster = Cluster { revision: 9, ..Cluster::default() };
+        cluster.tasks.insert(id(7), serde_json::from_value(task).expect("a task"));
+        cluster
+    }
+
+    /// The kind of step that begins for a task that was last reported so.
+    fn begins(desired: TaskState, report: Option<TaskStatus>, now: u64) -> &'static str {
+        let mut known = Known::default();
+        known.reports.extend(report.map(|report| (id(7), report)));
+        let steps = next(&mut known, &cluster(desired), &id(1), true, now);
+        assert_eq!(next(&mut known, &cluster(desired), &id(1), true, now), [], "one step at a time");
+        match steps.as_slice() {
+            [] => "none",
+            [Step::Start(_)] => "start",
+            [Step::Stop(_, 9)] => "stop",
+            [Step::GiveUp(_)] => "give up",
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn wishes_and_reports_make_steps() {
+        let runs = |health| Some(reports::runs(health, None, 0));
+        assert_eq!(begins(TaskState::Running, None, 99), "none");
+        assert_eq!(begins(TaskState::Running, None, 100), "start");
+        assert_eq!(begins(TaskState::Running, runs(None), 100), "none");
+        assert_eq!(begins(TaskState::Running, runs(Some(TaskHealth::Starting)), 100), "none");
+        assert_eq!(begins(TaskState::Running, runs(Some(TaskHealth::Unhealthy)), 100), "give up");
+        assert_eq!(begins(TaskState::Running, Some(reports::unhealthy(None)), 100), "none");
+        assert_eq!(begins(TaskState::Shutdown, runs(Some(TaskHealth::Unhealthy)), 100), "stop");
+        assert_eq!(begins(TaskState::Shutdown, Some(reports::unhealthy(None)), 100), "none");
+    }
+
+    #[test]
+    fn what_nobody_knows_is_removed_only_by_the_stores_word() {
+        let mut known = Known::default();
+        known.instances.insert(id(8));
+        assert_eq!(next(&mut known, &cluster(TaskState::Shutdown), &id(2), false, 0), []);
+        assert_eq!(next(&mut known, &cluster(TaskState::Shutdown), &id(2), true, 0), [Step::Remove(id(8))]);
+    }
+}
