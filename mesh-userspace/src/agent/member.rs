@@ -1,4 +1,5 @@
-//! A node's life in a cluster: everything that exists from init or join (or a restart) to leave.
+//! This node as a member of its cluster: everything that exists from init or join (or a restart) to leave, for all parts of the agent
+//! to hold. Begun and ended by `lifecycle`. Must not: know who holds it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,12 +12,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::desired::{Desired, load_cache};
+use super::desired::Desired;
 use super::reconcile::Kernel;
 use super::remembered::Remembered;
 use super::tasks::Tasks;
-use super::{Agent, cluster_routes, lead, now, reach};
-use crate::api::tls::{self, API_PORT, Dialer, ServeLimits};
+use super::{Agent, now};
+use crate::api::tls::{API_PORT, Dialer};
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
@@ -25,7 +26,7 @@ use crate::membership::{Config, GOSSIP_PORT, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
 use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
 use crate::runtime::{TaskEvent, TaskRuntime};
-use crate::store::{EmbeddedStore, objects};
+use crate::store::EmbeddedStore;
 
 /// What only the store's node has.
 pub struct Keeper {
@@ -49,7 +50,7 @@ pub struct Member {
     pub runtime: ExecRuntime,
     pub tasks: Arc<Tasks>,
     state_dir: PathBuf,
-    loops: Mutex<JoinSet<()>>,
+    pub loops: Mutex<JoinSet<()>>,
     last_status: Mutex<Option<NodeStatus>>,
     remembered: Remembered,
 }
@@ -60,31 +61,15 @@ pub fn store_path(state_dir: &std::path::Path) -> PathBuf {
 }
 
 impl Member {
-    /// Goes on where a former agent was; None on a node that is in no cluster.
-    pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
-        let state_dir = &agent.args.state_dir;
-        let Some(identity) = NodeIdentity::load(state_dir)? else { return Ok(None) };
-        let listener = listen().await?;
-        let (cluster, keeper) = match ClusterSecrets::load(state_dir)? {
-            Some(secrets) => {
-                let store = EmbeddedStore::open(store_path(state_dir)).await?;
-                let cluster = objects::load_cluster(&store).await?;
-                (cluster, Some(Keeper { store, secrets: Mutex::new(secrets), door: Mutex::default() }))
-            }
-            None => (load_cache(state_dir)?, None),
-        };
-        Member::begin(agent, identity, cluster, keeper, Vec::new(), listener).await.map(Some)
-    }
-
-    /// Starts all that a member does. `seeds` are members known besides those of `cluster`.
-    pub async fn begin(
-        agent: &Arc<Agent>,
-        identity: NodeIdentity,
+    /// Takes over what the kernel and the runtime have, and joins the gossip; the loops are `lifecycle`'s. `seeds` are members known
+    /// besides those of `cluster`. The events are those of the runtime.
+    pub async fn assemble(
+        agent: &Agent,
+        identity: Arc<NodeIdentity>,
         cluster: Cluster,
         keeper: Option<Keeper>,
         seeds: Vec<Seed>,
-        listener: TcpListener,
-    ) -> anyhow::Result<Arc<Member>> {
+    ) -> anyhow::Result<(Arc<Member>, mpsc::UnboundedReceiver<TaskEvent>)> {
         let args = &agent.args;
         let id = identity.name().node_id.clone();
         let advertise = match cluster.nodes.get(&id) {
@@ -108,11 +93,10 @@ impl Member {
             seeds: seeds.into_iter().chain(seeds_of(&cluster)).filter(|seed| seed.id != id).collect(),
         })
         .await?;
-        let identity = Arc::new(identity);
         let member = Arc::new(Member {
             id,
             generation,
-            dialer: Dialer::new(identity.clone()),
+            dialer: Dialer::new(identity),
             desired: Desired::new(cluster, &args.state_dir, keeper.is_some()),
             membership,
             unreachable: watch::Sender::default(),
@@ -132,58 +116,11 @@ impl Member {
         member.observed.send_replace(Arc::new(first));
         let events = member.runtime.events();
         member.tasks.adopt(&member).await.context("find the tasks of a former agent")?;
-        member.clone().spawn_loops(agent, &identity, listener, events)?;
-        Ok(member)
-    }
-
-    fn spawn_loops(
-        self: Arc<Self>,
-        agent: &Arc<Agent>,
-        identity: &NodeIdentity,
-        listener: TcpListener,
-        events: mpsc::UnboundedReceiver<TaskEvent>,
-    ) -> anyhow::Result<()> {
-        let (config_keeper, config) = watch::channel(tls::server_config(identity)?);
-        let router = cluster_routes::router(agent, &self);
-        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        let member = self.clone();
-        loops.spawn(async move {
-            let is_revoked = move |id: &Id, fingerprint: &str| member.is_revoked(id, fingerprint);
-            tls::serve(listener, config, router, is_revoked, ServeLimits::default(), std::future::pending()).await;
-            drop(config_keeper);
-        });
-        let member = self.clone();
-        loops.spawn(async move { member.merge_observed().await });
-        let member = self.clone();
-        loops.spawn(async move { member.tell_members().await });
-        let member = self.clone();
-        loops.spawn(async move {
-            match &member.keeper {
-                Some(keeper) => member.desired.mirror(&keeper.store).await,
-                None => member.desired.follow(&member.dialer).await,
-            }
-        });
-        if self.keeper.is_some() {
-            let member = self.clone();
-            loops.spawn(async move {
-                if let Some(keeper) = &member.keeper {
-                    lead::run(&member, keeper).await;
-                }
-            });
-        }
-        let member = self.clone();
-        loops.spawn(async move { member.tasks.clone().run(&member, events).await });
-        let member = self.clone();
-        loops.spawn(async move { member.kernel.run(&member).await });
-        let member = self.clone();
-        loops.spawn(async move { member.kernel.sweep().await });
-        let member = self.clone();
-        loops.spawn(async move { reach::run(&member).await });
-        Ok(())
+        Ok((member, events))
     }
 
     /// A node that is removed, or shows another certificate than it joined with.
-    fn is_revoked(&self, id: &Id, fingerprint: &str) -> bool {
+    pub fn is_revoked(&self, id: &Id, fingerprint: &str) -> bool {
         let cluster = self.desired.get();
         if cluster.nodes.is_empty() {
             return false; // nothing heard yet: the certificate's signature has to do
@@ -201,7 +138,7 @@ impl Member {
     }
 
     /// Gossip and echo into one view, for ever.
-    async fn merge_observed(&self) {
+    pub async fn merge_observed(&self) {
         let (mut gossip, mut unreachable) = (self.membership.observed(), self.unreachable.subscribe());
         loop {
             let mut observed = (**gossip.borrow_and_update()).clone();
@@ -225,7 +162,7 @@ impl Member {
     }
 
     /// Gossip learns from the store who belongs to the cluster, for ever.
-    async fn tell_members(&self) {
+    pub async fn tell_members(&self) {
         let mut desired = self.desired.watch();
         let mut told = Vec::new();
         loop {
