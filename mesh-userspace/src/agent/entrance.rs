@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::member::{Keeper, listen, store_path};
+use super::member::{Keeper, Member, store_path};
 use super::peers::join_addr;
+use super::ports::Ports;
 use super::{Agent, desired, lifecycle, now, peers, random};
 use crate::api::tls::{self, API_PORT};
 use crate::api::{ApiError, InitAnswer, InitRequest, JoinAnswer, JoinRequest};
+use crate::kernel::bpf::Dataplane;
 use crate::leader::{Ctx, command};
+use crate::membership::Seed;
 use crate::membership::identity::{CertifiedName, ClusterSecrets, JoinToken, NodeIdentity, NodeKey};
 use crate::membership::join as door;
 use crate::model::{Cluster, Id, Node, Role};
@@ -29,7 +32,7 @@ async fn addresses(agent: &Agent, asked: Option<&str>) -> Result<(std::net::IpAd
 pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::Result<InitAnswer> {
     let state_dir = &agent.args.state_dir;
     let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
-    let listener = listen().await?;
+    let ports = Ports::take(advertise_addr).await?;
     let id = Id::from_bytes(random());
     let secrets = ClusterSecrets::create(&Id::from_bytes(random()), now())?;
     let key = NodeKey::generate()?;
@@ -54,6 +57,7 @@ pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::
     if let Some(port) = request.data_path_port {
         init.data_path_port = port;
     }
+    agent.net.check_data_port(init.data_path_port).await?;
     let commit = command::init_cluster(&Cluster::default(), init, &mut Ctx::new(now(), &mut random))?;
     let store = EmbeddedStore::open(store_path(state_dir)).await?;
     match objects::commit(&store, &commit.changes, 0).await? {
@@ -68,7 +72,7 @@ pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::
     identity.save(state_dir)?;
     let worker_token = secrets.join_token(Role::Worker).reveal().to_string();
     let keeper = Keeper { store, secrets: secrets.into(), door: Default::default() };
-    let member = lifecycle::begin(agent, identity, cluster, Some(keeper), Vec::new(), listener).await?;
+    let member = begin_or_undo(agent, identity, cluster, Some(keeper), Vec::new(), ports).await?;
     *agent.member.write().await = Some(member);
     Ok(InitAnswer { node_id: id, worker_token, join_addr: join_addr(advertise_addr) })
 }
@@ -78,7 +82,7 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
     let token: JoinToken = request.token.trim().parse().map_err(|error| anyhow::anyhow!("{error}"))?;
     let remote = resolve_remote(&request.remote).await?;
     let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
-    let listener = listen().await?;
+    let ports = Ports::take(advertise_addr).await?;
     let key = NodeKey::generate()?;
     let asked = door::JoinRequest {
         secret: token.secret().clone(),
@@ -100,9 +104,10 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
         let known = desired::Desired::new(Cluster::default(), state_dir, false);
         known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
         let cluster = (*known.get()).clone();
+        agent.net.check_data_port(answer.settings.data_path_port).await?;
         let identity = NodeIdentity::load(state_dir)?;
         let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
-        lifecycle::begin(agent, identity, cluster, None, answer.members.clone(), listener).await
+        begin_or_undo(agent, identity, cluster, None, answer.members.clone(), ports).await
     };
     let member = match begun.await {
         Ok(member) => member,
@@ -115,6 +120,26 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
     };
     *agent.member.write().await = Some(member);
     Ok(JoinAnswer { node_id, role })
+}
+
+/// Begins the member. Where that fails, programs, hooks and maps that it brought into the kernel go again; what was pinned there before is
+/// somebody's (another agent's, perhaps) and stays.
+async fn begin_or_undo(
+    agent: &Arc<Agent>,
+    identity: NodeIdentity,
+    cluster: Cluster,
+    keeper: Option<Keeper>,
+    seeds: Vec<Seed>,
+    ports: Ports,
+) -> anyhow::Result<Arc<Member>> {
+    let bpf_dir = &agent.args.bpf_dir;
+    let was_there = bpf_dir.exists();
+    let begun = lifecycle::begin(agent, identity, cluster, keeper, seeds, ports).await;
+    if begun.is_err() && !was_there {
+        let undone = Dataplane::purge(bpf_dir);
+        undone.unwrap_or_else(|error| log::error!("take back what was begun: {error}; 'mesh purge' tries it again"));
+    }
+    begun
 }
 
 /// `HOST` or `HOST:PORT`.

@@ -1,12 +1,14 @@
 //! A member's life: begun by init, join or a restart, kept going by loops, ended by leaving or with the agent.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::desired::load_cache;
-use super::member::{Keeper, Member, listen, store_path};
+use super::member::{Keeper, Member, store_path};
+use super::ports::Ports;
 use super::{Agent, lead, reach};
 use crate::api::tls::{self, ServeLimits};
 use crate::membership::Seed;
@@ -19,7 +21,6 @@ use crate::store::{EmbeddedStore, objects};
 pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
     let state_dir = &agent.args.state_dir;
     let Some(identity) = NodeIdentity::load(state_dir)? else { return Ok(None) };
-    let listener = listen().await?;
     let (cluster, keeper) = match ClusterSecrets::load(state_dir)? {
         Some(secrets) => {
             let store = EmbeddedStore::open(store_path(state_dir)).await?;
@@ -28,7 +29,9 @@ pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
         }
         None => (load_cache(state_dir)?, None),
     };
-    begin(agent, identity, cluster, keeper, Vec::new(), listener).await.map(Some)
+    let me = cluster.nodes.get(&identity.name().node_id);
+    let ports = Ports::take(me.map_or(Ipv4Addr::UNSPECIFIED.into(), |node| node.advertise_addr)).await?;
+    begin(agent, identity, cluster, keeper, Vec::new(), ports).await.map(Some)
 }
 
 /// Starts all that a member does. `seeds` are members known besides those of `cluster`.
@@ -38,11 +41,11 @@ pub async fn begin(
     cluster: Cluster,
     keeper: Option<Keeper>,
     seeds: Vec<Seed>,
-    listener: TcpListener,
+    ports: Ports,
 ) -> anyhow::Result<Arc<Member>> {
     let identity = Arc::new(identity);
-    let (member, events) = Member::assemble(agent, identity.clone(), cluster, keeper, seeds).await?;
-    spawn_loops(&member, agent, &identity, listener, events)?;
+    let (member, events) = Member::assemble(agent, identity.clone(), cluster, keeper, seeds, ports.gossip).await?;
+    spawn_loops(&member, agent, &identity, ports.api, events)?;
     Ok(member)
 }
 

@@ -2,13 +2,12 @@
 //! to hold. Begun and ended by `lifecycle`. Must not: know who holds it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -17,12 +16,12 @@ use super::reconcile::Kernel;
 use super::remembered::Remembered;
 use super::tasks::Tasks;
 use super::{Agent, now};
-use crate::api::tls::{API_PORT, Dialer};
+use crate::api::tls::Dialer;
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
 use crate::membership::join::JoinDoor;
-use crate::membership::{Config, GOSSIP_PORT, Membership, Seed};
+use crate::membership::{Config, GOSSIP_PORT, GossipSockets, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
 use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
 use crate::runtime::{TaskEvent, TaskRuntime};
@@ -69,6 +68,7 @@ impl Member {
         cluster: Cluster,
         keeper: Option<Keeper>,
         seeds: Vec<Seed>,
+        sockets: GossipSockets,
     ) -> anyhow::Result<(Arc<Member>, mpsc::UnboundedReceiver<TaskEvent>)> {
         let args = &agent.args;
         let id = identity.name().node_id.clone();
@@ -84,15 +84,14 @@ impl Member {
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
         let runtime = ExecRuntime::new(ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked))?;
         let generation = next_generation(&args.state_dir, now())?;
-        let membership = Membership::start(Config {
+        let config = Config {
             node_id: id.clone(),
             generation,
-            bind: SocketAddr::new(unspecified(advertise), GOSSIP_PORT),
             advertise: SocketAddr::new(advertise, GOSSIP_PORT),
             keys: identity.gossip_keys().clone(),
             seeds: seeds.into_iter().chain(seeds_of(&cluster)).filter(|seed| seed.id != id).collect(),
-        })
-        .await?;
+        };
+        let membership = Membership::start(config, sockets);
         let member = Arc::new(Member {
             id,
             generation,
@@ -231,19 +230,4 @@ pub fn seeds_of(cluster: &Cluster) -> Vec<Seed> {
         addr: SocketAddr::new(node.advertise_addr, GOSSIP_PORT),
     };
     cluster.nodes.values().map(seed).collect()
-}
-
-/// The listener of the cluster API; taken before anything else is begun.
-pub async fn listen() -> anyhow::Result<TcpListener> {
-    let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), API_PORT);
-    TcpListener::bind(addr).await.with_context(|| {
-        format!("listen for other nodes on {API_PORT}/tcp: is it in use? `ss -lntp 'sport = {API_PORT}'` shows by whom; end that first")
-    })
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-    }
 }

@@ -20,6 +20,7 @@ mod lead;
 mod lifecycle;
 mod member;
 mod peers;
+mod ports;
 mod preflight;
 mod purge;
 mod reach;

@@ -20,6 +20,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
 pub use attach::Attachment;
 pub use flows::{FlowSeen, Swept};
+pub use pin::check_file_system;
 
 /// The compiled programs, as `cargo xtask build-ebpf` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH"));

@@ -42,17 +42,20 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
 ];
 
-/// Makes the directories; they must be on a BPF file system.
-pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
+/// The directory, or where it is to be made, must be on a BPF file system.
+pub fn check_file_system(bpf_dir: &Path) -> Result<(), BpfError> {
     let mut existing = bpf_dir;
     while !existing.exists() {
         let Some(parent) = existing.parent() else { break };
         existing = parent;
     }
     let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
-    if !is_bpffs {
-        return Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() });
-    }
+    if is_bpffs { Ok(()) } else { Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() }) }
+}
+
+/// Makes the directories; they must be on a BPF file system.
+pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
+    check_file_system(bpf_dir)?;
     for name in ["maps", "progs", "links"] {
         let path = dir.join(name);
         std::fs::create_dir_all(&path).map_err(|source| path_error("make the directory", &path, source))?;
