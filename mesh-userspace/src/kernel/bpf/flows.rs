@@ -35,7 +35,8 @@ impl Dataplane {
         let mut flows = Vec::new();
         let failed =
             |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
-        batch::for_each(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
+        batch::for_each::<4_096, _, _>(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow }))
+            .map_err(failed)?;
         Ok(flows)
     }
 
