@@ -1,7 +1,7 @@
 //! The pin directory: made, checked, removed.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use mesh_common::schema::*;
@@ -9,6 +9,8 @@ use mesh_common::verdict::{Hook, STRIDE};
 
 use super::BpfError;
 
+/// End of the name of a pin that is about to take the place of another.
+const NEXT: &str = "_next";
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -61,6 +63,24 @@ pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
         std::fs::create_dir_all(&path).map_err(|source| path_error("make the directory", &path, source))?;
     }
     Ok(())
+}
+
+/// Pins in place of what is there: under another name first, then renamed, so that at no moment nothing is pinned there. A link that is let
+/// go goes out of effect only when its successor is pinned already.
+pub fn replace<E>(path: &Path, pin: impl FnOnce(&Path) -> Result<(), E>) -> Result<Result<(), E>, BpfError> {
+    // No dots: bpffs keeps names with them for itself (bpf_lookup in kernel/bpf/inode.c).
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(NEXT);
+    let beside = PathBuf::from(beside);
+    // Of an agent that died between the two steps.
+    if beside.exists() {
+        std::fs::remove_file(&beside).map_err(|source| path_error("unpin what was left half-way", &beside, source))?;
+    }
+    if let Err(error) = pin(&beside) {
+        return Ok(Err(error));
+    }
+    std::fs::rename(&beside, path).map_err(|source| path_error("put the new pin in place", path, source))?;
+    Ok(Ok(()))
 }
 
 /// A map that is pinned already must have this build's shape.
