@@ -15,7 +15,7 @@ use super::desired::Desired;
 use super::reconcile::Kernel;
 use super::remembered::Remembered;
 use super::tasks::Tasks;
-use super::{Agent, now};
+use super::{Agent, now, reach};
 use crate::api::tls::Dialer;
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
@@ -110,7 +110,9 @@ impl Member {
             remembered: Remembered::load(&args.state_dir),
         });
         // What a former agent started is known before the first question is answered.
-        let mut first = Observed::default();
+        let silent = reach::seed(&member.desired.get(), &member.kernel.unreachable_peers(), now());
+        let mut first = Observed { unreachable_since: silent.clone(), ..Observed::default() };
+        member.unreachable.send_replace(silent);
         member.remembered.complete(&mut first, &member.desired.get(), &member.id);
         member.observed.send_replace(Arc::new(first));
         let events = member.runtime.events();

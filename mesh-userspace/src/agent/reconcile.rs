@@ -117,6 +117,13 @@ impl Kernel {
         Ok(echoes.into_iter().map(|(node, echo)| (node, echo.sequence)).collect())
     }
 
+    /// Numbers of the peers that the programs hold for unreachable, by what is programmed: a former agent's word, before the first round.
+    pub fn unreachable_peers(&self) -> BTreeSet<u32> {
+        let peers = &lock(&self.programmed).0.peers;
+        let silent = peers.iter().filter(|(_, peer)| peer.flags & schema::peer_flag::UNREACHABLE != 0);
+        silent.map(|(number, _)| *number).collect()
+    }
+
     /// A task that was prepared must have its link now, and the programs must know it.
     pub async fn check_task(&self, task: &Task) -> anyhow::Result<()> {
         let known = lock(&self.programmed).0.endpoints.clone();
