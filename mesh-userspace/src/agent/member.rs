@@ -54,6 +54,9 @@ pub struct Member {
     remembered: Remembered,
 }
 
+/// A loop ends where it waits next; a blocking call may hold one up.
+const LOOPS_END: Duration = Duration::from_secs(5);
+
 /// Where the embedded store is.
 pub fn store_path(state_dir: &std::path::Path) -> PathBuf {
     state_dir.join("store.redb")
@@ -206,18 +209,22 @@ impl Member {
 
     /// The agent ends; tasks, programs and resolver go on.
     pub async fn end(&self) {
-        self.abort_loops();
+        self.end_loops().await;
     }
 
     /// The node leaves: gossip is told, and nothing of ours runs on.
     pub async fn leave(&self) {
         self.membership.leave().await;
-        self.abort_loops();
+        self.end_loops().await;
     }
 
-    fn abort_loops(&self) {
+    /// Afterwards no round, sweep or answer on 2377 is under way, and the port is free again.
+    async fn end_loops(&self) {
         self.kernel.close();
-        self.loops.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        let mut loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
+        if tokio::time::timeout(LOOPS_END, loops.shutdown()).await.is_err() {
+            log::warn!("the agent's loops did not end within {LOOPS_END:?}");
+        }
     }
 
     pub fn state_dir(&self) -> &std::path::Path {

@@ -88,15 +88,16 @@ pub async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(), ApiE
         ));
     }
     agent.member.write().await.take();
-    purge::leave(agent, &member).await;
-    Ok(())
+    purge::leave(agent, &member)
+        .await
+        .map_err(|error| ApiError::internal(format!("the cluster is left, but {error:#}; 'mesh purge' tries it again")))
 }
 
 pub async fn purge_node(agent: &Agent) -> Result<PurgeAnswer, ApiError> {
     let _changing = agent.changing.lock().await;
     let member = agent.member.write().await.take();
-    let removed =
-        purge::sweep_out(agent, member.as_deref()).await.map_err(|error| ApiError::internal(format!("{error:#}")))?;
+    let swept = purge::sweep_out(agent, member.as_deref()).await;
+    let removed = swept.into_result().map_err(|error| ApiError::internal(format!("{error:#}")))?;
     Ok(PurgeAnswer { removed })
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use aya::maps::{Map, MapData};
-use aya::programs::{TestRun, TestRunOptions};
+use aya::maps::MapData;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mesh_common::flow::{order, seen, timeout_s, twin};
 use mesh_common::schema::{Flow, FlowKey, MAX_FLOWS, flow_flag, rewrite};
 
@@ -29,27 +29,37 @@ const CROWDED: usize = MAX_FLOWS / 10 * 8;
 /// Entries that are left after a sweep under pressure (70 %).
 const AT_EASE: usize = MAX_FLOWS / 10 * 7;
 
+/// The flow table, by its pins: walked and swept beside the [`Dataplane`], so that a walk over a full table holds nobody up.
+pub struct FlowTable {
+    map: MapData,
+    sweep: SchedClassifier,
+}
+
 impl Dataplane {
-    /// Every entry of the flow table.
+    /// A hold of its own on the flow table.
+    pub fn flow_table(&self) -> Result<FlowTable, BpfError> {
+        let failed = |reason: String| BpfError::Map { attempt: "open", map: "FLOWS4", reason };
+        let map = MapData::from_pin(self.dir.join("maps/FLOWS4")).map_err(|error| failed(super::pin::chain(&error)))?;
+        let sweep = SchedClassifier::from_pin(self.dir.join("progs/sweep"));
+        Ok(FlowTable { map, sweep: sweep.map_err(|error| failed(super::pin::chain(&error)))? })
+    }
+}
+
+impl FlowTable {
+    /// Every entry.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
         let mut flows = Vec::new();
         let failed =
             |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
-        batch::for_each::<4_096, _, _>(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow }))
-            .map_err(failed)?;
+        batch::for_each::<4_096, _, _>(&self.map, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
         Ok(flows)
     }
 
-    fn flow_map(&self) -> Result<&MapData, BpfError> {
-        match self.ebpf.map("FLOWS4") {
-            Some(Map::HashMap(data)) => Ok(data),
-            _ => Err(super::tables::missing("FLOWS4")),
-        }
-    }
-
-    /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`.
-    pub fn sweep(&mut self, now_s: u32, backends: &BTreeSet<u32>) -> Result<Swept, BpfError> {
+    /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`. These are
+    /// asked for after the walk: a backend that came meanwhile must not be taken for one that is gone.
+    pub fn sweep(&self, now_s: u32, backends: impl FnOnce() -> BTreeSet<u32>) -> Result<Swept, BpfError> {
         let flows = self.flows()?;
+        let backends = backends();
         let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
         let mut swept = Swept { entries: flows.len(), ..Swept::default() };
         let too_old = oldest_kept(&flows);
@@ -79,13 +89,9 @@ impl Dataplane {
         packet[30] = order;
         packet[34..38].copy_from_slice(&last_seen_s.to_ne_bytes());
         let failed = |reason: String| BpfError::Map { attempt: "sweep", map: "FLOWS4", reason };
-        let program =
-            self.ebpf.program("sweep").ok_or_else(|| failed("the object has no program sweep".to_string()))?;
-        let program: &aya::programs::SchedClassifier =
-            program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.to_string()))?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&packet);
-        let result = program.test_run(options).map_err(|error| failed(super::pin::chain(&error)))?;
+        let result = self.sweep.test_run(options).map_err(|error| failed(super::pin::chain(&error)))?;
         Ok(result.return_value == 1)
     }
 }

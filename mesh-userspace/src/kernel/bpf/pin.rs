@@ -102,22 +102,30 @@ pub fn check(spec: &Spec, path: &Path) -> Result<(), BpfError> {
     if found == needed { Ok(()) } else { Err(BpfError::Layout { path: path.display().to_string(), found, needed }) }
 }
 
-/// Unpins everything below the directory and the directory itself. Links first: a map must not go while a program may read it.
+/// Unpins everything below the directory and the directory itself. Links first: a map must not go while a program may read it. Everything
+/// is tried; the first error is told.
 pub fn remove(bpf_dir: &Path) -> Result<(), BpfError> {
     let Ok(versions) = std::fs::read_dir(bpf_dir) else { return Ok(()) };
+    let mut outcome = Ok(());
+    let mut note = |attempt, path: &Path, done: std::io::Result<()>| {
+        if let (Err(source), Ok(())) = (done, &outcome) {
+            outcome = Err(path_error(attempt, path, source));
+        }
+    };
     for version in versions.flatten().map(|entry| entry.path()) {
         for name in ["links", "progs", "maps"] {
             let dir = version.join(name);
             for pin in std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
-                std::fs::remove_file(&pin).map_err(|source| path_error("unpin", &pin, source))?;
+                note("unpin", &pin, std::fs::remove_file(&pin));
             }
             if dir.exists() {
-                std::fs::remove_dir(&dir).map_err(|source| path_error("remove the directory", &dir, source))?;
+                note("remove the directory", &dir, std::fs::remove_dir(&dir));
             }
         }
-        std::fs::remove_dir(&version).map_err(|source| path_error("remove the directory", &version, source))?;
+        note("remove the directory", &version, std::fs::remove_dir(&version));
     }
-    std::fs::remove_dir(bpf_dir).map_err(|source| path_error("remove the directory", bpf_dir, source))
+    note("remove the directory", bpf_dir, std::fs::remove_dir(bpf_dir));
+    outcome
 }
 
 pub fn path_error(attempt: &'static str, path: &Path, source: std::io::Error) -> BpfError {
