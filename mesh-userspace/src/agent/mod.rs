@@ -6,7 +6,8 @@
 //! links and addresses of the host ────────────┘
 //! desired ─▶ tasks: start and stop this node's tasks, report them by gossip
 //! store's node: lead: leader::tick → commit
-//! unix socket, 2377 ─▶ api ─▶ control
+//! unix socket, 2377 ─▶ api ─▶ control ─▶ lead (or the store's node), entrance
+//! lifecycle: begins a member and keeps its loops going
 //! ```
 //! Invariant: what this process knows can be lost at any time; kernel, supervisors and resolver go on without it, and the next agent
 //! finds them. Must not: decide what a pure room could decide.
@@ -16,8 +17,10 @@ mod control;
 mod desired;
 mod entrance;
 mod lead;
+mod lifecycle;
 mod member;
 mod peers;
+mod ports;
 mod preflight;
 mod purge;
 mod reach;
@@ -53,6 +56,8 @@ pub(crate) struct Agent {
     member: RwLock<Option<Arc<Member>>>,
     /// init, join, leave and purge: one at a time.
     changing: Mutex<()>,
+    /// What a member answers on 2377. Given here, since it has the whole control plane and a member must not know that.
+    cluster_router: fn(&Arc<Agent>, &Arc<Member>) -> axum::Router,
 }
 
 /// Milliseconds since the Unix epoch: the one clock that goes into the pure rooms.
@@ -97,8 +102,16 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     }
     let net = Arc::new(HostNet::open(&args.state_dir)?);
     let listener = bind_unix(&args.socket)?;
-    let agent = Arc::new(Agent { args, name, cgroup, net, member: RwLock::default(), changing: Mutex::default() });
-    if let Some(member) = Member::resume(&agent).await? {
+    let agent = Arc::new(Agent {
+        args,
+        name,
+        cgroup,
+        net,
+        member: RwLock::default(),
+        changing: Mutex::default(),
+        cluster_router: cluster_routes::router,
+    });
+    if let Some(member) = lifecycle::resume(&agent).await? {
         *agent.member.write().await = Some(member);
     }
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::Settings;
+use crate::kernel::bpf;
 use crate::kernel::net::namespace;
 use crate::runtime::exec::cgroup2_root;
 
@@ -25,6 +26,7 @@ pub fn check(args: &Settings) -> anyhow::Result<PathBuf> {
             "this kernel has no BTF (/sys/kernel/btf/vmlinux is missing), mesh needs it: use a kernel with CONFIG_DEBUG_INFO_BTF"
         );
     }
+    bpf::check_file_system(&args.bpf_dir)?;
     match &args.cgroup {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("make the cgroup {}", dir.display()))?;

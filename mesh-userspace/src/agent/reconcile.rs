@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::member::Member;
 use crate::dns::ResolverHandle;
 use crate::dns::zone;
-use crate::kernel::bpf::{Attachment, Dataplane};
+use crate::kernel::bpf::{Attachment, Dataplane, FlowTable};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{
     Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Runtime, Task, TaskHealth, TaskStatus,
@@ -39,7 +39,10 @@ pub struct Kernel {
     net: Arc<HostNet>,
     dataplane: Mutex<Dataplane>,
     /// What the maps hold, by the last round.
-    programmed: Mutex<(Tables, Placed)>,
+    programmed: Arc<Mutex<(Tables, Placed)>>,
+    flows: Arc<FlowTable>,
+    /// Backends went or fell silent: their flows are to be told now.
+    sweep_now: Notify,
     resolver: tokio::sync::Mutex<(ResolverHandle, Option<String>)>,
     /// Task id → its network namespace, while it lives.
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
@@ -80,10 +83,13 @@ impl Kernel {
     ) -> anyhow::Result<Self> {
         let tables = dataplane.tables()?;
         let placed = Placed::from_tables(&tables);
+        let flows = Arc::new(dataplane.flow_table()?);
         Ok(Kernel {
             net,
             dataplane: Mutex::new(dataplane),
-            programmed: Mutex::new((tables, placed)),
+            programmed: Arc::new(Mutex::new((tables, placed))),
+            flows,
+            sweep_now: Notify::new(),
             resolver: tokio::sync::Mutex::new((resolver, None)),
             namespaces: Mutex::default(),
             publish_interfaces,
@@ -117,6 +123,13 @@ impl Kernel {
     pub fn echoes(&self) -> anyhow::Result<BTreeMap<u32, u64>> {
         let echoes = lock(&self.dataplane).echoes()?;
         Ok(echoes.into_iter().map(|(node, echo)| (node, echo.sequence)).collect())
+    }
+
+    /// Numbers of the peers that the programs hold for unreachable, by what is programmed: a former agent's word, before the first round.
+    pub fn unreachable_peers(&self) -> BTreeSet<u32> {
+        let peers = &lock(&self.programmed).0.peers;
+        let silent = peers.iter().filter(|(_, peer)| peer.flags & schema::peer_flag::UNREACHABLE != 0);
+        silent.map(|(number, _)| *number).collect()
     }
 
     /// A task that was prepared must have its link now, and the programs must know it.
@@ -376,7 +389,7 @@ impl Kernel {
         };
         *tables = wanted;
         if ops.iter().any(is_lost) {
-            dataplane.sweep(monotonic_s(), &backends_in_reach(tables))?;
+            self.sweep_now.notify_one();
         }
         Ok(())
     }
@@ -400,27 +413,26 @@ impl Kernel {
         }
     }
 
-    /// Sweeps flows for ever.
+    /// Sweeps flows for ever. The walk is a thread's own affair: no lock is held, no other task of the agent waits for it.
     pub async fn sweep(&self) {
         loop {
-            tokio::time::sleep(SWEEP_EVERY).await;
-            // Both locks: a backend that comes meanwhile must not be taken for one that is gone.
-            let programmed = lock(&self.programmed);
-            let swept = lock(&self.dataplane).sweep(monotonic_s(), &backends_in_reach(&programmed.0));
-            drop(programmed);
-            match swept {
-                Ok(swept) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
-                Ok(_) => {}
-                Err(error) => log::warn!("{error}"),
+            let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
+            let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
+            let swept = tokio::task::spawn_blocking(move || {
+                flows.sweep(monotonic_s(), || backends_in_reach(&lock(&programmed).0))
+            });
+            match swept.await {
+                Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => log::warn!("{error}"),
+                Err(error) => log::error!("sweep the flow table: {error}"),
             }
         }
     }
 
     /// Ends the resolver, as leaving and purging do.
-    pub async fn stop_resolver(&self) {
-        if let Err(error) = self.resolver.lock().await.0.stop().await {
-            log::warn!("{error}");
-        }
+    pub async fn stop_resolver(&self) -> anyhow::Result<()> {
+        Ok(self.resolver.lock().await.0.stop().await?)
     }
 }
 

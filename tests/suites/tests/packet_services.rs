@@ -1,7 +1,7 @@
 //! Calls from tasks to VIPs (east–west): the client's node chooses, rewrites and remembers; on the loaded programs.
 
 use mesh_common::family::V4;
-use mesh_common::flow::order;
+use mesh_common::flow::{is_closing, order};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{Flow, FlowKey, algorithm, deliver, flow_flag, rewrite};
 use mesh_common::snat;
@@ -91,6 +91,20 @@ fn a_syn_on_a_closed_connection_takes_the_next_turn() {
     rig.from_task(&client, client.to(VIP).tcp(40000, 8000).fin().ack(1));
     let again = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn().seq(9));
     assert_eq!((receiver(&first), receiver(&again)), (one.number, other.number));
+}
+
+#[test]
+fn a_refused_call_that_is_tried_again_on_the_same_ports_is_not_taken_for_closed() {
+    let Some((mut rig, client, one, _)) = three_here() else { return };
+    rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
+    rig.from_task(&one, one.to(&client.ip()).tcp(8000, 40000).rst().ack(1));
+    let seen_of_reply = |rig: &Rig| {
+        rig.flows().into_values().find(|flow| flow.rewrite == rewrite::SOURCE).expect("the reply's entry").seen
+    };
+    assert!(is_closing(seen_of_reply(&rig)), "the backend refused");
+    rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn().seq(9));
+    rig.from_task(&one, one.to(&client.ip()).tcp(8000, 40000).syn().ack(10));
+    assert!(!is_closing(seen_of_reply(&rig)), "now it has taken the call");
 }
 
 #[test]

@@ -79,20 +79,35 @@ impl Tasks {
         }
     }
 
-    /// Kills every task of this node, as leaving and purging do.
-    pub async fn stop_all(&self, member: &Member) -> usize {
-        let instances = member.runtime.list().await.unwrap_or_default();
+    /// Waits until no operation is under way, for `longest` at most. The loop that begins them must have ended.
+    pub async fn settle(&self, longest: Duration) {
+        let idle = async {
+            while self.with(|known| !known.busy.is_empty()) {
+                self.kick.notified().await; // each operation's end kicks
+            }
+        };
+        if tokio::time::timeout(longest, idle).await.is_err() {
+            let busy = self.with(|known| known.busy.iter().map(|id| id.short().to_string()).collect::<Vec<_>>());
+            log::warn!("tasks {} are still being started or stopped after {longest:?}", busy.join(", "));
+        }
+    }
+
+    /// Kills every task of this node, as leaving and purging do: how many there were, and what failed.
+    pub async fn stop_all(&self, member: &Member) -> (usize, Vec<String>) {
+        let instances = match member.runtime.list().await {
+            Ok(instances) => instances,
+            Err(error) => return (0, vec![error.to_string()]),
+        };
+        let mut failed = Vec::new();
         for TaskInstance { task_id, launch, .. } in &instances {
             self.with(|known| known.stopping.insert(task_id.clone()));
             let grace = launch.as_ref().map_or(0, |launch| launch.stop_grace_ms).min(5_000);
             let signal = launch.as_ref().map_or(libc::SIGTERM, |launch| launch.stop_signal);
             let request = StopRequest { signal, grace: Duration::from_millis(grace) };
             let _ = member.runtime.stop(task_id, request).await; // remove() kills what is left
-            if let Err(error) = member.runtime.remove(task_id).await {
-                log::warn!("{error}");
-            }
+            failed.extend(member.runtime.remove(task_id).await.err().map(|error| error.to_string()));
         }
-        instances.len()
+        (instances.len() - failed.len(), failed)
     }
 }
 

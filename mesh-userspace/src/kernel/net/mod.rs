@@ -172,6 +172,11 @@ impl HostNet {
         Ok(link::named(&self.handle, name).await?.map(|link| link.index))
     }
 
+    /// Whether `mesh0` can have this UDP port; an error names who has it. A `mesh0` of ours that has it already is fine.
+    pub async fn check_data_port(&self, port: u16) -> Result<(), NetError> {
+        mesh0::check_port(&self.handle, port).await
+    }
+
     /// Watches links, addresses and routes from now on.
     pub fn changes(&self) -> Result<Changes, NetError> {
         Changes::open()

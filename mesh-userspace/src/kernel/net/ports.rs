@@ -82,6 +82,19 @@ fn placeholder(port: HeldPort, family: AddressFamily) -> nix::Result<OwnedFd> {
     Ok(held)
 }
 
+/// Binds a UDP port on all addresses of both families, and gives it back at once. A host without IPv6 has no second family.
+pub(super) fn try_udp(port: u16) -> nix::Result<()> {
+    let open = |family| socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    let v4 = open(AddressFamily::Inet)?;
+    bind(v4.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+    let Ok(v6) = open(AddressFamily::Inet6) else { return Ok(()) };
+    setsockopt(&v6, sockopt::Ipv6V6Only, &true)?;
+    match bind(v6.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0))) {
+        Err(Errno::EADDRNOTAVAIL) => Ok(()), // IPv6 is switched off
+        bound => bound,
+    }
+}
+
 /// The process that listens on this port, as `name (pid 123)`; None where no process shows (a kernel socket, a closed one).
 pub(super) fn owner(transport: Transport, port: u16) -> Option<String> {
     let tables = match transport {
