@@ -117,9 +117,10 @@ impl Member {
         let mut first = Observed { unreachable_since: silent.clone(), ..Observed::default() };
         member.unreachable.send_replace(silent);
         member.remembered.complete(&mut first, &member.desired.get(), &member.id);
-        member.observed.send_replace(Arc::new(first));
         let events = member.runtime.events();
         member.tasks.adopt(&member).await.context("find the tasks of a former agent")?;
+        member.tasks.complete(&mut first);
+        member.observed.send_replace(Arc::new(first));
         Ok((member, events))
     }
 
@@ -148,6 +149,7 @@ impl Member {
             let mut observed = (**gossip.borrow_and_update()).clone();
             observed.unreachable_since = unreachable.borrow_and_update().clone();
             self.remembered.complete(&mut observed, &self.desired.get(), &self.id);
+            self.tasks.complete(&mut observed);
             let is_new = self.observed.send_if_modified(|current| {
                 let is_new = **current != observed;
                 if is_new {

@@ -185,6 +185,14 @@ fn an_agents_death_is_not_noticed(lab: &Lab, swarm: &Swarm, flags: &Flags) -> Re
     node.start()?;
     swarm.wait_ready(3, REPLACED)?;
     steadily(Duration::from_secs(2), "answers with its new agent", answers)?;
+
+    step("and four times more in a row");
+    for _ in 0..4 {
+        node.kill()?;
+        node.start()?;
+        swarm.wait_ready(3, REPLACED)?;
+        steadily(Duration::from_millis(200), "answers with its new agent", answers)?;
+    }
     let after = swarm.wait_running("whoami", 2, SOON)?;
     let ids = |tasks: &[TaskRow]| tasks.iter().map(|task| task.id.clone()).collect::<BTreeSet<_>>();
     ensure!(ids(&after) == ids(&before), "{after:?} {before:?}");

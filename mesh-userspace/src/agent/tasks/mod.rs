@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use self::steps::{Step, next};
 use super::member::Member;
 use super::now;
-use crate::model::{Id, TaskHealth, TaskStatus};
+use crate::model::{Id, Observed, TaskHealth, TaskStatus};
 use crate::runtime::{TaskEvent, TaskExit};
 
 /// A look at least so often: start delays end without anybody saying so.
@@ -74,6 +74,12 @@ impl Tasks {
         }
     }
 
+    /// This node's own tasks as they are known here: gossip tells them back a moment later, and a round of that moment must not take them
+    /// out of the tables.
+    pub fn complete(&self, observed: &mut Observed) {
+        self.with(|known| observed.tasks.extend(known.reports.iter().map(|(id, report)| (id.clone(), report.clone()))));
+    }
+
     async fn perform(&self, member: &Arc<Member>, step: Step) {
         let id = step.task_id().clone();
         match step {
@@ -122,5 +128,23 @@ impl Tasks {
                 member.membership.set_task_status(id.clone(), status);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_tasks_are_known_before_gossip_tells_of_them() {
+        let tasks = Tasks::default();
+        let (own, others) = (Id::from_bytes([7; 16]), Id::from_bytes([8; 16]));
+        let running = reports::runs(Some(TaskHealth::Healthy), None, 1);
+        tasks.with(|known| known.reports.insert(own.clone(), running.clone()));
+        let mut observed = Observed::default();
+        observed.tasks.insert(own.clone(), reports::status(crate::model::TaskState::Preparing, false, "an older word"));
+        observed.tasks.insert(others.clone(), running.clone());
+        tasks.complete(&mut observed);
+        assert_eq!(observed.tasks, [(own, running.clone()), (others, running)].into());
     }
 }
