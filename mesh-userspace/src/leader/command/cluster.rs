@@ -82,6 +82,7 @@ pub fn init_cluster(cluster: &Cluster, request: InitCluster, ctx: &mut Ctx) -> R
         subnet,
         gateway: super::network::first_host(subnet),
         ingress: true,
+        removing: false,
         created_at: ctx.now,
     };
     after.networks.insert(ingress.id.clone(), ingress);
