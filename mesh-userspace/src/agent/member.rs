@@ -23,8 +23,9 @@ use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation}
 use crate::membership::join::JoinDoor;
 use crate::membership::{Config, GOSSIP_PORT, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
-use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
-use crate::runtime::{TaskEvent, TaskRuntime};
+use crate::runtime::docker::DockerConfig;
+use crate::runtime::exec::{ExecConfig, masked_dirs};
+use crate::runtime::{Runtimes, TaskEvent, TaskRuntime};
 use crate::store::{EmbeddedStore, objects};
 
 /// What only the store's node has.
@@ -46,7 +47,7 @@ pub struct Member {
     observed: watch::Sender<Arc<Observed>>,
     pub keeper: Option<Keeper>,
     pub kernel: Kernel,
-    pub runtime: ExecRuntime,
+    pub runtime: Runtimes,
     pub tasks: Arc<Tasks>,
     state_dir: PathBuf,
     loops: Mutex<JoinSet<()>>,
@@ -97,7 +98,9 @@ impl Member {
         let resolver = ResolverHandle::new("/proc/self/exe".into(), options);
         let kernel = Kernel::open(agent.net.clone(), dataplane, resolver, args.publish_interfaces.clone())?;
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
-        let runtime = ExecRuntime::new(ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked))?;
+        let exec = ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked);
+        let docker = DockerConfig { state_dir: args.state_dir.clone(), node: id.clone() };
+        let runtime = Runtimes::new(exec, docker, &args.runtimes)?;
         let generation = next_generation(&args.state_dir, now())?;
         let membership = Membership::start(Config {
             node_id: id.clone(),
@@ -179,6 +182,15 @@ impl Member {
         loops.spawn(async move { member.kernel.sweep().await });
         let member = self.clone();
         loops.spawn(async move { reach::run(&member).await });
+        let member = self.clone();
+        // An Engine that came or went is reported at once.
+        loops.spawn(async move {
+            loop {
+                let (_, version) = member.runtime.available();
+                member.kernel.kick();
+                member.runtime.changed(&version).await;
+            }
+        });
         Ok(())
     }
 

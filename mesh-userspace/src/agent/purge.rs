@@ -11,8 +11,9 @@ use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
-use crate::runtime::exec::{ExecConfig, ExecRuntime, cgroup2_root, masked_dirs};
-use crate::runtime::{TaskInstance, TaskRuntime};
+use crate::runtime::docker::DockerConfig;
+use crate::runtime::exec::{ExecConfig, cgroup2_root, masked_dirs};
+use crate::runtime::{Runtimes, TaskInstance, TaskRuntime};
 
 /// Forgets the cluster: identity, secrets, store, cache.
 pub fn forget(state_dir: &Path) {
@@ -43,6 +44,7 @@ pub async fn sweep_out(agent: &Agent, member: Option<&Member>) -> anyhow::Result
         if tasks > 0 {
             removed.push(format!("{tasks} tasks"));
         }
+        member.runtime.close();
         member.kernel.stop_resolver().await;
         removed.push("the resolver".to_string());
     }
@@ -85,7 +87,8 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
     if let (Some(identity), Some(cgroup)) = (identity, args.cgroup.clone().or_else(cgroup2_root)) {
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
         let config = ExecConfig::new(args.state_dir.clone(), &identity.name().node_id, cgroup, masked);
-        let runtime = ExecRuntime::new(config)?;
+        let docker = DockerConfig { state_dir: args.state_dir.clone(), node: identity.name().node_id.clone() };
+        let runtime = Runtimes::new(config, docker, &args.runtimes)?;
         for TaskInstance { task_id, .. } in runtime.list().await? {
             runtime.remove(&task_id).await?;
             removed.push(format!("task {}", task_id.short()));

@@ -12,9 +12,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::member::Member;
 use super::now;
-use crate::model::{Cluster, Id, Protocol, Runtime, Task, TaskState, TaskStatus};
+use crate::model::{Cluster, Id, Protocol, Task, TaskState, TaskStatus};
 use crate::runtime::{
     Phase, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch, TaskRuntime, is_listening,
+    signal_number,
 };
 
 /// A look at least so often: start delays end without anybody saying so.
@@ -76,6 +77,7 @@ impl Tasks {
                     Some(TaskEvent::Exited { task_id, exit }) => self.exited(member, &task_id, &exit),
                     // No runtime judges yet: specs with a healthcheck are refused.
                     Some(TaskEvent::Health { .. }) => {}
+                    Some(TaskEvent::Progress { task_id, text }) => self.progress(member, &task_id, &text),
                     None => return,
                 },
                 () = self.kick.notified() => {}
@@ -146,10 +148,6 @@ impl Tasks {
     }
 
     async fn start(&self, member: &Arc<Member>, task: &Task) {
-        if task.spec.runtime != Runtime::Exec {
-            let error = "the docker runtime is not there yet: use --runtime exec".to_string();
-            return self.report(member, &task.id, ended(TaskState::Rejected, "rejected", Some(error), None));
-        }
         self.report(member, &task.id, status(TaskState::Preparing, false, "preparing"));
         if let Err(error) = self.begin(member, task).await {
             log::warn!("task {}: {error:#}", task.name());
@@ -171,7 +169,7 @@ impl Tasks {
         let cluster = member.desired.get();
         let first = task.attachments.first().and_then(|at| cluster.networks.get(&at.network_id));
         let nameservers = first.map(|network| network.gateway).into_iter().collect();
-        let launch = TaskLaunch::of(task, stop_signal(task)?, nameservers, Vec::new());
+        let launch = TaskLaunch::of(task, own_stop_signal(task)?, nameservers, Vec::new());
         self.with(|known| known.instances.insert(task.id.clone()));
         let prepared = member.runtime.prepare(launch).await?;
         member.kernel.set_namespace(task.id.clone(), prepared.netns);
@@ -201,7 +199,7 @@ impl Tasks {
         let has_instance = self.with(|known| known.instances.contains(&task.id));
         if has_instance {
             let grace = Duration::from_millis(task.spec.stop_grace_period_ms);
-            let request = StopRequest { signal: stop_signal(task).unwrap_or(libc::SIGTERM), grace };
+            let request = StopRequest { signal: own_stop_signal(task).ok().flatten().unwrap_or(libc::SIGTERM), grace };
             if let Err(error) = member.runtime.stop(&task.id, request).await {
                 log::warn!("stop task {}: {error}", task.name());
                 // Whatever is left of it goes by force; its output goes too.
@@ -248,6 +246,15 @@ impl Tasks {
         member.kernel.kick();
     }
 
+    /// What a preparation is at; once it is over, nobody wants to know.
+    fn progress(&self, member: &Member, id: &Id, text: &str) {
+        let is_preparing =
+            self.with(|known| known.reports.get(id).is_some_and(|report| report.state == TaskState::Preparing));
+        if is_preparing {
+            self.report(member, id, status(TaskState::Preparing, false, &format!("preparing: {text}")));
+        }
+    }
+
     fn report(&self, member: &Member, id: &Id, status: TaskStatus) {
         log::debug!("task {}: {:?} {}", id.short(), status.state, status.message);
         // Under one lock, since ends are reported from elsewhere: what has ended never runs again.
@@ -266,7 +273,7 @@ impl Tasks {
         for TaskInstance { task_id, launch, .. } in &instances {
             self.with(|known| known.stopping.insert(task_id.clone()));
             let grace = launch.as_ref().map_or(0, |launch| launch.stop_grace_ms).min(5_000);
-            let signal = launch.as_ref().map_or(libc::SIGTERM, |launch| launch.stop_signal);
+            let signal = launch.as_ref().and_then(|launch| launch.stop_signal).unwrap_or(libc::SIGTERM);
             let request = StopRequest { signal, grace: Duration::from_millis(grace) };
             let _ = member.runtime.stop(task_id, request).await; // remove() kills what is left
             if let Err(error) = member.runtime.remove(task_id).await {
@@ -336,16 +343,9 @@ fn ended(state: TaskState, message: &str, error: Option<String>, exit_code: Opti
     TaskStatus { error, exit_code, ..status(state, false, message) }
 }
 
-/// SIGTERM unless the service says otherwise, by name (with or without SIG) or number.
-fn stop_signal(task: &Task) -> anyhow::Result<i32> {
-    let Some(word) = &task.spec.stop_signal else { return Ok(libc::SIGTERM) };
-    if let Ok(number) = word.parse::<i32>() {
-        return Ok(number);
-    }
-    let upper = word.to_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let signal: nix::sys::signal::Signal = name
-        .parse()
-        .map_err(|_| anyhow::anyhow!("stop signal '{word}' is none: use a name like SIGTERM or a number"))?;
-    Ok(signal as i32)
+/// What the service says, by name (with or without SIG) or number; None where it says nothing.
+fn own_stop_signal(task: &Task) -> anyhow::Result<Option<i32>> {
+    let Some(word) = &task.spec.stop_signal else { return Ok(None) };
+    let number = signal_number(word);
+    number.map(Some).ok_or_else(|| anyhow::anyhow!("stop signal '{word}' is none: use a name like SIGTERM or a number"))
 }

@@ -20,7 +20,6 @@ mod enter;
 mod identity;
 mod output;
 mod privileges;
-mod process;
 mod record;
 mod session;
 mod supervise;
@@ -46,6 +45,7 @@ use self::control::{Answer, Question};
 use self::record::{LaunchRecord, StateRecord, TaskDir};
 use self::supervise::Report;
 use self::watch::Watches;
+use super::process;
 use super::{
     ExecStreams, LogRequest, Phase, Prepared, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch,
     TaskRuntime,

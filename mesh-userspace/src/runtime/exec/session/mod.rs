@@ -21,9 +21,10 @@ use tokio::time::Instant;
 
 use self::terminal::Terminal;
 use super::process::{ProcessRef, pidfd_open, pidfd_signal};
-use super::record::{TaskDir, write_json};
+use super::record::TaskDir;
 use crate::model::{ExecEvent, ExecInput, ExecRequest};
 use crate::runtime::ExecStreams;
+use crate::runtime::json_file::write_json;
 
 /// Events and inputs that wait for the other side.
 const QUEUE: usize = 32;
