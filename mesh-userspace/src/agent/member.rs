@@ -99,7 +99,7 @@ impl Member {
         let kernel = Kernel::open(agent.net.clone(), dataplane, resolver, args.publish_interfaces.clone())?;
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
         let exec = ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked);
-        let docker = DockerConfig { state_dir: args.state_dir.clone(), node: id.clone() };
+        let docker = DockerConfig::new(args.state_dir.clone(), id.clone());
         let runtime = Runtimes::new(exec, docker, &args.runtimes)?;
         let generation = next_generation(&args.state_dir, now())?;
         let membership = Membership::start(Config {

@@ -87,7 +87,7 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
     if let (Some(identity), Some(cgroup)) = (identity, args.cgroup.clone().or_else(cgroup2_root)) {
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
         let config = ExecConfig::new(args.state_dir.clone(), &identity.name().node_id, cgroup, masked);
-        let docker = DockerConfig { state_dir: args.state_dir.clone(), node: identity.name().node_id.clone() };
+        let docker = DockerConfig::new(args.state_dir.clone(), identity.name().node_id.clone());
         let runtime = Runtimes::new(config, docker, &args.runtimes)?;
         for TaskInstance { task_id, .. } in runtime.list().await? {
             runtime.remove(&task_id).await?;

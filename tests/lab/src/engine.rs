@@ -66,7 +66,8 @@ impl Engine {
         ensure!(!self.is_running(), "the Engine of {} runs already", self.namespace.name());
         fs::create_dir_all(&self.dir)?;
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log"))?;
-        let mut command = self.namespace.command("dockerd")?;
+        let is_remapped = flags.iter().any(|flag| flag.starts_with("--userns-remap"));
+        let mut command = if is_remapped { self.remapped()? } else { self.namespace.command("dockerd")? };
         command.arg("--host").arg(self.address());
         for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(flag).arg(self.dir.join(name));
@@ -179,6 +180,16 @@ impl Engine {
             fs::create_dir_all(root.join(folder))?;
         }
         Ok(root)
+    }
+
+    /// User namespaces need a line in /etc/subuid: there is one where only this Engine sees it.
+    fn remapped(&self) -> Result<Command> {
+        let file = self.dir.join("subuid");
+        fs::write(&file, "nobody:100000:65536\nnogroup:100000:65536\n")?;
+        let script = "mount --bind \"$0\" /etc/subuid && mount --bind \"$0\" /etc/subgid && exec dockerd \"$@\"";
+        let mut command = self.namespace.command("unshare")?;
+        command.args(["--mount", "sh", "-c", script]).arg(file);
+        Ok(command)
     }
 
     /// The machine's own daemon.json is none of the lab's.

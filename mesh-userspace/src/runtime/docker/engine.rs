@@ -5,7 +5,6 @@
 //!
 //! Invariant: what is [`State::Here`] answered when it was connected. Must not: know tasks.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Connected {
     pub docker: Docker,
+    pub socket: PathBuf,
     /// The Engine's version, as `docker version` shows it.
     pub version: String,
 }
@@ -46,12 +46,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The Engine that DOCKER_HOST names, as Docker's own command line has it.
-    pub fn from_environment() -> Self {
-        Engine {
-            socket: parse_host(env::var("DOCKER_HOST").ok().as_deref()),
-            state: watch::Sender::new(State::Unknown),
-        }
+    /// The Engine that `host` names, as DOCKER_HOST does for Docker's own command line.
+    pub fn new(host: Option<&str>) -> Self {
+        Engine { socket: parse_host(host), state: watch::Sender::new(State::Unknown) }
     }
 
     pub fn now(&self) -> Option<Arc<Connected>> {
@@ -93,7 +90,7 @@ impl Engine {
             let docker = Docker::connect_with_unix(&socket, REQUEST_TIMEOUT_S, API_DEFAULT_VERSION)?;
             let docker = docker.negotiate_version().await?;
             let version = docker.version().await?.version.unwrap_or_default();
-            Ok::<_, Error>(Connected { docker, version })
+            Ok::<_, Error>(Connected { docker, socket: path.clone(), version })
         };
         match tokio::time::timeout(HELLO_TIMEOUT, hello).await {
             Ok(answer) => answer.map_err(|error| words(&error)),

@@ -49,6 +49,11 @@ pub fn is_gate(pid: i32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().split(' ').next() == Some(INSIDE))
 }
 
+/// Whether the gate has become the command. A process that is ending shows no program any more and is neither.
+pub fn is_gone(pid: i32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok() && !is_gate(pid)
+}
+
 /// The gate of the container whose first process is `pid`, once it listens: that process, or its child where the Engine put an init before it.
 pub fn listening(pid: i32) -> Option<ProcessRef> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

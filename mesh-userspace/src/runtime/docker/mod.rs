@@ -6,13 +6,15 @@
 //!     gate     ────────────────────────── /proc/PID, SIGUSR2 ────────────┘
 //!     watch    ◄── health events ──────────┘                pidfd ───────┘
 //!     record   ── <state-dir>/containers/<task id>.json
-//!     logs, session ◄────────────────────► logs, exec
+//!     logs ◄─────────────────────────────► logs
+//!     session ── attach ◄────────────────► exec
 //! ```
 //! The Engine may be stopped, restarted or upgraded at any time, and so may the agent. What a container is, is on record; whether it lives
 //! is asked of the kernel; so a task outlives both, and its end is noticed without either.
 //!
 //! Invariant: a container's command runs only after [`start`](TaskRuntime::start). Must not: touch links; decide on restarts.
 
+mod attach;
 mod engine;
 mod gate;
 mod image;
@@ -64,6 +66,15 @@ pub struct DockerConfig {
     pub state_dir: PathBuf,
     /// This node in its cluster.
     pub node: Id,
+    /// Where the Engine is, as DOCKER_HOST says it; None: at its usual socket.
+    pub host: Option<String>,
+}
+
+impl DockerConfig {
+    /// Settings of an agent: the Engine that its environment names.
+    pub fn new(state_dir: PathBuf, node: Id) -> Self {
+        DockerConfig { state_dir, node, host: std::env::var("DOCKER_HOST").ok() }
+    }
 }
 
 /// Runs tasks as containers.
@@ -99,7 +110,7 @@ impl DockerRuntime {
         config.state_dir = config.state_dir.canonicalize().map_err(file("finding", &config.state_dir))?;
         gate::install(&config.state_dir).map_err(file("writing", &gate::path(&config.state_dir)))?;
         let records = Records::of(&config.state_dir);
-        let (engine, table) = (Engine::from_environment(), Table::default());
+        let (engine, table) = (Engine::new(config.host.as_deref()), Table::default());
         let inner = Arc::new(Inner { config, engine, records, table });
         let keeper = Keeper(tokio::spawn(inner.clone().keep()).abort_handle());
         Ok(DockerRuntime(inner, Arc::new(keeper)))
@@ -163,7 +174,7 @@ impl Inner {
         let task_id = &launch.task_id;
         let rejected = |reason: String| RuntimeError::Rejected { task_id: task_id.clone(), reason };
         let tell = |text: String| self.table.tell(TaskEvent::Progress { task_id: task_id.clone(), text });
-        if self.engine.now().is_none() {
+        if self.engine.after_first_attempt().await.is_none() {
             tell("waiting for the Docker Engine".to_owned());
         }
         let engine = self.engine.within(ENGINE_WITHIN).await.map_err(rejected)?;
@@ -290,8 +301,10 @@ impl Inner {
             record.process = pid.and_then(|pid| ProcessRef::of(pid).ok());
             record.gate = pid.and_then(gate::listening);
             record.is_checked = state.health.is_some();
-            if record.gate.is_none() && record.process.is_some() {
-                record.started_at = Some(watch::now());
+            match record.process {
+                None => record.exit = Some(watch::exit_of(&state)),
+                Some(_) if record.gate.is_none() => record.started_at = Some(watch::now()),
+                Some(_) => {}
             }
             log::info!("container {} is task {} of a former agent", found.name.unwrap_or_default(), record.task_id);
             if let Err(error) = self.records.create(&record) {
@@ -375,7 +388,7 @@ impl TaskRuntime for DockerRuntime {
         inner.change(task_id, |record| record.started_at = Some(watch::now()))?;
         gate::release(gate).map_err(supervisor)?;
         let deadline = Instant::now() + GATE_WITHIN;
-        while gate.is_alive() && gate::is_gate(gate.pid) {
+        while gate.is_alive() && !gate::is_gone(gate.pid) {
             if Instant::now() > deadline {
                 return Err(supervisor(io::ErrorKind::TimedOut.into()));
             }
@@ -476,7 +489,7 @@ impl TaskRuntime for DockerRuntime {
             return Err(RuntimeError::NotRunning { task_id: task_id.clone(), phase });
         };
         let engine = self.0.engine(task_id, ANSWER_WITHIN).await?;
-        session::open(&engine.docker, task_id, container, &request).await
+        session::open(&engine, task_id, container, &request).await
     }
 
     async fn logs(&self, task_id: &Id, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, RuntimeError> {

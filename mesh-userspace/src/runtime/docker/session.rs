@@ -4,21 +4,19 @@
 //! Engine itself would leave it running). Must not: know who the caller is.
 
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::container::LogOutput;
-use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
+use bollard::exec::{CreateExecOptions, ResizeExecOptions};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::engine::words;
+use super::attach::{self, AttachError, Input, Output};
+use super::engine::{Connected, words};
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, WindowSize};
 use crate::runtime::process::{pidfd_open, pidfd_signal};
 use crate::runtime::{ExecStreams, RuntimeError};
@@ -33,23 +31,15 @@ const AFTER_HANG_UP: Duration = Duration::from_secs(2);
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
-type Input = Pin<Box<dyn AsyncWrite + Send>>;
-
 /// Runs `request` in the container.
 pub async fn open(
-    docker: &Docker,
+    engine: &Connected,
     task_id: &Id,
     container: &str,
     request: &ExecRequest,
 ) -> Result<ExecStreams, RuntimeError> {
-    let engine_error = |attempt| {
-        move |error: bollard::errors::Error| RuntimeError::Engine {
-            task_id: task_id.clone(),
-            attempt,
-            words: words(&error),
-        }
-    };
+    let attempt = "running a command in it";
+    let engine_error = |words: String| RuntimeError::Engine { task_id: task_id.clone(), attempt, words };
     let options = CreateExecOptions {
         attach_stdin: Some(request.interactive),
         attach_stdout: Some(true),
@@ -61,14 +51,15 @@ pub async fn open(
         working_dir: request.workdir.clone(),
         ..CreateExecOptions::default()
     };
-    let created = docker.create_exec(container, options).await.map_err(engine_error("running a command in it"))?;
+    let created = engine.docker.create_exec(container, options).await;
+    let created = created.map_err(|error| engine_error(words(&error)))?;
     let (input, input_receiver) = mpsc::channel(QUEUE);
     let (event_sender, events) = mpsc::channel(QUEUE);
-    let start = StartExecOptions { tty: request.tty.is_some(), ..StartExecOptions::default() };
-    let started = match docker.start_exec(&created.id, Some(start)).await {
+    let is_terminal = request.tty.is_some();
+    let (stdin, output) = match attach::start(engine, &created.id, is_terminal).await {
+        Ok(streams) => streams,
         // The command is none, which is its caller's affair: told as a shell tells it.
-        Err(error @ bollard::errors::Error::DockerResponseServerError { .. }) => {
-            let words = words(&error);
+        Err(AttachError::Refused(words)) => {
             tokio::spawn(async move {
                 let code = if words.contains("not found") || words.contains("no such file") { 127 } else { 126 };
                 let _ = event_sender.send(ExecEvent::Stderr(format!("{words}\n").into())).await;
@@ -76,17 +67,10 @@ pub async fn open(
             });
             return Ok((input, events));
         }
-        started => started.map_err(engine_error("running a command in it"))?,
+        Err(AttachError::Connection(error)) => return Err(engine_error(error.to_string())),
     };
-    let StartExecResults::Attached { output, input: stdin } = started else {
-        return Err(RuntimeError::Engine {
-            task_id: task_id.clone(),
-            attempt: "running a command in it",
-            words: "it was started without its streams".to_owned(),
-        });
-    };
-    let exec = Exec { docker: docker.clone(), id: created.id };
-    let session = Session { exec, output, is_terminal: request.tty.is_some() };
+    let exec = Exec { docker: engine.docker.clone(), id: created.id };
+    let session = Session { exec, output, is_terminal };
     tokio::spawn(session.run(stdin, request.tty, input_receiver, event_sender));
     Ok((input, events))
 }
@@ -188,17 +172,13 @@ impl Session {
             };
             tokio::select! {
                 piece = self.output.next() => match piece {
-                    None => return,
-                    Some(Err(error)) => {
-                        log::warn!("output of a command of 'mesh exec': {}", words(&error));
-                        return;
-                    }
-                    Some(Ok(piece)) => {
-                        let event = match piece {
-                            LogOutput::StdErr { message } => ExecEvent::Stderr(message),
-                            other => ExecEvent::Stdout(other.into_bytes()),
-                        };
+                    Ok(None) => return,
+                    Ok(Some(event)) => {
                         let _ = events.send(event).await;
+                    }
+                    Err(error) => {
+                        log::warn!("output of a command of 'mesh exec': {error}");
+                        return;
                     }
                 },
                 () = end, if !has_ended => has_ended = true,

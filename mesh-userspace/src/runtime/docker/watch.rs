@@ -280,7 +280,7 @@ pub fn health_of(state: &ContainerState) -> Option<TaskHealth> {
     }
 }
 
-fn exit_of(state: &ContainerState) -> TaskExit {
+pub fn exit_of(state: &ContainerState) -> TaskExit {
     let code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(128 + libc::SIGKILL);
     let said = state.error.clone().filter(|error| !error.is_empty());
     let error = match state.oom_killed {
