@@ -92,5 +92,14 @@ fn spawn_loops(
     loops.spawn(async move { member.kernel.sweep().await });
     let member = this.clone();
     loops.spawn(async move { reach::run(&member).await });
+    let member = this.clone();
+    // An Engine that came or went is reported at once.
+    loops.spawn(async move {
+        loop {
+            let (_, version) = member.runtime.available();
+            member.kernel.kick();
+            member.runtime.changed(&version).await;
+        }
+    });
     Ok(())
 }

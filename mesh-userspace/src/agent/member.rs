@@ -23,8 +23,9 @@ use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation}
 use crate::membership::join::JoinDoor;
 use crate::membership::{Config, GOSSIP_PORT, GossipSockets, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
-use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
-use crate::runtime::{TaskEvent, TaskRuntime};
+use crate::runtime::docker::DockerConfig;
+use crate::runtime::exec::{ExecConfig, masked_dirs};
+use crate::runtime::{Runtimes, TaskEvent, TaskRuntime};
 use crate::store::EmbeddedStore;
 
 /// What only the store's node has.
@@ -46,7 +47,7 @@ pub struct Member {
     observed: watch::Sender<Arc<Observed>>,
     pub keeper: Option<Keeper>,
     pub kernel: Kernel,
-    pub runtime: ExecRuntime,
+    pub runtime: Runtimes,
     pub tasks: Arc<Tasks>,
     state_dir: PathBuf,
     pub loops: Mutex<JoinSet<()>>,
@@ -85,7 +86,9 @@ impl Member {
         let resolver = ResolverHandle::new("/proc/self/exe".into(), options);
         let kernel = Kernel::open(agent.net.clone(), dataplane, resolver, args.publish_interfaces.clone())?;
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
-        let runtime = ExecRuntime::new(ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked))?;
+        let exec = ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked);
+        let docker = DockerConfig::new(args.state_dir.clone(), id.clone());
+        let runtime = Runtimes::new(exec, docker, &args.runtimes)?;
         let generation = next_generation(&args.state_dir, now())?;
         let config = Config {
             node_id: id.clone(),

@@ -12,8 +12,9 @@ use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
-use crate::runtime::exec::{ExecConfig, ExecRuntime, cgroup2_root, masked_dirs};
-use crate::runtime::{TaskInstance, TaskRuntime};
+use crate::runtime::docker::DockerConfig;
+use crate::runtime::exec::{ExecConfig, cgroup2_root, masked_dirs};
+use crate::runtime::{Runtimes, TaskInstance, TaskRuntime};
 
 /// Longest wait for starts and stops of tasks that are under way: killing a task takes its grace time.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -72,6 +73,7 @@ pub async fn sweep_out(agent: &Agent, member: Option<&Member>) -> SweptOut {
             swept.removed.push(format!("{tasks} tasks"));
         }
         swept.failed.extend(failed);
+        member.runtime.close();
         swept.tried("the resolver", member.kernel.stop_resolver().await);
     }
     from_kernel(&mut swept, &agent.net, &agent.args.bpf_dir).await;
@@ -135,8 +137,9 @@ async fn tasks_of(swept: &mut SweptOut, args: &Settings, identity: Option<&NodeI
     let (Some(identity), Some(cgroup)) = (identity, args.cgroup.clone().or_else(cgroup2_root)) else { return };
     let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
     let config = ExecConfig::new(args.state_dir.clone(), &identity.name().node_id, cgroup, masked);
+    let docker = DockerConfig::new(args.state_dir.clone(), identity.name().node_id.clone());
     let listed = async {
-        let runtime = ExecRuntime::new(config)?;
+        let runtime = Runtimes::new(config, docker, &args.runtimes)?;
         runtime.list().await.map(|tasks| (runtime, tasks))
     };
     match listed.await {

@@ -23,9 +23,7 @@ use crate::dns::ResolverHandle;
 use crate::dns::zone;
 use crate::kernel::bpf::{Attachment, Dataplane, FlowTable};
 use crate::kernel::net::{HostNet, NetError, namespace};
-use crate::model::{
-    Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Runtime, Task, TaskHealth, TaskStatus,
-};
+use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
 use crate::plan::maps::{self, Facts, MapOp, Placed, Tables};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
@@ -209,14 +207,15 @@ impl Kernel {
         if is_new {
             troubles.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         }
+        let (runtimes, engine_version) = member.runtime.available();
         member.set_node_status(NodeStatus {
             generation: member.generation,
             agent_version: env!("CARGO_PKG_VERSION").to_string(),
             applied_revision: *lock(&self.applied),
             layout_version: schema::LAYOUT_VERSION,
             ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
-            runtimes: vec![Runtime::Exec],
-            engine_version: None,
+            runtimes,
+            engine_version,
             without,
             warnings: troubles.warnings,
         });

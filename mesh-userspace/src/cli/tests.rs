@@ -306,12 +306,6 @@ fn refusals_are_one_line_with_the_remedy() {
              or name its socket with --socket",
         ),
         (
-            &["service", "create", "nginx:1.27"],
-            1,
-            "mesh: 'nginx:1.27' would be an image, and the docker runtime is not there yet; to run a command of this \
-             host say --runtime exec",
-        ),
-        (
             &["netwrk", "ls"],
             2,
             "mesh: unrecognized subcommand 'netwrk'; a similar subcommand exists: 'network'; see 'mesh --help'",

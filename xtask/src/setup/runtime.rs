@@ -11,13 +11,15 @@ use super::{Consent, debian};
 use crate::process;
 
 /// Program, Debian package.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
     ("ps", "procps"),
+    ("dockerd", "docker.io"),
+    ("busybox", "busybox-static"),
 ];
 const BPFFS: &str = "/sys/fs/bpf";
 

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use self::steps::{Step, next};
 use super::member::Member;
 use super::now;
-use crate::model::{Id, Observed, TaskHealth, TaskStatus};
+use crate::model::{Id, Observed, TaskHealth, TaskState, TaskStatus};
 use crate::runtime::{TaskEvent, TaskExit};
 
 /// A look at least so often: start delays end without anybody saying so.
@@ -66,6 +66,7 @@ impl Tasks {
                 event = events.recv() => match event {
                     Some(TaskEvent::Exited { task_id, exit }) => self.exited(member, &task_id, &exit),
                     Some(TaskEvent::Health { task_id, health }) => self.judged(member, &task_id, health),
+                    Some(TaskEvent::Progress { task_id, text }) => self.progress(member, &task_id, &text),
                     None => return,
                 },
                 () = self.kick.notified() => {}
@@ -110,6 +111,14 @@ impl Tasks {
             reports::judged(former, health, now())
         });
         member.kernel.kick();
+    }
+
+    /// What a preparation is at; once it is over, nobody wants to know.
+    fn progress(&self, member: &Member, id: &Id, text: &str) {
+        self.update(member, id, |known| {
+            let former = known.reports.get(id).filter(|report| report.state == TaskState::Preparing)?;
+            Some(TaskStatus { message: format!("preparing: {text}"), ..former.clone() })
+        });
     }
 
     fn report(&self, member: &Member, id: &Id, status: TaskStatus) {

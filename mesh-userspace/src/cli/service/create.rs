@@ -23,14 +23,13 @@ enum ModeWord {
 pub(super) enum RuntimeWord {
     /// A command of this host
     Exec,
-    /// A container (not there yet)
-    #[value(hide = true)]
+    /// A container
     Docker,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// Name of the service [default: the command's, with some digits]
+    /// Name of the service [default: the image's or command's, with some digits]
     #[arg(long)]
     name: Option<String>,
     /// Network it is on: NAME, or name=NAME,alias=OTHER; repeatable
@@ -53,7 +52,7 @@ pub(crate) struct Create {
     constraint: Vec<String>,
     #[arg(short, long, value_name = "K=V")]
     label: Vec<String>,
-    /// 'exec': all words are a command of this host
+    /// 'exec': all words are a command of this host; 'docker': the first is an image [default: docker]
     #[arg(long)]
     runtime: Option<RuntimeWord>,
     /// Don't wait until it runs
@@ -65,7 +64,7 @@ pub(crate) struct Create {
     #[command(flatten)]
     flags: SpecFlags,
     /// With --runtime exec the command and its arguments; else IMAGE [COMMAND] [ARG...]
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE|COMMAND")]
     words: Vec<String>,
 }
 
@@ -96,11 +95,12 @@ pub(super) async fn run(create: Create, client: &Client, screen: &mut Screen<'_>
 
 impl Create {
     fn into_spec(self) -> Result<ServiceSpec, Fault> {
-        let command = self.words;
-        let first = command.first().map_or("", String::as_str);
-        if self.runtime != Some(RuntimeWord::Exec) {
-            return Err(Fault::failed(no_images(first)));
-        }
+        let mut command = self.words;
+        let (runtime, image) = match self.runtime {
+            Some(RuntimeWord::Exec) => (Runtime::Exec, String::new()),
+            Some(RuntimeWord::Docker) | None => (Runtime::Docker, command.remove(0)), // clap: at least one word
+        };
+        let first = if image.is_empty() { command.first().map_or("", String::as_str) } else { image.as_str() };
         let mode = match self.mode {
             ModeWord::Replicated => Mode::Replicated { replicas: 1 },
             ModeWord::Global => Mode::Global,
@@ -112,8 +112,8 @@ impl Create {
             labels: self.label.iter().map(|label| split_label(label)).collect(),
             mode,
             task: TaskSpec {
-                runtime: Runtime::Exec,
-                image: String::new(),
+                runtime,
+                image,
                 command,
                 env: self.env.into_iter().filter_map(from_environment).collect(),
                 user: None,
@@ -155,13 +155,6 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), Fault> {
     Ok(())
 }
 
-pub(super) fn no_images(image: &str) -> String {
-    format!(
-        "'{image}' would be an image, and the docker runtime is not there yet; to run a command of this host say \
-         --runtime exec"
-    )
-}
-
 /// `K=V` as it is; `K` with the value it has here, and left out where it has none, as Docker does.
 pub(super) fn from_environment(variable: String) -> Option<String> {
     if variable.contains('=') {
@@ -170,9 +163,10 @@ pub(super) fn from_environment(variable: String) -> Option<String> {
     std::env::var(&variable).ok().map(|value| format!("{variable}={value}"))
 }
 
-/// The program's name made fit for DNS, and four digits.
+/// The program's or image's name made fit for DNS, and four digits.
 fn random_name(program: &str) -> String {
-    let stem = program.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let stem = program.rsplit('/').next().unwrap_or_default().split([':', '@']).next().unwrap_or_default();
+    let stem = stem.to_ascii_lowercase();
     let stem: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
     let stem = stem.trim_matches('-');
     let stem = if stem.is_empty() { "service" } else { stem };

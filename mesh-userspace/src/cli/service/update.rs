@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::create::{Ports, RuntimeWord, check, from_environment, no_images};
+use super::create::{Ports, RuntimeWord, check, from_environment};
 use super::flags::{SpecFlags, parse_mount, parse_network};
 use crate::api::{Client, ServiceUpdate};
 use crate::cli::fault::Fault;
@@ -96,10 +96,14 @@ async fn network_names(update: &Update, client: &Client) -> Result<Vec<String>, 
 impl Update {
     fn apply(self, spec: &mut ServiceSpec, networks_gone: &[String]) -> Result<(), Fault> {
         if let Some(image) = &self.image {
-            return Err(Fault::failed(no_images(image)));
+            return Err(Fault::failed(format!(
+                "--image {image}: changing the image is not there yet; remove the service and create it again"
+            )));
         }
         if self.runtime == Some(RuntimeWord::Docker) {
-            return Err(Fault::failed("--runtime docker: the docker runtime is not there yet; allowed is: exec"));
+            return Err(Fault::failed(
+                "--runtime docker: a service keeps its runtime; remove it and create it again from an image",
+            ));
         }
         let task = &mut spec.task;
         let added: Vec<String> = self.env_add.into_iter().filter_map(from_environment).collect();
@@ -121,7 +125,7 @@ impl Update {
             task.command.truncate(1);
             task.command.extend(args);
         }
-        if task.command.is_empty() {
+        if task.image.is_empty() && task.command.is_empty() {
             return Err(Fault::failed("--command: an empty command can't be run"));
         }
         if self.force {

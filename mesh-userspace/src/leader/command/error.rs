@@ -88,7 +88,7 @@ pub enum CommandError {
     #[error("service '{service}' has neither image nor command: give what to run")]
     NothingToRun { service: String },
     #[error(
-        "service '{service}': the docker runtime is not there yet: use --runtime exec with a command of the host (no node offers runtime docker)"
+        "service '{service}': no node offers runtime docker: install docker.io on a node and start its agent with --runtimes docker,exec, or use --runtime exec with a command of the host"
     )]
     NoDocker { service: String },
     #[error("service '{service}': no node offers runtime {runtime}: start an agent with --runtimes {runtime}")]

@@ -238,7 +238,7 @@ fn service_commands_refuse_with_words() {
         (with(&|spec| spec.task.runtime = Runtime::Docker), &["neither image nor command"]),
         (
             with(&|spec| (spec.task.runtime, spec.task.image) = (Runtime::Docker, "nginx".into())),
-            &["no node offers runtime docker", "not there yet", "--runtime exec"],
+            &["no node offers runtime docker", "docker.io", "--runtime exec"],
         ),
         (with(&|spec| spec.update.max_failure_ratio = f32::NAN), &["update max-failure-ratio", "between 0 and 1"]),
     ];
