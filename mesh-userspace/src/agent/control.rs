@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::entrance::join_addr;
 use super::member::{Keeper, Member, store_path};
-use super::{Agent, lead, now, peers, purge};
+use super::{Agent, doctor, lead, now, peers, purge};
 use crate::api::client::Client;
 use crate::api::tls;
 use crate::api::{
@@ -16,6 +16,7 @@ use crate::api::{
     JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed, LogQuery, LogRequest, NodeUpdate, PurgeAnswer, ScaleItem,
     ServiceUpdate, StackAnswer, StackDeploy, StackStep, StepAction, StepKind,
 };
+use crate::doctor::Finding;
 use crate::leader::command;
 use crate::leader::{Ctx, isolation};
 use crate::membership::identity::FOLDER;
@@ -126,6 +127,7 @@ impl ControlPlane for Control {
             }
             None => (Arc::default(), Arc::default(), None, Vec::new()),
         };
+        warnings.extend(self.0.checkup.complaints());
         if let Some(member) = &member {
             warnings.extend(store_away(member));
             if member.keeper.is_some() {
@@ -436,6 +438,10 @@ impl ControlPlane for Control {
             }
         }
         Ok(feed)
+    }
+
+    async fn doctor(&self, _caller: &Caller) -> Result<Vec<Finding>, ApiError> {
+        Ok(doctor::examine(&self.0).await)
     }
 
     async fn purge(&self, _caller: &Caller) -> Result<PurgeAnswer, ApiError> {

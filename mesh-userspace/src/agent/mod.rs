@@ -14,6 +14,7 @@
 mod cluster_routes;
 mod control;
 mod desired;
+mod doctor;
 mod entrance;
 mod lead;
 mod member;
@@ -34,6 +35,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, RwLock};
 
+pub use doctor::doctor;
 pub use purge::purge;
 pub use settings::Settings;
 
@@ -51,6 +53,7 @@ pub(crate) struct Agent {
     net: Arc<HostNet>,
     /// None while the node is in no cluster.
     member: RwLock<Option<Arc<Member>>>,
+    checkup: doctor::Checkup,
     /// init, join, leave and purge: one at a time.
     changing: Mutex<()>,
 }
@@ -97,7 +100,15 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     }
     let net = Arc::new(HostNet::open(&args.state_dir)?);
     let listener = bind_unix(&args.socket)?;
-    let agent = Arc::new(Agent { args, name, cgroup, net, member: RwLock::default(), changing: Mutex::default() });
+    let agent = Arc::new(Agent {
+        args,
+        name,
+        cgroup,
+        net,
+        member: RwLock::default(),
+        checkup: doctor::Checkup::default(),
+        changing: Mutex::default(),
+    });
     if let Some(member) = Member::resume(&agent).await? {
         *agent.member.write().await = Some(member);
     }
@@ -110,8 +121,10 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     };
     log::info!("agent of node {} listens at {}", agent.name, agent.args.socket.display());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
+    let checkups = tokio::spawn(doctor::watch(agent.clone()));
     let socket = agent.args.socket.clone();
     serve_unix(listener, router(Arc::new(control::Control(agent.clone()))), told_to_end).await;
+    checkups.abort();
     if let Some(member) = agent.member.write().await.take() {
         member.end().await;
     }

@@ -54,6 +54,8 @@ pub struct Kernel {
     mesh0: Mutex<Option<(u32, u32)>>,
     /// What the last round could not do.
     troubles: Mutex<Troubles>,
+    /// What the check-up found wrong with this node, for the others to see.
+    notes: Mutex<Vec<String>>,
     /// Revision of the last round that was applied whole.
     applied: Mutex<u64>,
 }
@@ -92,6 +94,7 @@ impl Kernel {
             kick: Notify::new(),
             mesh0: Mutex::default(),
             troubles: Mutex::default(),
+            notes: Mutex::default(),
             applied: Mutex::default(),
         })
     }
@@ -115,6 +118,28 @@ impl Kernel {
     pub fn echoes(&self) -> anyhow::Result<BTreeMap<u32, u64>> {
         let echoes = lock(&self.dataplane).echoes()?;
         Ok(echoes.into_iter().map(|(node, echo)| (node, echo.sequence)).collect())
+    }
+
+    /// Number and time (ns, monotonic) of the last echo that this node answered.
+    pub fn echo_of(&self, node: u32) -> Option<(u64, u64)> {
+        let echo = lock(&self.dataplane).echo(node).ok()??;
+        Some((echo.sequence, echo.answered_ns))
+    }
+
+    /// Largest packet of a task, once the underlay is known.
+    pub fn overlay_mtu(&self) -> Option<u32> {
+        lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::OVERHEAD_V4))
+    }
+
+    /// Tasks of this node that run, with their network namespaces.
+    pub fn namespaces(&self) -> BTreeMap<Id, PathBuf> {
+        lock(&self.namespaces).clone()
+    }
+
+    /// What is wrong with this node besides what a round can't do; reported with the next round.
+    pub fn set_notes(&self, notes: Vec<String>) {
+        *lock(&self.notes) = notes;
+        self.kick();
     }
 
     /// A task that was prepared must have its link now, and the programs must know it.
@@ -198,7 +223,7 @@ impl Kernel {
             ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
             runtimes: vec![Runtime::Exec],
             engine_version: None,
-            warnings: troubles.warnings,
+            warnings: troubles.warnings.into_iter().chain(lock(&self.notes).clone()).collect(),
         });
     }
 

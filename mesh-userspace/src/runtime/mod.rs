@@ -10,6 +10,7 @@
 //!
 //! Invariant: a task never depends on the agent's life. Must not: read the cluster's state, touch links or addresses.
 
+pub mod engine;
 mod error;
 pub mod exec;
 mod launch;

@@ -8,6 +8,7 @@ mod attach;
 mod batch;
 mod flows;
 mod pin;
+pub mod survey;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -90,6 +91,15 @@ impl Dataplane {
     pub fn echoes(&self) -> Result<BTreeMap<u32, Echo>, BpfError> {
         let map = self.hash::<u32, Echo>("ECHOES")?;
         map.iter().map(|entry| entry.map_err(tables::map_error("read", "ECHOES"))).collect()
+    }
+
+    /// The last answer of the node with this number, if it ever gave one.
+    pub fn echo(&self, node: u32) -> Result<Option<Echo>, BpfError> {
+        match self.hash::<u32, Echo>("ECHOES")?.get(&node, 0) {
+            Ok(echo) => Ok(Some(echo)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(tables::map_error("read", "ECHOES")(error)),
+        }
     }
 
     /// Drops so far by hook and reason, zeros left out.

@@ -42,15 +42,15 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
 ];
 
+/// Whether the directory, or the nearest one above it that exists, is on a BPF file system.
+pub fn is_on_bpffs(dir: &Path) -> bool {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+}
+
 /// Makes the directories; they must be on a BPF file system.
 pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
-    let mut existing = bpf_dir;
-    while !existing.exists() {
-        let Some(parent) = existing.parent() else { break };
-        existing = parent;
-    }
-    let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
-    if !is_bpffs {
+    if !is_on_bpffs(bpf_dir) {
         return Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() });
     }
     for name in ["maps", "progs", "links"] {
