@@ -96,8 +96,8 @@ pub struct Network {
     pub pool: Ipv4Net,
     /// The cluster's networks; empty without a cluster.
     pub networks: Vec<(String, Ipv4Net)>,
-    /// Prefixes that this host reaches by links of its own, with the link's name.
-    pub routes: Vec<(IpNet, String)>,
+    /// Prefixes that this host reaches by links of its own, with the link's name; or why they could not be listed.
+    pub routes: Result<Vec<(IpNet, String)>, String>,
     /// What this node told the allocator when it joined; None without a cluster.
     pub reported: Option<Vec<IpNet>>,
     pub others: Vec<OtherProgram>,

@@ -72,8 +72,13 @@ fn published(network: &Network) -> Vec<Finding> {
 
 fn routes(network: &Network) -> Vec<Finding> {
     let pool = network.pool;
-    let inside: Vec<(Ipv4Net, &str)> = network
-        .routes
+    let routes = match &network.routes {
+        Ok(routes) => routes,
+        Err(why) => {
+            return vec![Finding::warning("routes", why.clone(), "ask again; `ip route show table all` lists them")];
+        }
+    };
+    let inside: Vec<(Ipv4Net, &str)> = routes
         .iter()
         .filter_map(|(to, link)| match to {
             IpNet::V4(to) if overlap(to, &pool) => Some((*to, link.as_str())),

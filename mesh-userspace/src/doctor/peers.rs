@@ -46,7 +46,9 @@ fn names(peers: &[Peer]) -> String {
 fn answers(peer: &Peer, data_port: u16) -> Option<Finding> {
     let name = &peer.name;
     let mut silent = Vec::new();
-    if let Api::Failed(why) = &peer.api {
+    // A narrow path swallows certificates too; it has a finding of its own.
+    let is_narrow = matches!(peer.path, PathMtu::Only(_));
+    if let (Api::Failed(why), false) = (&peer.api, is_narrow) {
         silent.push(format!("2377/tcp of {} ({why})", peer.advertise_addr));
     }
     if peer.is_alive != Some(true) {

@@ -34,7 +34,7 @@ fn good() -> Facts {
             not_taken: Vec::new(),
             pool: "10.0.0.0/8".parse().unwrap(),
             networks: vec![("demo".into(), "10.0.16.0/20".parse().unwrap())],
-            routes: vec![("192.168.1.0/24".parse().unwrap(), "eth0".into())],
+            routes: Ok(vec![("192.168.1.0/24".parse().unwrap(), "eth0".into())]),
             reported: Some(Vec::new()),
             others: Vec::new(),
         },
@@ -81,6 +81,10 @@ fn says(finding: &Finding, check: &str, state: State, words: &[&str]) {
     for word in words {
         assert!(said.contains(word), "no {word:?} in: {said}");
     }
+}
+
+fn routes_of(facts: &mut Facts) -> &mut Vec<(ipnet::IpNet, String)> {
+    facts.network.routes.as_mut().expect("a list")
 }
 
 fn peers_of(facts: &mut Facts) -> &mut Peers {
@@ -181,22 +185,23 @@ fn a_port_in_use_is_named_with_its_user() {
 fn a_route_into_the_pool_is_judged_by_what_lies_there() {
     let route = |to: &str| (to.parse().unwrap(), "tun0".to_string());
     says(
-        &bad(|f| f.network.routes.push(route("10.0.0.0/9"))),
+        &bad(|f| routes_of(f).push(route("10.0.0.0/9"))),
         "routes",
         State::Failed,
         &["10.0.0.0/9", "tun0", "demo", "ip route del 10.0.0.0/9"],
     );
-    says(&bad(|f| f.network.routes.push(route("10.0.17.0/24"))), "routes", State::Failed, &["demo"]);
-    says(&bad(|f| f.network.routes.push(route("10.77.0.0/16"))), "routes", State::Warning, &["--subnet"]);
+    says(&bad(|f| routes_of(f).push(route("10.0.17.0/24"))), "routes", State::Failed, &["demo"]);
+    says(&bad(|f| routes_of(f).push(route("10.77.0.0/16"))), "routes", State::Warning, &["--subnet"]);
+    says(&bad(|f| f.network.routes = Err("cannot list routes".into())), "routes", State::Warning, &["cannot list"]);
     let mut facts = good();
-    facts.network.routes.push(route("10.77.1.0/24"));
+    routes_of(&mut facts).push(route("10.77.1.0/24"));
     facts.network.reported = Some(vec!["10.77.0.0/16".parse().unwrap()]);
     assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok), "the allocator was told");
     let mut facts = good();
     (facts.network.reported, facts.network.networks) = (None, Vec::new());
-    facts.network.routes.push(route("10.77.1.0/24"));
+    routes_of(&mut facts).push(route("10.77.1.0/24"));
     assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok), "networks will keep out of it");
-    facts.network.routes.push(route("10.0.0.0/8"));
+    routes_of(&mut facts).push(route("10.0.0.0/8"));
     let said: Vec<String> = judge(&facts).iter().filter_map(Finding::complaint).collect();
     assert!(said.len() == 1 && said[0].contains("--default-addr-pool"), "{said:?}");
 }
@@ -236,4 +241,9 @@ fn clocks_are_compared_within_what_can_be_measured() {
 fn a_narrow_path_is_told_in_bytes_on_the_wire() {
     let narrow = bad(|f| peers_of(f).peers[0].path = PathMtu::Only(1350));
     says(&narrow, "mtu", State::Failed, &["n2", "1500", "1400", "ip link set mtu 1400", "1350"]);
+    let swallowed = bad(|f| {
+        let peer = &mut peers_of(f).peers[0];
+        (peer.path, peer.api) = (PathMtu::Only(1350), Api::Failed("timed out".into()));
+    });
+    says(&swallowed, "mtu", State::Failed, &["n2"]);
 }

@@ -1,11 +1,13 @@
 //! `mesh doctor`: a healthy node has nothing to complain of; each fault made on purpose is named, with its remedy.
 
 use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_lab::{Lab, Node, Swarm, eventually, run_command, scenario, step};
+use mesh_tests::stranger::Stranger;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -112,18 +114,48 @@ fn a_route_into_the_pool(lab: &Lab) -> Result<()> {
     doctor(n1, &[], 0).map(drop)
 }
 
-/// The filter of a monitoring tool: a program that lets everything pass, attached with tc (of iproute2) as such tools do.
+/// Whoever else works with packets: monitoring tools, other networks, firewalls in eBPF.
 fn a_program_on_our_hook(lab: &Lab) -> Result<()> {
     let n1 = lab.node("n1");
-    step("a stranger's packet program at eth0's ingress");
+    let ifindex = || nix::net::if_::if_nametoindex("eth0").context("eth0");
+    step("a stranger's program at eth0's ingress: by TCX, by XDP, as a filter");
+    for (place, attach) in [
+        ("eth0 ingress (TCX)", Stranger::at_tcx as fn(&str, u32) -> Result<Stranger>),
+        ("eth0 (XDP)", Stranger::at_xdp),
+    ] {
+        let stranger = n1.run_inside(|| attach("other_program", ifindex()?))??;
+        let found = warned(&doctor(n1, &[], 0)?, "hooks")?;
+        ensure!(found.contains("other_program") && found.contains(place) && found.contains("bpftool"), "{found}");
+        drop(stranger);
+    }
     n1.run(["tc", "qdisc", "add", "dev", "eth0", "clsact"])?.ok()?;
     // One instruction of classic BPF, "return 0": no match, on to the next.
-    let filter = ["tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "bytecode", "1,6 0 0 0,"];
-    n1.run(filter)?.ok()?;
+    n1.run(["tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "bytecode", "1,6 0 0 0,"])?.ok()?;
     let found = warned(&doctor(n1, &[], 0)?, "hooks")?;
-    ensure!(found.contains("eth0 ingress (TC filter)") && found.contains("bpftool"), "{found}");
+    ensure!(found.contains("eth0 ingress (TC filter)"), "{found}");
     n1.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"])?.ok()?;
-    doctor(n1, &[], 0).map(drop)
+    let rows = doctor(n1, &[], 0)?;
+
+    step("and at connect(2) of a cgroup");
+    let root = text(row(&rows, "cgroup2")?, "Found");
+    let cgroup = Path::new(root.split(',').next().unwrap_or_default()).join(format!("{}-doctor", lab.id()));
+    std::fs::create_dir(&cgroup)?;
+    let said = in_a_cgroup(n1, &cgroup);
+    std::fs::remove_dir(&cgroup)?;
+    let found = said?;
+    ensure!(found.contains("other_program") && found.contains("(connect4)"), "{found}");
+    Ok(())
+}
+
+/// Asked of no agent: the agents of the lab have the machine's own cgroup, which is nobody's to play with.
+fn in_a_cgroup(node: &Node, cgroup: &Path) -> Result<String> {
+    let _stranger = Stranger::at_connect("other_program", cgroup)?;
+    let flags = ["--socket=/nonexistent/mesh.sock".to_owned(), format!("--cgroup={}", cgroup.display())];
+    let words = ["doctor", "--format", "json"].map(str::to_owned);
+    // Where the agent has its ports they are in use, for somebody who is not that agent.
+    let output = node.mesh(words.iter().chain(&flags).chain(&machine_flags(node)))?;
+    let rows: Vec<Value> = serde_json::from_str(&output.stdout).with_context(|| output.describe())?;
+    warned(&rows, "hooks")
 }
 
 fn a_narrow_path(lab: &Lab) -> Result<()> {

@@ -63,7 +63,15 @@ impl Checkup {
 pub async fn examine(agent: &Arc<Agent>) -> Vec<Finding> {
     let _turn = agent.checkup.turn.lock().await;
     let member = agent.member.read().await.clone();
-    let findings = judge(&gather(&agent.args, &agent.net, Some(&agent.cgroup), member.as_ref()).await);
+    // A netlink socket of its own: the kernel refuses a second listing on one that is listing already, and rounds go on meanwhile.
+    let net = match HostNet::open(&agent.args.state_dir) {
+        Ok(net) => net,
+        Err(error) => {
+            let remedy = "look whether this process may open more files (LimitNOFILE), and restart the agent";
+            return vec![Finding::failed("check-up", error.to_string(), remedy)];
+        }
+    };
+    let findings = judge(&gather(&agent.args, &net, Some(&agent.cgroup), member.as_ref()).await);
     agent.checkup.keep(findings.clone());
     if let Some(member) = &member {
         member.kernel.set_notes(agent.checkup.complaints());

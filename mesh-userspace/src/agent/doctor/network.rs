@@ -19,10 +19,7 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
     let settings = cluster.as_ref().and_then(|cluster| cluster.settings.clone());
     let me = member.and_then(|member| cluster.as_ref()?.nodes.get(&member.id));
     let data_port = settings.as_ref().map_or(DEFAULT_DATA_PATH_PORT, |settings| settings.data_path_port);
-    let routes = net.routes_elsewhere().await.unwrap_or_else(|error| {
-        log::warn!("{error}");
-        Vec::new()
-    });
+    let routes = net.routes_elsewhere().await.map_err(|error| error.to_string());
     let networks = cluster.iter().flat_map(|cluster| cluster.networks.values());
     Network {
         ports: ports(net, data_port).await,

@@ -41,19 +41,21 @@ pub enum LinkProgram {
 impl HostNet {
     /// Who has this port; None: it is free.
     pub async fn port_holder(&self, transport: Transport, port: u16) -> Option<PortHolder> {
-        if transport == Transport::Udp {
-            let links = link::all(&self.handle).await.unwrap_or_default();
-            let device =
-                links.iter().find(|link| link.vxlan.is_some_and(|(its_port, _)| its_port == port) && link.is_up);
-            if let Some(device) = device {
-                let is_ours = device.is_our_mesh0();
-                return Some(if is_ours { PortHolder::Mesh0 } else { PortHolder::Device(device.name.clone()) });
-            }
-        }
         match ports::holder(transport, port) {
             ports::Holder::Nobody => None,
             ports::Holder::Process(name, pid) => Some(PortHolder::Process { name, pid }),
+            ports::Holder::Unseen if transport == Transport::Udp => Some(self.tunnel_device(port).await),
             ports::Holder::Unseen => Some(PortHolder::Kernel),
+        }
+    }
+
+    /// The device whose socket has this port.
+    async fn tunnel_device(&self, port: u16) -> PortHolder {
+        let links = link::all(&self.handle).await.unwrap_or_default();
+        match links.into_iter().find(|link| link.vxlan.is_some_and(|(its_port, _)| its_port == port)) {
+            Some(device) if device.is_our_mesh0() => PortHolder::Mesh0,
+            Some(device) => PortHolder::Device(device.name),
+            None => PortHolder::Kernel,
         }
     }
 
