@@ -15,6 +15,7 @@
 mod cluster_routes;
 mod control;
 mod desired;
+mod doctor;
 mod entrance;
 mod lead;
 mod lifecycle;
@@ -37,6 +38,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, RwLock};
 
+pub use doctor::doctor;
 pub use purge::purge;
 pub use settings::Settings;
 
@@ -54,6 +56,7 @@ pub(crate) struct Agent {
     net: Arc<HostNet>,
     /// None while the node is in no cluster.
     member: RwLock<Option<Arc<Member>>>,
+    checkup: doctor::Checkup,
     /// init, join, leave and purge: one at a time.
     changing: Mutex<()>,
     /// What a member answers on 2377. Given here, since it has the whole control plane and a member must not know that.
@@ -108,6 +111,7 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
         cgroup,
         net,
         member: RwLock::default(),
+        checkup: doctor::Checkup::default(),
         changing: Mutex::default(),
         cluster_router: cluster_routes::router,
     });
@@ -123,8 +127,10 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     };
     log::info!("agent of node {} listens at {}", agent.name, agent.args.socket.display());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
+    let checkups = tokio::spawn(doctor::watch(agent.clone()));
     let socket = agent.args.socket.clone();
     serve_unix(listener, router(Arc::new(control::Control(agent.clone()))), told_to_end).await;
+    checkups.abort();
     if let Some(member) = agent.member.write().await.take() {
         member.end().await;
     }

@@ -117,7 +117,7 @@ fn sequence() -> u64 {
 }
 
 /// An echo frame: from our number to the peer's, with the sequence number behind the Ethernet header (docs/reference/wire.md).
-fn frame(node: u32, peer: u32, sequence: u64) -> [u8; 60] {
+pub(super) fn frame(node: u32, peer: u32, sequence: u64) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..6].copy_from_slice(&mac::of(mac::KIND_ECHO, peer));
     frame[6..12].copy_from_slice(&mac::of(mac::KIND_ECHO, node));
@@ -127,7 +127,7 @@ fn frame(node: u32, peer: u32, sequence: u64) -> [u8; 60] {
 }
 
 /// A packet socket bound to mesh0 that receives nothing (protocol 0).
-fn open(ifindex: u32) -> io::Result<(u32, OwnedFd)> {
+pub(super) fn open(ifindex: u32) -> io::Result<(u32, OwnedFd)> {
     // SAFETY: plain values; the result is checked before it is owned.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
     if fd < 0 {
@@ -145,7 +145,7 @@ fn open(ifindex: u32) -> io::Result<(u32, OwnedFd)> {
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok((ifindex, fd)) }
 }
 
-fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+pub(super) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     // SAFETY: the buffer is as long as said.
     let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

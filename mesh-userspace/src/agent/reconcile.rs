@@ -57,6 +57,8 @@ pub struct Kernel {
     mesh0: Mutex<Option<(u32, u32)>>,
     /// What the last round could not do.
     troubles: Mutex<Troubles>,
+    /// What the check-up found wrong with this node, for the others to see.
+    notes: Mutex<Vec<String>>,
     /// Revision of the last round that was applied whole.
     applied: Mutex<u64>,
 }
@@ -98,6 +100,7 @@ impl Kernel {
             kick: Notify::new(),
             mesh0: Mutex::default(),
             troubles: Mutex::default(),
+            notes: Mutex::default(),
             applied: Mutex::default(),
         })
     }
@@ -128,6 +131,28 @@ impl Kernel {
         let peers = &lock(&self.programmed).0.peers;
         let silent = peers.iter().filter(|(_, peer)| peer.flags & schema::peer_flag::UNREACHABLE != 0);
         silent.map(|(number, _)| *number).collect()
+    }
+
+    /// Number and time (ns, monotonic) of the last echo that this node answered.
+    pub fn echo_of(&self, node: u32) -> Option<(u64, u64)> {
+        let echo = lock(&self.dataplane).echo(node).ok()??;
+        Some((echo.sequence, echo.answered_ns))
+    }
+
+    /// Largest packet of a task, once the underlay is known.
+    pub fn overlay_mtu(&self) -> Option<u32> {
+        lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::OVERHEAD_V4))
+    }
+
+    /// Tasks of this node that run, with their network namespaces.
+    pub fn namespaces(&self) -> BTreeMap<Id, PathBuf> {
+        lock(&self.namespaces).clone()
+    }
+
+    /// What is wrong with this node besides what a round can't do; reported with the next round.
+    pub fn set_notes(&self, notes: Vec<String>) {
+        *lock(&self.notes) = notes;
+        self.kick();
     }
 
     /// A task that was prepared must have its link now, and the programs must know it.
@@ -217,7 +242,7 @@ impl Kernel {
             runtimes,
             engine_version,
             without,
-            warnings: troubles.warnings,
+            warnings: troubles.warnings.into_iter().chain(lock(&self.notes).clone()).collect(),
         });
     }
 

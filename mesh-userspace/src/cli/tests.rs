@@ -39,8 +39,11 @@ struct Said {
 }
 
 fn mesh(socket: &std::path::Path, words: &[&str]) -> Said {
-    let entries =
-        Entries { agent: |_| anyhow::bail!("no agent in this test"), purge: |_| Ok(vec!["cgroup /mesh".to_string()]) };
+    let entries = Entries {
+        agent: |_| anyhow::bail!("no agent in this test"),
+        doctor: |_| Ok(vec![crate::doctor::Finding::ok("kernel", "6.12.9")]),
+        purge: |_| Ok(vec!["cgroup /mesh".to_string()]),
+    };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut arguments = vec!["mesh".into()];
     arguments.extend(words.iter().map(Into::into));
@@ -359,13 +362,62 @@ fn help_shows_what_is_there_and_nothing_else() {
     use clap::CommandFactory;
     super::Cli::command().debug_assert();
     let help = ok(&PathBuf::from("/nonexistent"), &["--help"]);
-    for verb in ["agent", "swarm", "node", "network", "service", "stack", "ps", "exec", "logs", "status", "purge"] {
+    for verb in [
+        "agent",
+        "swarm",
+        "node",
+        "network",
+        "service",
+        "stack",
+        "ps",
+        "exec",
+        "logs",
+        "status",
+        "doctor",
+        "purge",
+        "completions",
+    ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb} in {help}");
     }
-    for later in ["top", "flows", "monitor", "explain", "verify", "doctor", "completions", "supervise", "resolver"] {
+    for later in ["top", "flows", "monitor", "explain", "verify", "manual-pages", "supervise", "resolver"] {
         assert!(!help.lines().any(|line| line.trim_start().starts_with(later)), "{later} in {help}");
     }
     let help = ok(&PathBuf::from("/nonexistent"), &["agent", "--help"]);
     assert!(!help.contains("metrics") && help.contains("--data-path-addr"), "{help}");
     assert!(ok(&PathBuf::from("/nonexistent"), &["--version"]).starts_with("mesh 0."));
+}
+
+#[test]
+fn the_doctor_puts_remedies_below_their_rows_and_fails_where_a_check_failed() {
+    let agent = agent();
+    let said = mesh(&agent.socket, &["doctor"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(
+        said.out,
+        "CHECK     STATE     FOUND\n\
+         kernel    ok        6.12.9, BTF, TCX\n\
+         ports     failed    2377/tcp is in use by nginx (pid 7)\n    → stop it\n"
+    );
+    assert_eq!(said.err, "");
+    let json: serde_json::Value =
+        serde_json::from_str(&mesh(&agent.socket, &["doctor", "--format", "json"]).out).expect("JSON");
+    assert_eq!(json[1]["Remedy"], "stop it");
+    let alone = mesh(&PathBuf::from("/nonexistent/mesh.sock"), &["doctor"]);
+    assert_eq!((alone.code, alone.out.contains("6.12.9")), (0, true), "{alone:?}");
+    assert!(alone.err.contains("no agent answers"), "{alone:?}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let nowhere = PathBuf::from("/nonexistent/mesh.sock");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ok(&nowhere, &["completions", shell]);
+        assert!(script.contains("doctor") && script.contains("join-token"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert_eq!(ok(&nowhere, &["manual-pages", &folder.path().display().to_string()]), "");
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
+    assert!(page("mesh.1").contains("doctor"));
+    assert!(page("mesh-service-create.1").contains("replicas"));
+    assert!(page("mesh-agent.1").contains("state\\-dir"));
 }

@@ -12,6 +12,7 @@
 
 mod choice;
 pub mod docker;
+pub mod engine;
 mod error;
 pub mod exec;
 mod json_file;

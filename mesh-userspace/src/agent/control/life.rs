@@ -18,6 +18,7 @@ pub async fn facts(agent: &Agent) -> Facts {
         Some(member) => (member.desired.get(), member.observed(), Some(member.id.clone()), member.kernel.warnings()),
         None => (Arc::default(), Arc::default(), None, Vec::new()),
     };
+    warnings.extend(agent.checkup.complaints());
     if let Some(member) = &member {
         warnings.extend(store_away(member));
         if member.keeper.is_some() {

@@ -20,13 +20,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::Agent;
 use super::member::Member;
+use super::{Agent, doctor};
 use crate::api::{
     ApiError, Caller, ControlPlane, Created, ExecSession, Facts, InitAnswer, InitRequest, JoinAnswer, JoinRequest,
     JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed, LogQuery, NodeUpdate, PurgeAnswer, ScaleItem,
     ServiceUpdate, StackAnswer, StackDeploy,
 };
+use crate::doctor::Finding;
 use crate::model::{ExecRequest, Id, NetworkSpec, ServiceSpec};
 
 /// The control plane of this agent.
@@ -110,6 +111,10 @@ impl ControlPlane for Control {
 
     async fn logs(&self, caller: &Caller, query: LogQuery) -> Result<LogFeed, ApiError> {
         tasks::logs(&*self.member().await?, caller, query).await
+    }
+
+    async fn doctor(&self, _caller: &Caller) -> Result<Vec<Finding>, ApiError> {
+        Ok(doctor::examine(&self.0).await)
     }
 
     async fn purge(&self, _caller: &Caller) -> Result<PurgeAnswer, ApiError> {

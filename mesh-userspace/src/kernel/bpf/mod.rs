@@ -8,6 +8,7 @@ mod attach;
 mod batch;
 mod flows;
 mod pin;
+pub mod survey;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -96,6 +97,15 @@ impl Dataplane {
         })
         .map_err(|error| BpfError::Map { attempt: "read", map: "ECHOES", reason: error.to_string() })?;
         Ok(echoes)
+    }
+
+    /// The last answer of the node with this number, if it ever gave one.
+    pub fn echo(&self, node: u32) -> Result<Option<Echo>, BpfError> {
+        match self.hash::<u32, Echo>("ECHOES")?.get(&node, 0) {
+            Ok(echo) => Ok(Some(echo)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(tables::map_error("read", "ECHOES")(error)),
+        }
     }
 
     /// Drops so far by hook and reason, zeros left out.

@@ -46,15 +46,15 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
 ];
 
+/// Whether the directory, or the nearest one above it that exists, is on a BPF file system.
+pub fn is_on_bpffs(dir: &Path) -> bool {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+}
+
 /// The directory, or where it is to be made, must be on a BPF file system.
 pub fn check_file_system(bpf_dir: &Path) -> Result<(), BpfError> {
-    let mut existing = bpf_dir;
-    while !existing.exists() {
-        let Some(parent) = existing.parent() else { break };
-        existing = parent;
-    }
-    let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
-    if is_bpffs { Ok(()) } else { Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() }) }
+    if is_on_bpffs(bpf_dir) { Ok(()) } else { Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() }) }
 }
 
 /// Makes the directories; they must be on a BPF file system.

@@ -16,6 +16,7 @@ pub mod namespace;
 mod observe;
 mod on_mesh0;
 mod ports;
+mod survey;
 mod sysctl;
 mod task_link;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use rtnetlink::Handle;
 
 pub use changes::Changes;
 pub use error::NetError;
+pub use survey::{LinkProgram, PortHolder};
 
 use crate::model::Id;
 use crate::plan::net::{HeldPort, MESH0, NetImage, NetOp, TaskLink, diff};

@@ -16,7 +16,7 @@ mod scale;
 mod service;
 mod stack;
 
-pub use cluster::{InitCluster, init_cluster};
+pub use cluster::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT, InitCluster, init_cluster};
 pub use error::CommandError;
 pub(in crate::leader) use error::runtime_name;
 pub use network::{create_network, remove_network};
