@@ -19,7 +19,9 @@ use crate::api::{
 use crate::leader::command;
 use crate::leader::{Ctx, isolation};
 use crate::membership::identity::FOLDER;
-use crate::model::{Cluster, ExecRequest, Id, NetworkSpec, Node, Protocol, PublishMode, Role, ServiceSpec, Task};
+use crate::model::{
+    Cluster, ExecRequest, Id, NetworkSpec, Node, Protocol, PublishMode, Role, Runtime, ServiceSpec, Task,
+};
 use crate::runtime::{LogRequest as TaskLogs, RuntimeError, TaskRuntime};
 
 /// The control plane of this agent.
@@ -286,7 +288,8 @@ impl ControlPlane for Control {
                 let made =
                     lead::command(&member, keeper, |cluster, ctx| command::create_service(cluster, spec.clone(), ctx))
                         .await?;
-                Ok(Created { id: made.id, warnings: Vec::new() })
+                let warnings = without_engine(&member.observed(), &spec).into_iter().collect();
+                Ok(Created { id: made.id, warnings })
             }
         }
     }
@@ -470,6 +473,18 @@ fn refuse_not_yet(spec: &ServiceSpec) -> Result<(), ApiError> {
         return refuse("publishing an SCTP port", "publish TCP or UDP");
     }
     Ok(())
+}
+
+/// A service of containers where no Engine answers at this moment: it waits for one.
+fn without_engine(observed: &crate::model::Observed, spec: &ServiceSpec) -> Option<String> {
+    let is_away = observed.nodes.values().all(|node| !node.runtimes.contains(&Runtime::Docker));
+    (spec.task.runtime == Runtime::Docker && is_away).then(|| {
+        format!(
+            "no node of this cluster has a Docker Engine that answers: '{}' waits for one; start or install it (apt-get install \
+             docker.io), or run a command of the host with --runtime exec",
+            spec.name
+        )
+    })
 }
 
 /// Errors keep their kind where they have one.

@@ -135,6 +135,7 @@ impl Member {
         member.observed.send_replace(Arc::new(first));
         let events = member.runtime.events();
         member.tasks.adopt(&member).await.context("find the tasks of a former agent")?;
+        member.see_own_reports().await;
         member.clone().spawn_loops(agent, &identity, listener, events)?;
         Ok(member)
     }
@@ -192,6 +193,18 @@ impl Member {
             }
         });
         Ok(())
+    }
+
+    /// Gossip shows our own reports a moment after they are made: the first round must not take running tasks out of the tables.
+    async fn see_own_reports(&self) {
+        let (mut gossip, reported) = (self.membership.observed(), self.tasks.reported());
+        let are_shown = |observed: &Arc<Observed>| reported.iter().all(|id| observed.tasks.contains_key(id));
+        if tokio::time::timeout(Duration::from_secs(1), gossip.wait_for(are_shown)).await.is_err() {
+            log::warn!("gossip does not show the tasks that were adopted: their traffic may pause for a moment");
+        }
+        let mut observed = (**gossip.borrow()).clone();
+        self.remembered.complete(&mut observed, &self.desired.get(), &self.id);
+        self.observed.send_replace(Arc::new(observed));
     }
 
     /// A node that is removed, or shows another certificate than it joined with.

@@ -133,6 +133,11 @@ impl Tasks {
         Ok(())
     }
 
+    /// Tasks that were reported in this life.
+    pub fn reported(&self) -> Vec<Id> {
+        self.with(|known| known.reports.keys().cloned().collect())
+    }
+
     async fn perform(&self, member: &Arc<Member>, step: Step) {
         let id = match &step {
             Step::Start(task) | Step::Stop(task, _) => task.id.clone(),

@@ -205,7 +205,10 @@ fn what_a_service_asks_for_is_seen_inside() {
         step("started: everything is as asked for");
         stage.runtime.start(&task.task_id).await?;
         ensure!(stage.runtime.list().await?[0].phase == Phase::Running);
-        ensure!(stage.inside(&task, "echo $COLOUR $FROM; id -u; id -g; pwd; hostname").await? == "green exec\n1000\n1000\n/tmp\nfront-1\n");
+        ensure!(
+            stage.inside(&task, "echo $COLOUR $FROM; id -u; id -g; pwd; hostname").await?
+                == "green exec\n1000\n1000\n/tmp\nfront-1\n"
+        );
         ensure!(stage.inside(&task, "cat /files/note").await? == "from the host\n");
         let said = stage.exec(&task, &["sh", "-c", "echo x > /files/note"]).await?;
         ensure!(said.code == Some(1) && said.err.contains("Read-only"), "{said:?}");
@@ -220,11 +223,15 @@ fn what_a_service_asks_for_is_seen_inside() {
         ensure!(stage.inside(&task, "cat /proc/sys/net/ipv4/tcp_keepalive_time").await? == "77\n");
         ensure!(stage.inside(&task, "cat /proc/1/comm").await?.contains("init"));
         let set = |task: &TaskLaunch, template| stage.inspect(task, template);
-        ensure!(set(&task, "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{.HostConfig.MemoryReservation}}")?
-            == "500000000 67108864 33554432");
+        ensure!(
+            set(&task, "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{.HostConfig.MemoryReservation}}")?
+                == "500000000 67108864 33554432"
+        );
         let capabilities = set(&task, "{{.HostConfig.CapAdd}} {{.HostConfig.CapDrop}}")?.replace("CAP_", "");
         ensure!(capabilities == "[NET_ADMIN] [MKNOD]", "{capabilities}");
-        ensure!(set(&task, "{{index .Config.Labels \"tier\"}} {{index .Config.Labels \"mesh.service\"}}")? == "front web");
+        ensure!(
+            set(&task, "{{index .Config.Labels \"tier\"}} {{index .Config.Labels \"mesh.service\"}}")? == "front web"
+        );
         ensure!(set(&task, "{{.HostConfig.RestartPolicy.Name}} {{.HostConfig.NetworkMode}}")? == "no none");
 
         step("its output, by stream; and the last line alone");
@@ -263,7 +270,10 @@ fn a_command_in_a_container_behaves_as_in_a_terminal() {
         let said = hear(&mut cat, None).await?;
         ensure!((said.out.as_str(), said.code) == ("two\n", Some(0)), "{said:?}");
         step("a signal");
-        let mut wait = stage.runtime.exec(&task.task_id, request(&["sh", "-c", "trap 'exit 9' INT; echo up; while :; do sleep 0.1; done"])).await?;
+        let mut wait = stage
+            .runtime
+            .exec(&task.task_id, request(&["sh", "-c", "trap 'exit 9' INT; echo up; while :; do sleep 0.1; done"]))
+            .await?;
         hear(&mut wait, Some("up")).await?;
         wait.0.send(ExecInput::Signal(libc::SIGINT)).await?;
         ensure!(hear(&mut wait, None).await?.code == Some(9));
@@ -278,7 +288,12 @@ fn a_command_in_a_container_behaves_as_in_a_terminal() {
         shell.0.send(ExecInput::Stdin("until stty size | grep '40 120'; do sleep 0.1; done\n".into())).await?;
         hear(&mut shell, Some("\n40 120")).await?;
         step("bytes that look like a frame's head are only bytes");
-        shell.0.send(ExecInput::Stdin("printf '\\001\\000\\000\\000\\377\\377\\377\\377'; sleep 0.3; echo be''hind\n".into())).await?;
+        shell
+            .0
+            .send(ExecInput::Stdin(
+                "printf '\\001\\000\\000\\000\\377\\377\\377\\377'; sleep 0.3; echo be''hind\n".into(),
+            ))
+            .await?;
         hear(&mut shell, Some("behind")).await?;
         shell.0.send(ExecInput::Stdin("exit 5\n".into())).await?;
         ensure!(hear(&mut shell, None).await?.code == Some(5));
@@ -288,7 +303,7 @@ fn a_command_in_a_container_behaves_as_in_a_terminal() {
         mesh_lab::eventually(SOON, "the command runs", || Ok(ensure!(processes()?.contains("sleep 999"))))?;
         drop(streams);
         // On this thread, while the runtime's own work on theirs.
-        mesh_lab::eventually(SOON, "it ends", || Ok(ensure!(!processes()?.contains("trap"), "{}", processes()?)))?;
+        mesh_lab::eventually(SOON, "it ends", || Ok(ensure!(!processes()?.contains("sleep 999"), "{}", processes()?)))?;
         step("what is left in the background does not keep the caller");
         let asked = Instant::now();
         let said = stage.exec(&task, &["sh", "-c", "sleep 100 & echo done"]).await?;
@@ -358,7 +373,11 @@ fn a_task_ends_as_asked_or_says_why() {
         };
         let reason = refused(TaskLaunch { image: "localhost:1/nosuch:9".into(), ..launch(8, &[]) }).await?;
         ensure!(reason.starts_with("No such image: localhost:1/nosuch:9: "), "{reason}");
-        let reason = refused(TaskLaunch { mounts: vec![mount("bind", Path::new("/no/such"), "/x", false)], ..launch(9, &["true"]) }).await?;
+        let reason = refused(TaskLaunch {
+            mounts: vec![mount("bind", Path::new("/no/such"), "/x", false)],
+            ..launch(9, &["true"])
+        })
+        .await?;
         ensure!(reason.contains("/no/such"), "{reason}");
         let reason = refused(TaskLaunch { user: Some("nobody-here".into()), ..launch(10, &["true"]) }).await?;
         ensure!(reason.contains("nobody-here"), "{reason}");
@@ -371,7 +390,8 @@ fn a_task_ends_as_asked_or_says_why() {
 fn tasks_outlive_agent_and_engine() {
     with_engine("tasks outlive agent and Engine", &["--live-restore"], async |mut stage| {
         let script = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done";
-        let (stays, dies, waits) = (launch(1, &["sh", "-c", script]), launch(2, &["sleep", "1000"]), launch(3, &["true"]));
+        let (stays, dies, waits) =
+            (launch(1, &["sh", "-c", script]), launch(2, &["sleep", "1000"]), launch(3, &["true"]));
         stage.run(&stays).await?;
         let pid = stage.run(&dies).await?.pid;
         stage.runtime.prepare(waits.clone()).await?;
@@ -383,7 +403,9 @@ fn tasks_outlive_agent_and_engine() {
         let listed = stage.runtime.list().await?;
         let phases: Vec<_> = listed.iter().map(|task| task.phase.word()).collect();
         ensure!(phases == ["running", "running", "prepared"], "{phases:?}");
-        ensure!(listed[0].launch.as_ref() == Some(&stays) && listed[1].prepared.as_ref().map(|one| one.pid) == Some(pid));
+        ensure!(
+            listed[0].launch.as_ref() == Some(&stays) && listed[1].prepared.as_ref().map(|one| one.pid) == Some(pid)
+        );
 
         step("the Engine goes; a follower of the output waits; one task dies meanwhile");
         let mut lines = stage.runtime.logs(&stays.task_id, LogRequest { follow: true, tail: None }).await?;
@@ -393,7 +415,8 @@ fn tasks_outlive_agent_and_engine() {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)?;
         let (task_id, exit) = stage.end().await?;
         ensure!(task_id == dies.task_id && exit.error.is_some_and(|error| error.contains("away")));
-        let error = stage.runtime.exec(&stays.task_id, request(&["true"])).await.err().context("no Engine")?.to_string();
+        let error =
+            stage.runtime.exec(&stays.task_id, request(&["true"])).await.err().context("no Engine")?.to_string();
         ensure!(error.contains("no Docker Engine answers at") && error.contains("systemctl start docker"), "{error}");
         ensure!(stage.runtime.remove(&dies.task_id).await.is_err(), "its container is still there");
 
@@ -516,14 +539,14 @@ fn the_engines_verdict_is_told() {
 #[test]
 fn user_namespaces_and_other_runtimes_work_or_are_refused() {
     let title = "user namespaces and other runtimes work or are refused";
-    with_engine(title, &["--userns-remap=nobody"], async |stage| {
+    with_engine(title, &["--userns-remap=nobody:nogroup"], async |stage| {
         step("root inside is nobody outside; the network namespace is ours to set up");
         let task = launch(1, &["sleep", "1000"]);
         let prepared = stage.run(&task).await?;
         ensure!(stage.inside(&task, "id -u; cat /etc/hostname").await? == format!("0\n{}\n", task.hostname));
         let status = std::fs::read_to_string(format!("/proc/{}/status", prepared.pid))?;
         ensure!(status.contains("Uid:\t100000\t"), "{status}");
-        let link = format!("nsenter --net={} ip link add eth0 type dummy", prepared.netns.display());
+        let link = format!("nsenter --net={} ip link add eth0 type veth peer name other", prepared.netns.display());
         stage.namespace.run(|| std::process::Command::new("sh").args(["-c", &link]).status())??;
         ensure!(stage.inside(&task, "ip link show eth0").await?.contains("eth0"));
         ensure!(stage.runtime.stop(&task.task_id, StopRequest { grace: Duration::ZERO, ..TERM }).await?.code == 137);
@@ -538,7 +561,10 @@ fn user_namespaces_and_other_runtimes_work_or_are_refused() {
     let flag = format!("--add-runtime=strange={}", runtimes.display());
     with_engine("a runtime that is none of processes", &[&flag, "--default-runtime=strange"], async |stage| {
         let error = stage.run(&launch(1, &["sleep", "1000"])).await.expect_err("no gate to find").to_string();
-        ensure!(error.contains("does not run as processes of this machine's kernel") && error.contains("runc"), "{error}");
+        ensure!(
+            error.contains("does not run as processes of this machine's kernel") && error.contains("runc"),
+            "{error}"
+        );
         ensure!(stage.engine.containers()?.is_empty());
         Ok(())
     });

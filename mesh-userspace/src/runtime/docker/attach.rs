@@ -91,7 +91,11 @@ fn take_all(buffer: &mut BytesMut) -> Option<ExecEvent> {
 fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<ExecEvent>> {
     let Some(([stream, 0, 0, 0], length)) = buffer.first_chunk::<HEAD>().map(|head| head.split_at(4)).and_then(split)
     else {
-        return if buffer.len() < HEAD { Ok(None) } else { Err(io::Error::other("not a frame of the Engine's stream")) };
+        return if buffer.len() < HEAD {
+            Ok(None)
+        } else {
+            Err(io::Error::other("not a frame of the Engine's stream"))
+        };
     };
     if buffer.len() < HEAD + length {
         return Ok(None);
