@@ -90,8 +90,11 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
         let docker = DockerConfig::new(args.state_dir.clone(), identity.name().node_id.clone());
         let runtime = Runtimes::new(config, docker, &args.runtimes)?;
         for TaskInstance { task_id, .. } in runtime.list().await? {
-            runtime.remove(&task_id).await?;
-            removed.push(format!("task {}", task_id.short()));
+            // One whose container can't be removed, because the Engine is away, does not run any more; its links go all the same.
+            match runtime.remove(&task_id).await {
+                Ok(()) => removed.push(format!("task {}", task_id.short())),
+                Err(error) => log::warn!("{error}"),
+            }
         }
     }
     let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
