@@ -300,10 +300,16 @@ fn a_command_in_a_container_behaves_as_in_a_terminal() {
         step("a caller that goes takes its command along");
         let streams = stage.runtime.exec(&task.task_id, request(&["sh", "-c", "trap '' HUP; sleep 999"])).await?;
         let processes = || stage.engine.docker(["top", &task.name])?.ok();
-        mesh_lab::eventually(SOON, "the command runs", || Ok(ensure!(processes()?.contains("sleep 999"))))?;
+        mesh_lab::eventually(SOON, "the command runs", || {
+            ensure!(processes()?.contains("sleep 999"));
+            Ok(())
+        })?;
         drop(streams);
         // On this thread, while the runtime's own work on theirs.
-        mesh_lab::eventually(SOON, "it ends", || Ok(ensure!(!processes()?.contains("trap"), "{}", processes()?)))?;
+        mesh_lab::eventually(SOON, "it ends", || {
+            ensure!(!processes()?.contains("sleep 999"), "{}", processes()?);
+            Ok(())
+        })?;
         step("what is left in the background does not keep the caller");
         let asked = Instant::now();
         let said = stage.exec(&task, &["sh", "-c", "sleep 100 & echo done"]).await?;
@@ -455,7 +461,10 @@ fn tasks_outlive_agent_and_engine() {
         std::fs::remove_dir_all(stage.folder.join("containers"))?;
         let config = DockerConfig { node: Id::from_bytes([8; 16]), ..stage.config.clone() };
         let next = DockerRuntime::new(config)?;
-        mesh_lab::eventually(SOON, "no container", || Ok(ensure!(stage.engine.containers()?.is_empty())))?;
+        mesh_lab::eventually(SOON, "no container", || {
+            ensure!(stage.engine.containers()?.is_empty());
+            Ok(())
+        })?;
         ensure!(next.list().await?.is_empty());
         Ok(())
     });
@@ -486,6 +495,16 @@ fn an_engine_without_live_restore_takes_its_containers_along() {
         stage.runtime.start(&next.task_id).await?;
         let phases: Vec<_> = stage.runtime.list().await?.iter().map(|task| task.phase.word()).collect();
         ensure!(phases == ["exited", "exited", "running"], "{phases:?}");
+        step("killed, it leaves them running until it is back");
+        stage.engine.kill()?;
+        mesh_lab::eventually(SOON, "the runtime sees it", || {
+            ensure!(stage.runtime.version().is_none());
+            Ok(())
+        })?;
+        ensure!(stage.runtime.list().await?[2].phase == Phase::Running);
+        stage.engine.start(&[])?;
+        let (task_id, _) = stage.end().await?;
+        ensure!(task_id == next.task_id);
         Ok(())
     });
 }
@@ -527,7 +546,8 @@ fn the_engines_verdict_is_told() {
         stage.runtime.close();
         stage.inside(&task, "touch /tmp/well").await?;
         mesh_lab::eventually(SOON, "healthy again", || {
-            Ok(ensure!(stage.inspect(&task, "{{.State.Health.Status}}")? == "healthy"))
+            ensure!(stage.inspect(&task, "{{.State.Health.Status}}")? == "healthy");
+            Ok(())
         })?;
         stage.runtime = DockerRuntime::new(stage.config.clone())?;
         stage.events = stage.runtime.events();
@@ -539,14 +559,14 @@ fn the_engines_verdict_is_told() {
 #[test]
 fn user_namespaces_and_other_runtimes_work_or_are_refused() {
     let title = "user namespaces and other runtimes work or are refused";
-    with_engine(title, &["--userns-remap=nobody"], async |stage| {
+    with_engine(title, &["--userns-remap=nobody:nogroup"], async |stage| {
         step("root inside is nobody outside; the network namespace is ours to set up");
         let task = launch(1, &["sleep", "1000"]);
         let prepared = stage.run(&task).await?;
         ensure!(stage.inside(&task, "id -u; cat /etc/hostname").await? == format!("0\n{}\n", task.hostname));
         let status = std::fs::read_to_string(format!("/proc/{}/status", prepared.pid))?;
         ensure!(status.contains("Uid:\t100000\t"), "{status}");
-        let link = format!("nsenter --net={} ip link add eth0 type dummy", prepared.netns.display());
+        let link = format!("nsenter --net={} ip link add eth0 type veth peer name other", prepared.netns.display());
         stage.namespace.run(|| std::process::Command::new("sh").args(["-c", &link]).status())??;
         ensure!(stage.inside(&task, "ip link show eth0").await?.contains("eth0"));
         ensure!(stage.runtime.stop(&task.task_id, StopRequest { grace: Duration::ZERO, ..TERM }).await?.code == 137);

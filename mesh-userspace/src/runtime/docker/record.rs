@@ -134,7 +134,7 @@ mod tests {
         assert!(records.create(&record).is_err(), "a second container of one task is noticed");
         records.change(&id, |record| record.started_at = Some(5)).expect("changed");
         assert_eq!(records.read(&id).expect("read").and_then(|record| record.started_at), Some(5));
-        assert_eq!(records.ids().expect("listed"), [id.clone()]);
+        assert_eq!(records.ids().expect("listed").as_slice(), std::slice::from_ref(&id));
         records.remove(&id).expect("removed");
         records.change(&id, |record| record.started_at = Some(6)).expect("no error");
         assert!(!records.contains(&id), "a late change does not bring it back");
