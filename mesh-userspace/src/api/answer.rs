@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     Availability, Id, LogLine, Mode, Network, Node, NodeStatus, PortSpec, Role, Runtime, Service, Settings, Task,
-    TaskHealth, TaskState, UnixMs,
+    TaskHealth, TaskState, UnixMs, UpdateStatus,
 };
 
 /// Rows, and the moment they are true for: ages are counted from it, not from the reader's clock.
@@ -175,6 +175,9 @@ pub struct ServiceDetail {
     pub desired: u32,
     /// Tasks that should run and were made from an older spec.
     pub outdated: u32,
+    /// The last update that had tasks to replace.
+    #[serde(default)]
+    pub update: Option<UpdateStatus>,
     /// Newest first in each slot.
     pub tasks: Vec<TaskRow>,
 }

@@ -7,8 +7,8 @@ use super::node::{availability_name, manager_name, state_name};
 use super::ports::{mode_name, protocol_name};
 use crate::api::{NetworkDetail, NetworkTask, NodeDetail, ServiceDetail};
 use crate::model::{
-    EndpointMode, Mode, PortSpec, RestartCondition, Role, Runtime, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateFailureAction, UpdateOrder,
+    EndpointMode, Mode, Mount, MountOptions, PortSpec, RestartCondition, Role, Runtime, ServiceSpec, TaskSpec,
+    UpdateConfig, UpdateFailureAction, UpdateOrder,
 };
 
 pub(super) fn node(detail: &NodeDetail) -> Value {
@@ -142,6 +142,14 @@ pub(super) fn service(detail: &ServiceDetail) -> Value {
         },
         "ServiceStatus": { "RunningTasks": detail.running, "DesiredTasks": detail.desired },
     });
+    if let Some(update) = &detail.update {
+        value["UpdateStatus"] = json!({
+            "State": update.state,
+            "StartedAt": rfc3339(update.started_at),
+            "CompletedAt": update.completed_at.map(rfc3339),
+            "Message": update.message,
+        });
+    }
     if let Some(previous) = &service.previous_spec {
         value["PreviousSpec"] = spec(previous);
     }
@@ -181,9 +189,6 @@ fn spec(spec: &ServiceSpec) -> Value {
 /// Durations in nanoseconds, as Swarm's API has them.
 fn task_template(task: &TaskSpec) -> Value {
     let ns = |ms: u64| ms.saturating_mul(1_000_000);
-    let mounts = task.mounts.iter().map(|mount| {
-        json!({ "Type": mount.kind, "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only })
-    });
     let health = task.health.as_ref().map(|health| {
         if health.is_disabled() {
             return json!({ "Test": ["NONE"] });
@@ -198,19 +203,36 @@ fn task_template(task: &TaskSpec) -> Value {
             "StartInterval": ns(health.start_interval_ms),
         })
     });
-    let (runtime, args) = match task.runtime {
-        Runtime::Exec => ("exec", &task.command),
-        Runtime::Docker => ("container", &task.command),
+    let runtime = match task.runtime {
+        Runtime::Exec => "exec",
+        Runtime::Docker => "container",
     };
+    let container = &task.container;
+    let ulimits = container.ulimits.iter();
     json!({
         "ContainerSpec": {
             "Image": task.image,
-            "Args": args,
+            "Labels": container.labels,
+            "Command": container.entrypoint,
+            "Args": task.command,
             "Env": task.env,
             "User": task.user,
+            "Groups": container.group_add,
             "Hostname": task.hostname,
             "Dir": task.workdir,
-            "Mounts": mounts.collect::<Vec<_>>(),
+            "TTY": container.tty,
+            "OpenStdin": container.stdin_open,
+            "Init": container.init,
+            "ReadOnly": container.read_only,
+            "Privileges": { "NoNewPrivileges": container.no_new_privileges },
+            "CapabilityAdd": container.cap_add,
+            "CapabilityDrop": container.cap_drop,
+            "Sysctls": container.sysctls,
+            "Ulimits": ulimits
+                .map(|(name, limit)| json!({ "Name": name, "Soft": limit.soft, "Hard": limit.hard }))
+                .collect::<Vec<_>>(),
+            "Hosts": container.extra_hosts,
+            "Mounts": task.mounts.iter().map(mount).collect::<Vec<_>>(),
             "Healthcheck": health,
             "StopSignal": task.stop_signal,
             "StopGracePeriod": ns(task.stop_grace_period_ms),
@@ -219,6 +241,7 @@ fn task_template(task: &TaskSpec) -> Value {
             "Limits": {
                 "NanoCPUs": task.resources.limit_nano_cpus,
                 "MemoryBytes": task.resources.limit_memory_bytes,
+                "Pids": container.pids_limit,
             },
             "Reservations": {
                 "NanoCPUs": task.resources.reserve_nano_cpus,
@@ -239,6 +262,36 @@ fn task_template(task: &TaskSpec) -> Value {
         "ForceUpdate": task.force_update,
         "Runtime": runtime,
     })
+}
+
+fn mount(mount: &Mount) -> Value {
+    let options = &mount.options;
+    let mut value = json!({
+        "Type": mount.kind,
+        "Source": mount.source,
+        "Target": mount.target,
+        "ReadOnly": mount.read_only,
+    });
+    let driver = json!({ "Name": options.driver, "Options": options.driver_opts });
+    let part = match mount.kind.as_str() {
+        "volume" => json!({
+            "NoCopy": options.no_copy,
+            "Labels": options.labels,
+            "Subpath": options.subpath,
+            "DriverConfig": driver,
+        }),
+        "tmpfs" => json!({ "SizeBytes": options.tmpfs_size_bytes, "Mode": options.tmpfs_mode }),
+        _ => json!({ "Propagation": options.propagation }),
+    };
+    if mount.options != MountOptions::default() {
+        let key = match mount.kind.as_str() {
+            "volume" => "VolumeOptions",
+            "tmpfs" => "TmpfsOptions",
+            _ => "BindOptions",
+        };
+        value[key] = part;
+    }
+    value
 }
 
 fn update(config: &UpdateConfig) -> Value {

@@ -4,11 +4,46 @@
 
 use std::time::{Duration, Instant};
 
+use clap::{ArgAction, Args};
+
 use super::Screen;
 use super::fault::Fault;
 use super::task::state_name;
 use crate::api::{ApiError, Client, ErrorKind, ServiceDetail, TaskRow};
 use crate::model::{Id, Mode, RestartCondition, ServiceSpec, TaskHealth, TaskState};
+
+/// Whether to wait; flattened into every verb that changes services. As with Docker, `--detach=false` is understood too.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct Wait {
+    /// Don't wait until it is so
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_name = "BOOL",
+          default_value_t = false, default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true)]
+    detach: bool,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Wait {
+    /// Waits for these services in turn, if at all.
+    pub(super) async fn for_services(
+        self,
+        services: &[Id],
+        client: &Client,
+        screen: &mut Screen<'_>,
+    ) -> Result<(), Fault> {
+        for service in services.iter().filter(|_| !self.detach) {
+            if self.quiet {
+                let sink = &mut Screen { out: &mut std::io::sink(), err: &mut std::io::sink(), live: false };
+                converge(service, client, sink).await?;
+            } else {
+                converge(service, client, screen).await?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -32,7 +67,7 @@ enum Judgement {
 }
 
 /// Waits for one service. Ok once it is as asked for a while.
-pub(super) async fn converge(service: &Id, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
+async fn converge(service: &Id, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
     let begin = Instant::now();
     let mut steady_since: Option<Instant> = None;
     let mut obstacle_since: Option<Instant> = None;

@@ -1,7 +1,7 @@
 //! `mesh stack …`
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -9,7 +9,7 @@ use super::fault::Fault;
 use super::render::{Look, Table};
 use super::{Screen, progress, service, task};
 use crate::api::{Client, StackAnswer, StackDeploy, StepAction, StepKind};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Around, Manifest};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -32,23 +32,33 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct Deploy {
-    /// The manifest, a Compose file; '-' reads it from standard input
-    #[arg(short, long, value_name = "FILE|-")]
-    compose_file: String,
+    #[command(flatten)]
+    source: Source,
     /// Remove services of the stack that the manifest no longer has
     #[arg(long)]
     prune: bool,
-    /// Don't wait until it is so
-    #[arg(short, long)]
-    detach: bool,
+    #[command(flatten)]
+    wait: progress::Wait,
+    #[command(flatten)]
+    registry: service::Registry,
+    #[arg(long, hide = true, value_parser = ["always", "changed", "never"])]
+    resolve_image: Option<String>,
+    #[arg(value_name = "STACK")]
     name: String,
+}
+
+/// Where the manifest is.
+#[derive(Debug, Args)]
+struct Source {
+    /// The manifest, a Compose file; '-' reads it from standard input
+    #[arg(short, long, required = true, value_name = "FILE|-")]
+    compose_file: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Config {
-    /// The manifest, a Compose file; '-' reads it from standard input
-    #[arg(short, long, value_name = "FILE|-")]
-    compose_file: String,
+    #[command(flatten)]
+    source: Source,
 }
 
 #[derive(Debug, Args)]
@@ -75,7 +85,7 @@ pub(super) async fn run(verb: Verb, client: &Client, screen: &mut Screen<'_>) ->
     match verb {
         Verb::Deploy(flags) => deploy(flags, client, screen).await,
         Verb::Config(flags) => {
-            let manifest = read(&flags.compose_file, screen)?;
+            let manifest = flags.source.read(screen)?;
             screen.print(manifest.to_yaml())
         }
         Verb::Ls(flags) => {
@@ -104,35 +114,48 @@ pub(super) async fn run(verb: Verb, client: &Client, screen: &mut Screen<'_>) ->
 }
 
 async fn deploy(flags: Deploy, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
-    let manifest = read(&flags.compose_file, screen)?;
+    flags.registry.remark(screen);
+    let manifest = flags.source.read(screen)?;
     let stack = manifest.stack(&flags.name).map_err(|error| Fault::failed(error.to_string()))?;
     let answer = client.stack_deploy(&StackDeploy { stack, prune: flags.prune }).await?;
     tell(&answer, screen)?;
-    if flags.detach {
-        return Ok(());
-    }
-    let services = answer.steps.iter().filter(|step| step.kind == StepKind::Service);
-    for step in services.filter(|step| step.action != StepAction::Removed) {
-        progress::converge(&step.id, client, screen).await?;
-    }
-    Ok(())
+    let services = answer.steps.into_iter().filter(|step| step.kind == StepKind::Service);
+    let there = services.filter(|step| step.action != StepAction::Removed);
+    flags.wait.for_services(&there.map(|step| step.id).collect::<Vec<_>>(), client, screen).await
 }
 
-/// Reads and understands a manifest; warnings go to standard error, errors each with its place.
-fn read(path: &str, screen: &mut Screen<'_>) -> Result<Manifest, Fault> {
-    let (name, text) = if path == "-" {
-        let mut text = String::new();
-        let read = std::io::stdin().read_to_string(&mut text);
-        read.map_err(|error| Fault::failed(format!("cannot read the manifest from standard input: {error}")))?;
-        ("<stdin>", text)
-    } else {
-        let text = std::fs::read_to_string(Path::new(path));
-        (path, text.map_err(|error| Fault::failed(format!("cannot read the manifest {path}: {error}")))?)
-    };
-    let manifest = manifest::parse(name, &text, &|variable| std::env::var(variable).ok())
-        .map_err(|errors| Fault::failed(errors.to_string()))?;
-    manifest.warnings().iter().for_each(|warning| screen.remark(format!("mesh: warning: {warning}")));
-    Ok(manifest)
+impl Source {
+    /// Reads and understands the manifest; warnings go to standard error, errors each with its place.
+    fn read(&self, screen: &mut Screen<'_>) -> Result<Manifest, Fault> {
+        let [path] = self.compose_file.as_slice() else {
+            return Err(Fault::failed(
+                "several manifests are not merged yet: write one, with YAML anchors for what repeats",
+            ));
+        };
+        let (name, text) = if path == "-" {
+            let mut text = String::new();
+            let read = std::io::stdin().read_to_string(&mut text);
+            read.map_err(|error| Fault::failed(format!("cannot read the manifest from standard input: {error}")))?;
+            ("<stdin>", text)
+        } else {
+            let text = std::fs::read_to_string(Path::new(path));
+            (path.as_str(), text.map_err(|error| Fault::failed(format!("cannot read the manifest {path}: {error}")))?)
+        };
+        let around = Around {
+            folder: folder(path),
+            variable: &|name| std::env::var(name).ok(),
+            read: &|path| std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())),
+        };
+        let manifest = manifest::parse_in(name, &text, &around).map_err(|errors| Fault::failed(errors.to_string()))?;
+        manifest.warnings().iter().for_each(|warning| screen.remark(format!("mesh: warning: {warning}")));
+        Ok(manifest)
+    }
+}
+
+/// The manifest's folder; for standard input the one that the command was given in.
+fn folder(path: &str) -> Option<PathBuf> {
+    let path = if path == "-" { Path::new("x") } else { Path::new(path) };
+    std::path::absolute(path).ok()?.parent().map(Path::to_path_buf)
 }
 
 /// Docker's words for what was done.

@@ -216,6 +216,80 @@ fn a_service_is_created_scaled_updated_and_waited_for() {
 }
 
 #[test]
+fn an_image_is_run_unless_a_command_of_the_host_is_asked_for() {
+    let agent = agent();
+    let create = [
+        "service",
+        "create",
+        "--name",
+        "db",
+        "--detach=true",
+        "--with-registry-auth",
+        "--mount",
+        "source=data,target=/data",
+        "--container-label",
+        "a=b",
+        "--entrypoint",
+        "/entry -x",
+        "--tty",
+        "--init=false",
+        "--cap-drop",
+        "ALL",
+        "--host",
+        "up:10.0.0.1",
+        "--ulimit",
+        "nofile=1:2",
+        "--rollback-order",
+        "start-first",
+        "registry:5000/db:9",
+        "--serve",
+        "-v",
+    ];
+    let said = mesh(&agent.socket, &create);
+    assert_eq!((said.code, said.out.as_str()), (0, "5f5f5f5f5f5f5f5f5f5f5f5f5f5f5f5f\n"), "{said:?}");
+    assert!(said.err.starts_with("mesh: warning: --with-registry-auth is ignored") && said.err.lines().count() == 1);
+    let json = |words: &[&str]| -> serde_json::Value { serde_json::from_str(&ok(&agent.socket, words)).expect("JSON") };
+    let service = &json(&["service", "inspect", "db"])[0];
+    let container = &service["Spec"]["TaskTemplate"]["ContainerSpec"];
+    assert_eq!(
+        (&container["Image"], &service["Spec"]["TaskTemplate"]["Runtime"]),
+        (&"registry:5000/db:9".into(), &"container".into())
+    );
+    assert_eq!(
+        (&container["Command"], &container["Args"]),
+        (&vec!["/entry", "-x"].into(), &vec!["--serve", "-v"].into())
+    );
+    assert_eq!((&container["TTY"], &container["Init"]), (&true.into(), &false.into()));
+    assert_eq!(
+        (&container["Mounts"][0]["Type"], &container["Mounts"][0]["Source"]),
+        (&"volume".into(), &"data".into())
+    );
+    assert_eq!((&container["Ulimits"][0]["Hard"], &container["Hosts"][0]), (&2.into(), &"up:10.0.0.1".into()));
+    assert_eq!(service["Spec"]["RollbackConfig"]["Order"], "start-first");
+}
+
+#[test]
+fn inspect_tells_how_far_an_update_is() {
+    let agent = agent();
+    agent.fake.change(|facts| {
+        let id = facts.cluster.service_named("whoami").expect("in the fixture").id.clone();
+        let status = crate::model::UpdateStatus {
+            state: crate::model::UpdateState::RollbackCompleted,
+            started_at: 1_000,
+            completed_at: Some(2_000),
+            message: "rollback completed".into(),
+        };
+        Arc::make_mut(&mut facts.cluster).updates.insert(id, status);
+    });
+    let said = ok(&agent.socket, &["service", "inspect", "whoami"]);
+    let json: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let update = &json[0]["UpdateStatus"];
+    assert_eq!((&update["State"], &update["Message"]), (&"rollback_completed".into(), &"rollback completed".into()));
+    assert_eq!(update["StartedAt"], "1970-01-01T00:00:01.000Z");
+    assert_eq!(update["CompletedAt"], "1970-01-01T00:00:02.000Z");
+}
+
+#[test]
 fn what_does_not_converge_says_why_and_exits_1() {
     let agent = agent();
     let create = ["service", "create", "--runtime", "exec", "--name", "broken", "--restart-condition", "none"];
@@ -307,6 +381,17 @@ fn refusals_are_one_line_with_the_remedy() {
             1,
             "mesh: cannot reach the agent at /nonexistent/mesh.sock: no such file; start it with 'mesh agent' as root, \
              or name its socket with --socket",
+        ),
+        (
+            &["service", "create", "--runtime", "exec", "--mount", "source=data,target=/data", "sleep", "1"],
+            1,
+            "mesh: --mount: runtime exec does not have it: volumes need runtime docker; bind a folder of the host \
+             (/host/path:/path)",
+        ),
+        (
+            &["service", "create", "--secret", "key", "nginx"],
+            1,
+            "mesh: --secret: secrets are not there yet; without it the service would run unprotected",
         ),
         (
             &["netwrk", "ls"],

@@ -13,6 +13,8 @@ enum Key {
     Hostname,
     Ip,
     Role,
+    /// `linux` everywhere: mesh runs on nothing else.
+    Os,
     Label(String),
 }
 
@@ -29,7 +31,7 @@ pub enum ConstraintError {
     #[error("constraint '{0}' has neither == nor !=: write for example node.role==manager")]
     NoOperator(String),
     #[error(
-        "constraint '{text}' asks for '{key}', which nodes don't have: use node.id, node.hostname, node.ip, node.role or node.labels.NAME"
+        "constraint '{text}' asks for '{key}', which nodes don't have: use node.id, node.hostname, node.ip, node.role, node.platform.os or node.labels.NAME"
     )]
     UnknownKey { text: String, key: String },
     #[error("constraint '{0}' compares with nothing: write a value after the operator")]
@@ -64,6 +66,7 @@ impl Constraint {
                 return Err(ConstraintError::BadRole(own()));
             }
             "node.role" => Key::Role,
+            "node.platform.os" => Key::Os,
             other => match other.strip_prefix("node.labels.") {
                 Some(label) if !label.is_empty() => Key::Label(label.to_string()),
                 _ => return Err(ConstraintError::UnknownKey { text: own(), key: other.to_string() }),
@@ -83,6 +86,7 @@ impl Constraint {
                 Role::Manager => "manager",
                 Role::Worker => "worker",
             }),
+            Key::Os => same("linux"),
             Key::Label(name) => same(node.labels.get(name).map_or("", String::as_str)),
         };
         matches == self.equal
@@ -116,10 +120,17 @@ mod tests {
             "node.ip==192.0.2.2",
             "node.ip == 192.0.2.0/24",
             "node.id!=abc",
+            "node.platform.os == Linux",
         ] {
             assert!(allows(yes), "{yes}");
         }
-        for no in ["node.role==manager", "node.labels.zone!=b", "node.labels.rack==1", "node.ip!=192.0.2.0/24"] {
+        for no in [
+            "node.role==manager",
+            "node.labels.zone!=b",
+            "node.labels.rack==1",
+            "node.ip!=192.0.2.0/24",
+            "node.platform.os==windows",
+        ] {
             assert!(!allows(no), "{no}");
         }
     }

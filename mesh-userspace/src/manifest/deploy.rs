@@ -1,5 +1,6 @@
 //! `deploy` of a service.
 
+use super::container::parse_pids;
 use super::errors::Problem;
 use super::reader::{Field, Reader};
 use super::{keys, parse_bytes, parse_duration_ms, parse_nano_cpus};
@@ -21,7 +22,12 @@ macro_rules! take {
 pub(super) fn read(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Result<(), Problem> {
     let fields = reader.fields(field.tree, &field.path, keys::DEPLOY)?;
     let modes = [("replicated", Mode::Replicated { replicas: 1 }), ("global", Mode::Global)];
-    take!(fields, "mode", spec.mode, |field| reader.word(field, &modes));
+    match fields.get("mode") {
+        Some(field) if matches!(field.text()?, "replicated-job" | "global-job") => {
+            reader.problem(field.problem("jobs are not there yet; allowed are: replicated, global"));
+        }
+        _ => take!(fields, "mode", spec.mode, |field| reader.word(field, &modes)),
+    }
     if let Some(field) = fields.get("replicas") {
         match (reader.number(field)?, spec.mode) {
             (_, Mode::Global) => reader.problem(field.problem("a global service has one task on each node")),
@@ -105,12 +111,13 @@ fn resources(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Resu
     let fields = reader.fields(field.tree, &field.path, keys::RESOURCES)?;
     let resources = &mut spec.task.resources;
     let sides = [
-        ("limits", &mut resources.limit_nano_cpus, &mut resources.limit_memory_bytes),
-        ("reservations", &mut resources.reserve_nano_cpus, &mut resources.reserve_memory_bytes),
+        ("limits", keys::LIMITS, &mut resources.limit_nano_cpus, &mut resources.limit_memory_bytes),
+        ("reservations", keys::RESERVATIONS, &mut resources.reserve_nano_cpus, &mut resources.reserve_memory_bytes),
     ];
-    for (key, cpus, memory) in sides {
+    for (key, known, cpus, memory) in sides {
         let Some(field) = fields.get(key) else { continue };
-        let amounts = reader.fields(field.tree, &field.path, keys::AMOUNTS)?;
+        let amounts = reader.fields(field.tree, &field.path, known)?;
+        take!(amounts, "pids", spec.task.container.pids_limit, |field| reader.parsed(field, parse_pids));
         take!(amounts, "cpus", *cpus, |field| reader.parsed(field, |text| parse_nano_cpus(text).map(Some)));
         take!(amounts, "memory", *memory, |field| reader.parsed(field, |text| parse_bytes(text).map(Some)));
     }

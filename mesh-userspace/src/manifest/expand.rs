@@ -105,6 +105,7 @@ fn closing(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Around;
 
     fn expanded(text: &str) -> String {
         let variable = |name: &str| match name {
@@ -112,7 +113,8 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        let mut reader = Reader::new("test.yaml", &variable);
+        let around = Around { folder: None, variable: &variable, read: &|_| Err(String::new()) };
+        let mut reader = Reader::new("test.yaml", &around);
         expand_text(text, Place::START, &mut reader).unwrap_or_else(|told| format!("error: {told}"))
     }
 

@@ -5,8 +5,8 @@ pub(super) enum Fate {
     Read,
     /// Says nothing to us and asks nothing of us.
     Pass,
-    /// Compose knows it, we don't do it, and nothing is lost: said aloud.
-    Warn,
+    /// Compose knows it, we don't do it, and nothing is lost: said aloud, with the reason.
+    Warn(&'static str),
     /// Compose knows it, and ignoring it would lose data or safety.
     Refuse(&'static str),
     Unknown(String),
@@ -18,147 +18,171 @@ pub(super) struct Keys {
     read: &'static [&'static str],
     pass: &'static [&'static str],
     warn: &'static [&'static str],
+    /// Warned of with a reason of its own.
+    say: &'static [(&'static str, &'static str)],
     refuse: &'static [(&'static str, &'static str)],
 }
 
-const NONE: Keys = Keys { read: &[], pass: &[], warn: &[], refuse: &[] };
+const NONE: Keys = Keys { read: &[], pass: &[], warn: &[], say: &[], refuse: &[] };
 
 pub(super) const TOP: Keys = Keys {
-    read: &["services", "networks"],
+    read: &["services", "networks", "volumes"],
     pass: &["version"],
-    warn: &["name"],
+    say: &[("name", "the stack is named on the command line")],
     refuse: &[
-        ("volumes", "named volumes are not there yet; use a bind mount (/host/path:/path) in the service"),
         ("secrets", "secrets are not there yet; without them the services would run unprotected or not at all"),
-        ("configs", "configs are not there yet; bind-mount the file (/host/path:/path) in the service"),
+        ("configs", "configs are not there yet; bind-mount the file (./file:/path) in the service"),
         ("include", "other files are not read; write one manifest (mesh stack config -c - reads standard input)"),
     ],
+    ..NONE
 };
+
+/// A container of ours is less privileged than asked, never more.
+const MORE_ISOLATED: &str = "tasks have one of their own, as in Swarm";
 
 pub(super) const SERVICE: Keys = Keys {
     read: &[
         "image",
+        "build",
         "command",
         "entrypoint",
         "environment",
+        "env_file",
         "ports",
         "networks",
+        "network_mode",
         "healthcheck",
         "stop_grace_period",
         "stop_signal",
         "hostname",
         "user",
+        "group_add",
         "working_dir",
         "volumes",
+        "tmpfs",
+        "labels",
+        "tty",
+        "stdin_open",
+        "init",
+        "read_only",
+        "cap_add",
+        "cap_drop",
+        "security_opt",
+        "extra_hosts",
+        "sysctls",
+        "ulimits",
+        "shm_size",
+        "pids_limit",
         "deploy",
         "x-mesh",
     ],
-    pass: &[],
     warn: &[
         "annotations",
         "attach",
         "blkio_config",
-        "build",
-        "cap_add",
         "cgroup_parent",
-        "container_name",
         "cpu_count",
         "cpu_percent",
         "cpu_period",
         "cpu_quota",
         "cpu_shares",
         "cpuset",
-        "depends_on",
         "develop",
-        "dns",
-        "dns_opt",
-        "dns_search",
+        "device_cgroup_rules",
         "domainname",
-        "expose",
-        "external_links",
-        "extra_hosts",
-        "init",
+        "gpus",
         "isolation",
-        "labels",
-        "links",
-        "logging",
+        "label_file",
         "mac_address",
+        "models",
         "oom_kill_disable",
         "oom_score_adj",
         "platform",
-        "profiles",
-        "pull_policy",
-        "restart",
+        "provider",
         "runtime",
-        "scale",
-        "shm_size",
-        "stdin_open",
         "storage_opt",
-        "sysctls",
-        "tty",
-        "ulimits",
+        "use_api_socket",
+    ],
+    say: &[
+        ("cgroup", MORE_ISOLATED),
+        ("cgroupns_mode", MORE_ISOLATED),
+        ("container_name", "tasks are named SERVICE.SLOT.ID, as in Swarm"),
+        ("depends_on", "services start together, as in Swarm; let them try again until the other one answers"),
+        ("devices", "services have no devices of the host, as in Swarm"),
+        ("dns", "tasks ask the resolver of mesh, which forwards to those of the host"),
+        ("dns_opt", "tasks ask the resolver of mesh"),
+        ("dns_search", "tasks ask the resolver of mesh"),
+        ("expose", "tasks of one network reach each other at every port"),
+        ("external_links", "services of one network know each other by name"),
+        ("ipc", MORE_ISOLATED),
+        ("links", "services of one network know each other by name"),
+        ("logging", "output goes to the task's log: mesh service logs"),
+        ("pid", MORE_ISOLATED),
+        ("profiles", "the service is deployed in any case, as in Swarm"),
+        ("pull_policy", "a node pulls an image that it does not have"),
+        ("restart", "write deploy.restart_policy, as in Swarm"),
+        ("scale", "write deploy.replicas"),
+        ("userns_mode", "tasks are in the user namespace that the Engine gives them"),
+        ("uts", MORE_ISOLATED),
     ],
     refuse: &[
         ("secrets", "secrets are not there yet; without them the service would run unprotected or not at all"),
-        ("configs", "configs are not there yet; bind-mount the file (volumes: ['/host/path:/path'])"),
-        ("privileged", "privileged tasks are not there; take it out"),
-        ("cap_drop", "capabilities can't be dropped one by one yet; tasks have Docker's default set"),
-        ("security_opt", "it is not there yet, and without it the service would be less protected than asked"),
-        ("read_only", "a read-only root is not there yet, and without it the service could write more than asked"),
-        ("network_mode", "tasks have a network of their own: use 'networks'"),
-        ("pid", "tasks have a PID namespace of their own"),
-        ("ipc", "it is not there yet"),
-        ("userns_mode", "it is not there yet"),
-        ("uts", "tasks have a UTS namespace of their own"),
-        ("cgroup", "tasks have a cgroup of their own"),
-        ("group_add", "it is not there yet"),
-        ("devices", "it is not there yet"),
-        ("device_cgroup_rules", "it is not there yet"),
-        ("gpus", "it is not there yet"),
-        ("tmpfs", "mounts of type tmpfs are not there yet"),
-        ("volumes_from", "volumes of others are not there; use a bind mount under 'volumes'"),
-        ("env_file", "files of variables are not read; write them under 'environment'"),
+        ("configs", "configs are not there yet; bind-mount the file (volumes: ['./file:/path'])"),
+        ("privileged", "privileged tasks are not there; take it out, or name what is needed under 'cap_add'"),
+        ("volumes_from", "volumes of others are not there; name the volume under 'volumes'"),
+        ("volume_driver", "write it at the volume under the top-level key 'volumes'"),
         ("extends", "other services' definitions are not read; use a YAML anchor and a merge key (<<)"),
         ("cpus", "write it as deploy.resources.limits.cpus"),
         ("mem_limit", "write it as deploy.resources.limits.memory"),
         ("memswap_limit", "it is not there yet"),
         ("mem_reservation", "write it as deploy.resources.reservations.memory"),
         ("mem_swappiness", "it is not there yet"),
-        ("pids_limit", "it is not there yet"),
         ("credential_spec", "it is not there"),
         ("post_start", "hooks are not there yet"),
         ("pre_stop", "hooks are not there yet"),
     ],
+    ..NONE
 };
+
+pub(super) const ENV_FILE: Keys = Keys { read: &["path", "required"], warn: &["format"], ..NONE };
+
+pub(super) const ULIMIT: Keys = Keys { read: &["soft", "hard"], ..NONE };
 
 pub(super) const X_MESH: Keys = Keys { read: &["runtime", "lb", "affinity"], ..NONE };
 
-pub(super) const PORT: Keys = Keys {
-    read: &["target", "published", "protocol", "mode"],
-    warn: &["name", "app_protocol"],
-    refuse: &[("host_ip", "services answer on every node; a host address can't be chosen")],
-    ..NONE
-};
+pub(super) const PORT: Keys =
+    Keys { read: &["target", "published", "protocol", "mode", "host_ip"], warn: &["name", "app_protocol"], ..NONE };
+
+const OWN_ADDRESS: &str = "tasks' addresses are chosen by mesh, as in Swarm; use the service's name";
 
 pub(super) const ATTACHMENT: Keys = Keys {
     read: &["aliases"],
     warn: &["priority", "gw_priority", "driver_opts", "link_local_ips", "mac_address", "interface_name"],
-    refuse: &[
-        ("ipv4_address", "tasks' addresses are chosen by mesh, as in Swarm; use the service's name"),
-        ("ipv6_address", "tasks' addresses are chosen by mesh, as in Swarm; use the service's name"),
-    ],
+    say: &[("ipv4_address", OWN_ADDRESS), ("ipv6_address", OWN_ADDRESS)],
     ..NONE
 };
 
 pub(super) const HEALTH: Keys =
     Keys { read: &["test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"], ..NONE };
 
-pub(super) const VOLUME: Keys = Keys {
-    read: &["type", "source", "target", "read_only"],
-    warn: &["consistency", "bind"],
-    refuse: &[("volume", "named volumes are not there yet"), ("tmpfs", "mounts of type tmpfs are not there yet")],
+pub(super) const MOUNT: Keys = Keys {
+    read: &["type", "source", "target", "read_only", "bind", "volume", "tmpfs"],
+    pass: &["consistency"],
     ..NONE
 };
+
+pub(super) const MOUNT_BIND: Keys = Keys {
+    read: &["propagation"],
+    pass: &["selinux"],
+    say: &[("create_host_path", "a folder of the host must be there before, as in Swarm")],
+    ..NONE
+};
+
+pub(super) const MOUNT_VOLUME: Keys = Keys { read: &["nocopy", "subpath", "labels"], ..NONE };
+
+pub(super) const MOUNT_TMPFS: Keys = Keys { read: &["size", "mode"], ..NONE };
+
+pub(super) const VOLUME: Keys = Keys { read: &["driver", "driver_opts", "labels", "external", "name"], ..NONE };
 
 pub(super) const DEPLOY: Keys = Keys {
     read: &[
@@ -175,8 +199,10 @@ pub(super) const DEPLOY: Keys = Keys {
     ..NONE
 };
 
+const SPREAD: &str = "tasks are spread over all nodes that fit";
+
 pub(super) const PLACEMENT: Keys =
-    Keys { read: &["constraints", "max_replicas_per_node"], warn: &["preferences"], ..NONE };
+    Keys { read: &["constraints", "max_replicas_per_node"], say: &[("preferences", SPREAD)], ..NONE };
 
 pub(super) const RESTART: Keys = Keys { read: &["condition", "delay", "max_attempts", "window"], ..NONE };
 
@@ -185,23 +211,21 @@ pub(super) const UPDATE: Keys =
 
 pub(super) const RESOURCES: Keys = Keys { read: &["limits", "reservations"], ..NONE };
 
-pub(super) const AMOUNTS: Keys = Keys {
-    read: &["cpus", "memory"],
-    warn: &["generic_resources"],
-    refuse: &[("pids", "it is not there yet"), ("devices", "it is not there yet")],
-    ..NONE
-};
+pub(super) const LIMITS: Keys = Keys { read: &["cpus", "memory", "pids"], ..NONE };
+
+pub(super) const RESERVATIONS: Keys =
+    Keys { read: &["cpus", "memory"], warn: &["generic_resources", "devices"], ..NONE };
 
 pub(super) const NETWORK: Keys = Keys {
     read: &["driver", "driver_opts", "attachable", "internal", "ipam", "external", "name", "labels"],
-    warn: &["enable_ipv4"],
-    refuse: &[("enable_ipv6", "IPv6 inside networks is not there yet")],
+    pass: &["enable_ipv4"],
+    say: &[("enable_ipv6", "IPv6 inside networks is not there yet")],
     ..NONE
 };
 
 pub(super) const EXTERNAL: Keys = Keys { read: &["name"], ..NONE };
 
-pub(super) const IPAM: Keys = Keys { read: &["config"], warn: &["driver", "options"], ..NONE };
+pub(super) const IPAM: Keys = Keys { read: &["driver", "config"], warn: &["options"], ..NONE };
 
 pub(super) const IPAM_CONFIG: Keys =
     Keys { read: &["subnet", "gateway"], warn: &["ip_range", "aux_addresses"], ..NONE };
@@ -215,7 +239,10 @@ impl Keys {
             return Fate::Pass;
         }
         if self.warn.contains(&key) {
-            return Fate::Warn;
+            return Fate::Warn("mesh does not do it");
+        }
+        if let Some((_, why)) = self.say.iter().find(|(said, _)| *said == key) {
+            return Fate::Warn(why);
         }
         match self.refuse.iter().find(|(refused, _)| *refused == key) {
             Some((_, why)) => Fate::Refuse(why),
@@ -225,7 +252,8 @@ impl Keys {
 
     fn unknown(&self, key: &str) -> String {
         let known = self.read.iter().chain(self.pass).chain(self.warn);
-        let nearest = known.map(|known| (distance(key, known), *known)).min();
+        let explained = self.say.iter().chain(self.refuse).map(|(key, _)| key);
+        let nearest = known.chain(explained).map(|known| (distance(key, known), *known)).min();
         match nearest {
             Some((steps, nearest)) if steps <= 2 + key.len() / 6 && steps < nearest.len() => {
                 format!("this key is unknown; did you mean '{nearest}'?")

@@ -1,16 +1,21 @@
-//! A manifest – a Compose file as `docker stack deploy` takes it – from text to a [`Stack`]. Pure: variables come
-//! through an argument, files are read by the caller.
+//! A manifest – a Compose file as `docker stack deploy` takes it – from text to a [`Stack`]. Pure: variables and files
+//! come through an argument ([`Around`]).
 //!
-//! Walk: text → [`tree`] (YAML with places) → [`expand`] (`${VAR}`) → sections ([`services`], [`deploy`], [`networks`])
-//! → [`Manifest`] → [`Manifest::stack`] (names get the stack's prefix).
+//! Walk: text → [`tree`] (YAML with places) → [`expand`] (`${VAR}`) → sections ([`services`] and what belongs to one,
+//! [`networks`], [`volumes`]) → [`Manifest`] → [`Manifest::stack`] (names get the stack's prefix).
 //! Invariant: a key is understood, warned of by name or refused; none is dropped in silence. A shape error (wrong
 //! type, unknown key) stops at once; errors of meaning come all together, each with file, line, column and key.
 
+mod around;
+mod attachments;
+mod container;
 mod deploy;
+mod environment;
 mod errors;
 mod expand;
 mod health;
 mod keys;
+mod mounts;
 mod networks;
 mod notation;
 mod ports;
@@ -26,13 +31,16 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::model::{NetworkAttachment, NetworkSpec, Runtime, ServiceSpec, Stack};
+use crate::model::{NetworkAttachment, NetworkSpec, ServiceSpec, Stack};
 
+pub use around::Around;
+pub use environment::parse_env_file;
 pub use errors::{Errors, Place, Problem};
 pub use notation::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus, split_words};
 pub use ports::{parse_protocol, parse_publish};
 
 use reader::Reader;
+use volumes::DeclaredVolume;
 
 /// Name of the network that services are on which name none.
 const DEFAULT_NETWORK: &str = "default";
@@ -41,15 +49,10 @@ const DEFAULT_NETWORK: &str = "default";
 #[derive(Clone, Debug)]
 pub struct Manifest {
     file: String,
-    services: Vec<Declared<ServiceSpec>>,
+    services: Vec<ServiceSpec>,
     networks: BTreeMap<String, DeclaredNetwork>,
+    volumes: BTreeMap<String, DeclaredVolume>,
     warnings: Vec<String>,
-}
-
-#[derive(Clone, Debug)]
-struct Declared<T> {
-    place: Place,
-    spec: T,
 }
 
 #[derive(Clone, Debug)]
@@ -60,14 +63,20 @@ enum DeclaredNetwork {
     External { name: String },
 }
 
-/// Understands a manifest. `file` is the name that errors show, `variable` looks up `${VAR}`.
+/// Understands a manifest that asks nothing of where it is read but variables. `file` is the name that errors show.
 pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Manifest, Errors> {
-    let mut reader = Reader::new(file, variable);
+    let read = |path: &std::path::Path| Err(format!("{}: files are not read here", path.display()));
+    parse_in(file, text, &Around { folder: None, variable, read: &read })
+}
+
+/// Understands a manifest where it is.
+pub fn parse_in(file: &str, text: &str, around: &Around) -> Result<Manifest, Errors> {
+    let mut reader = Reader::new(file, around);
     let read = tree::parse(text).and_then(|tree| {
         let tree = expand::expand(tree, &mut reader);
         read_document(&tree, &mut reader)
     });
-    let (services, networks) = match read {
+    let document = match read {
         Ok(document) => document,
         // Meaning errors found before the shape broke are true as well, but may be its consequence.
         Err(stop) => return Err(Errors::new(file, vec![stop])),
@@ -76,26 +85,32 @@ pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) 
     if !problems.is_empty() {
         return Err(Errors::new(file, problems));
     }
-    Ok(Manifest { file: file.to_string(), services, networks, warnings })
+    let Document { services, networks, volumes } = document;
+    Ok(Manifest { file: file.to_string(), services, networks, volumes, warnings })
 }
 
-type Document = (Vec<Declared<ServiceSpec>>, BTreeMap<String, DeclaredNetwork>);
+struct Document {
+    services: Vec<ServiceSpec>,
+    networks: BTreeMap<String, DeclaredNetwork>,
+    volumes: BTreeMap<String, DeclaredVolume>,
+}
 
 fn read_document(tree: &tree::Tree, reader: &mut Reader) -> Result<Document, Problem> {
     let top = reader.fields(tree, "", keys::TOP)?;
-    let mut networks = BTreeMap::new();
-    if let Some(field) = top.get("networks") {
-        networks = networks::read(field, reader)?;
-    }
+    let networks = top.get("networks").map(|field| networks::read(field, reader)).transpose()?;
+    let mut networks = networks.unwrap_or_default();
+    let volumes = top.get("volumes").map(|field| volumes::read(field, reader)).transpose()?.unwrap_or_default();
     let Some(field) = top.get("services") else {
         return Err(Problem::new(tree.place, "services", "is missing: a manifest without services does nothing"));
     };
-    let services = services::read(field, &networks, reader)?;
+    let declared = services::Declarations { networks: &networks, volumes: &volumes };
+    let services = services::read(field, declared, reader)?;
     published::check(&services, reader);
     networks
         .entry(DEFAULT_NETWORK.to_string())
         .or_insert_with(|| DeclaredNetwork::Own { spec: networks::plain(DEFAULT_NETWORK), name: None });
-    Ok((services.into_iter().map(|(place, spec)| Declared { place, spec }).collect(), networks))
+    let services = services.into_iter().map(|(_, spec)| spec).collect();
+    Ok(Document { services, networks, volumes })
 }
 
 impl Manifest {
@@ -115,12 +130,7 @@ impl Manifest {
         let label = |labels: &mut BTreeMap<String, String>| labels.insert(Stack::LABEL.into(), name.to_string());
         let mut used: Vec<&str> = Vec::new();
         let mut services = Vec::new();
-        for Declared { place, spec } in &self.services {
-            if spec.task.runtime == Runtime::Docker {
-                let told = "the docker runtime is not there yet; to run a command of this host write \
-                            'x-mesh: {runtime: exec}' and the command under 'command'";
-                problems.push(Problem::new(*place, &format!("services.{}", spec.name), told));
-            }
+        for spec in &self.services {
             let mut service = spec.clone();
             service.name = format!("{name}_{}", spec.name);
             label(&mut service.labels);
@@ -128,6 +138,11 @@ impl Manifest {
                 let Some((short, network)) = self.networks.get_key_value(&attachment.network) else { continue };
                 used.push(short);
                 attachment.network = network.name_in(name, short);
+            }
+            for mount in service.task.mounts.iter_mut().filter(|mount| mount.kind == "volume") {
+                if let Some(volume) = self.volumes.get(&mount.source) {
+                    volume.applied_to(mount, name);
+                }
             }
             services.push(service);
         }

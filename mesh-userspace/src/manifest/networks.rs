@@ -38,19 +38,15 @@ pub(super) fn plain(name: &str) -> NetworkSpec {
 
 fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<DeclaredNetwork, Problem> {
     let fields = reader.fields(network.tree, &network.path, keys::NETWORK)?;
-    let name = fields.get("name").map(Field::text).transpose()?.map(str::to_string);
-    if let Some(external) = fields.get("external") {
-        // The old spelling: external: {name: x}.
-        let (is_external, old_name) = if external.is_map() {
-            let inner = reader.fields(external.tree, &external.path, keys::EXTERNAL)?;
-            (true, inner.get("name").map(Field::text).transpose()?.map(str::to_string))
-        } else {
-            (reader.bool(external)?, None)
-        };
-        if is_external {
-            return Ok(DeclaredNetwork::External { name: name.or(old_name).unwrap_or_else(|| short.to_string()) });
+    let name = fields.get("name").filter(|field| !field.is_nothing()).map(Field::text).transpose()?;
+    if let Some(name) = external(&fields, short, name, reader)? {
+        if matches!(name.as_str(), "host" | "bridge" | "none" | "ingress") {
+            let told = format!("the network '{name}' is not one that services can be on; make one with driver overlay");
+            reader.problem(network.key_problem(told));
         }
+        return Ok(DeclaredNetwork::External { name });
     }
+    let name = name.map(str::to_string);
     let mut spec = plain(short);
     if let Some(field) = fields.get("driver") {
         reader.word(field, &[("overlay", ())])?;
@@ -65,10 +61,17 @@ fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<Dec
     }
     if let Some(field) = fields.get("driver_opts") {
         for (key, option) in reader.entries(field.tree, &field.path)? {
-            if key == "mtu" {
-                spec.mtu = reader.parsed(&option, parse_mtu)?;
-            } else {
-                spec.options.insert(key.to_string(), option.text()?.to_string());
+            let value = if option.is_nothing() { "" } else { option.text()? };
+            match key {
+                "mtu" => spec.mtu = reader.parsed(&option, parse_mtu)?,
+                "encrypted" if value != "false" => reader.problem(option.problem(
+                    "encryption between nodes is not there yet, and without it the network could be read; take it out",
+                )),
+                "encrypted" => {}
+                _ => {
+                    reader.ignored(&option, "only mtu and encrypted say something; it is kept for 'network inspect'");
+                    spec.options.insert(key.to_string(), value.to_string());
+                }
             }
         }
     }
@@ -76,6 +79,29 @@ fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<Dec
         ipam(field, &mut spec, reader)?;
     }
     Ok(DeclaredNetwork::Own { spec, name })
+}
+
+/// The full name of something that somebody else has made, if this is one; `external: {name: x}` is the old spelling.
+pub(super) fn external(
+    fields: &BTreeMap<&str, Field>,
+    short: &str,
+    name: Option<&str>,
+    reader: &mut Reader,
+) -> Result<Option<String>, Problem> {
+    let Some(external) = fields.get("external") else { return Ok(None) };
+    let (is_external, old_name) = if external.is_map() {
+        let inner = reader.fields(external.tree, &external.path, keys::EXTERNAL)?;
+        (true, inner.get("name").map(Field::text).transpose()?.map(str::to_string))
+    } else {
+        (reader.bool(external)?, None)
+    };
+    if !is_external {
+        return Ok(None);
+    }
+    for (key, field) in fields.iter().filter(|(key, _)| !matches!(**key, "external" | "name")) {
+        reader.ignored(field, &format!("'{short}' is external, so '{key}' was decided by who made it"));
+    }
+    Ok(Some(name.map(str::to_string).or(old_name).unwrap_or_else(|| short.to_string())))
 }
 
 fn parse_mtu(text: &str) -> Result<u32, String> {
@@ -87,6 +113,11 @@ fn parse_mtu(text: &str) -> Result<u32, String> {
 
 fn ipam(field: &Field, spec: &mut NetworkSpec, reader: &mut Reader) -> Result<(), Problem> {
     let fields = reader.fields(field.tree, &field.path, keys::IPAM)?;
+    if let Some(field) = fields.get("driver")
+        && field.text()? != "default"
+    {
+        reader.ignored(field, "addresses are handed out by mesh itself");
+    }
     let configs = fields.get("config").map(Field::items).transpose()?.unwrap_or_default();
     for (index, config) in configs.iter().enumerate() {
         let fields = reader.fields(config.tree, &config.path, keys::IPAM_CONFIG)?;

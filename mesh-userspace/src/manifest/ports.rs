@@ -16,13 +16,24 @@ fn parse_short(text: &str) -> Result<Vec<PortSpec>, String> {
     let (published, target) = match parts.as_slice() {
         [target] => (None, parse_range(target)?),
         [published, target] => (Some(parse_range(published)?), parse_range(target)?),
-        _ => {
-            return Err(format!(
-                "'{text}' names a host address, which services can't have (they answer on every node): write PUBLISHED:TARGET"
-            ));
-        }
+        [host, published, target] if parse_host(host).is_ok() => (
+            Some(published).filter(|port| !port.is_empty()).map(|port| parse_range(port)).transpose()?,
+            parse_range(target)?,
+        ),
+        _ => return Err(format!("'{text}' names a host address, {HOST_ADDRESS}: write PUBLISHED:TARGET")),
     };
     spread(text, published, target, protocol, PublishMode::Ingress)
+}
+
+/// Left out, a port that was meant for the machine itself would be open to everybody.
+const HOST_ADDRESS: &str = "which services can't have (they answer on every node)";
+
+/// All addresses of a node are what there is.
+pub(super) fn parse_host(address: &str) -> Result<(), String> {
+    match address {
+        "" | "0.0.0.0" => Ok(()),
+        address => Err(format!("'{address}' is a host address, {HOST_ADDRESS}: take it out")),
+    }
 }
 
 fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
@@ -108,6 +119,7 @@ mod tests {
         assert_eq!(told("8000:80/udp"), "8000:80 Udp Ingress");
         assert_eq!(told("9000-9001:80-81"), "9000:80 Tcp Ingress, 9001:81 Tcp Ingress");
         assert_eq!(told("80"), "0:80 Tcp Ingress");
+        assert_eq!(told("0.0.0.0:8000:80"), "8000:80 Tcp Ingress");
         assert_eq!(told("published=53,target=5353,protocol=udp,mode=host"), "53:5353 Udp Host");
     }
 

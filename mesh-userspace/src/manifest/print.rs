@@ -2,25 +2,46 @@
 
 use serde_json::{Map, Value, json};
 
+use super::volumes::DeclaredVolume;
 use super::{DeclaredNetwork, Manifest};
-use crate::model::{EndpointMode, HealthCheck, Mode, NetworkSpec, PortSpec, ServiceSpec, TaskSpec, UpdateConfig};
+use crate::model::{
+    Container, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, NetworkSpec, PortSpec, Runtime, ServiceSpec,
+    TaskSpec, UpdateConfig,
+};
 
 impl Manifest {
-    /// A manifest that means the same.
+    /// A manifest that means the same, wherever it is read: nothing in it comes from files or variables any more.
     pub fn to_yaml(&self) -> String {
         let services: Map<String, Value> =
-            self.services.iter().map(|service| (service.spec.name.clone(), self::service(&service.spec))).collect();
-        let used = |short: &str| {
-            self.services.iter().any(|service| service.spec.networks.iter().any(|network| network.network == short))
-        };
-        let networks: Map<String, Value> = self
-            .networks
-            .iter()
-            .filter(|(short, _)| used(short))
+            self.services.iter().map(|spec| (spec.name.clone(), service(spec))).collect();
+        let attached =
+            |short: &str| self.services.iter().any(|spec| spec.networks.iter().any(|network| network.network == short));
+        let networks: Map<String, Value> = (self.networks.iter())
+            .filter(|(short, _)| attached(short))
             .map(|(short, declared)| (short.clone(), network(declared)))
             .collect();
-        let document = json!({ "services": services, "networks": networks });
+        let is_named = |mount: &Mount, short: &str| mount.kind == "volume" && mount.source == short;
+        let mounted =
+            |short: &str| self.services.iter().any(|spec| spec.task.mounts.iter().any(|mount| is_named(mount, short)));
+        let volumes: Map<String, Value> = (self.volumes.iter())
+            .filter(|(short, _)| mounted(short))
+            .map(|(short, declared)| (short.clone(), volume(declared)))
+            .collect();
+        let document = trimmed(json!({ "services": services, "networks": networks, "volumes": volumes }));
+        let document = with_dollars(document);
         serde_yaml::to_string(&document).expect("a JSON value with string keys is always writable as YAML")
+    }
+}
+
+/// A dollar that is one is written double.
+fn with_dollars(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace('$', "$$")),
+        Value::Array(items) => items.into_iter().map(with_dollars).collect(),
+        Value::Object(entries) => {
+            entries.into_iter().map(|(key, value)| (key, with_dollars(value))).collect::<Map<_, _>>().into()
+        }
+        other => other,
     }
 }
 
@@ -43,19 +64,23 @@ fn duration(ms: u64) -> String {
 
 fn service(spec: &ServiceSpec) -> Value {
     let task = &spec.task;
-    let networks: Map<String, Value> =
-        spec.networks.iter().map(|network| (network.network.clone(), json!({ "aliases": network.aliases }))).collect();
-    let mounts = task.mounts.iter().map(|mount| {
-        json!({ "type": mount.kind, "source": mount.source, "target": mount.target, "read_only": mount.read_only })
-    });
-    trimmed(json!({
+    // A list keeps its order, and has no aliases but the service's own name; a mapping has both the other way round.
+    let is_list = spec.networks.iter().all(|network| network.aliases == [spec.name.as_str()]);
+    let networks: Value = match is_list {
+        true => spec.networks.iter().map(|network| network.network.clone()).collect(),
+        false => {
+            let entry = |network: &NetworkAttachment| (network.network.clone(), json!({ "aliases": network.aliases }));
+            spec.networks.iter().map(entry).collect::<Map<_, _>>().into()
+        }
+    };
+    let mut value = json!({
         "image": task.image,
-        "command": escaped(&task.command),
-        "environment": escaped(&task.env),
+        "command": task.command,
+        "environment": task.env,
         "ports": spec.ports.iter().map(port).collect::<Vec<_>>(),
         "networks": networks,
         "healthcheck": task.health.as_ref().map(health),
-        "volumes": mounts.collect::<Vec<_>>(),
+        "volumes": task.mounts.iter().map(mount).collect::<Vec<_>>(),
         "stop_grace_period": duration(task.stop_grace_period_ms),
         "stop_signal": task.stop_signal,
         "hostname": task.hostname,
@@ -67,12 +92,70 @@ fn service(spec: &ServiceSpec) -> Value {
             "lb": spec.lb,
             "affinity": spec.affinity.map(|affinity| format!("client-ip={}", affinity.timeout_s)),
         })),
+    });
+    merge(&mut value, container(&task.container));
+    let mut value = trimmed(value);
+    // An entrypoint of no words says something, as far as there is an image's own to take away.
+    if let (Some(entrypoint), Runtime::Docker) = (&task.container.entrypoint, task.runtime) {
+        value["entrypoint"] = json!(entrypoint);
+    }
+    value
+}
+
+fn merge(value: &mut Value, more: Value) {
+    if let (Value::Object(entries), Value::Object(more)) = (value, more) {
+        entries.extend(more);
+    }
+}
+
+fn container(asked: &Container) -> Value {
+    let ulimits: Map<String, Value> = (asked.ulimits.iter())
+        .map(|(name, limit)| (name.clone(), json!({ "soft": limit.soft, "hard": limit.hard })))
+        .collect();
+    json!({
+        "labels": asked.labels,
+        "tty": asked.tty.then_some(true),
+        "stdin_open": asked.stdin_open.then_some(true),
+        "init": asked.init,
+        "read_only": asked.read_only.then_some(true),
+        "cap_add": asked.cap_add,
+        "cap_drop": asked.cap_drop,
+        "security_opt": asked.no_new_privileges.then_some(["no-new-privileges:true"]),
+        "group_add": asked.group_add,
+        "extra_hosts": asked.extra_hosts,
+        "sysctls": asked.sysctls,
+        "ulimits": ulimits,
+        "shm_size": asked.shm_size_bytes.map(|bytes| bytes.to_string()),
+    })
+}
+
+fn mount(mount: &Mount) -> Value {
+    let options = &mount.options;
+    trimmed(json!({
+        "type": mount.kind,
+        "source": mount.source,
+        "target": mount.target,
+        "read_only": mount.read_only.then_some(true),
+        "bind": trimmed(json!({ "propagation": options.propagation })),
+        "volume": trimmed(json!({
+            "nocopy": options.no_copy.then_some(true),
+            "subpath": options.subpath,
+            "labels": options.labels,
+        })),
+        "tmpfs": trimmed(json!({
+            "size": options.tmpfs_size_bytes.map(|bytes| bytes.to_string()),
+            "mode": options.tmpfs_mode.map(|mode| format!("{mode:o}")),
+        })),
     }))
 }
 
-/// A dollar that is one is written double.
-fn escaped(words: &[String]) -> Vec<String> {
-    words.iter().map(|word| word.replace('$', "$$")).collect()
+fn volume(declared: &DeclaredVolume) -> Value {
+    match declared {
+        DeclaredVolume::External { name } => json!({ "external": true, "name": name }),
+        DeclaredVolume::Own { name, driver, driver_opts, labels } => {
+            trimmed(json!({ "name": name, "driver": driver, "driver_opts": driver_opts, "labels": labels }))
+        }
+    }
 }
 
 fn port(port: &PortSpec) -> Value {
@@ -84,7 +167,7 @@ fn health(health: &HealthCheck) -> Value {
     if health.is_disabled() {
         return json!({ "disable": true });
     }
-    let test: Vec<String> = std::iter::once("CMD".to_string()).chain(escaped(&health.command)).collect();
+    let test: Vec<String> = std::iter::once("CMD".to_string()).chain(health.command.iter().cloned()).collect();
     json!({
         "test": test,
         "interval": duration(health.interval_ms),
@@ -134,16 +217,17 @@ fn update(config: &UpdateConfig) -> Value {
 }
 
 fn resources(task: &TaskSpec) -> Value {
-    let side = |cpus: Option<u64>, memory: Option<u64>| {
+    let side = |cpus: Option<u64>, memory: Option<u64>, pids: Option<u64>| {
         trimmed(json!({
             "cpus": cpus.map(|cpus| (cpus as f64 / 1e9).to_string()),
             "memory": memory.map(|bytes| bytes.to_string()),
+            "pids": pids,
         }))
     };
     let resources = &task.resources;
     trimmed(json!({
-        "limits": side(resources.limit_nano_cpus, resources.limit_memory_bytes),
-        "reservations": side(resources.reserve_nano_cpus, resources.reserve_memory_bytes),
+        "limits": side(resources.limit_nano_cpus, resources.limit_memory_bytes, task.container.pids_limit),
+        "reservations": side(resources.reserve_nano_cpus, resources.reserve_memory_bytes, None),
     }))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::errors::{Place, Problem};
+use super::ports::parse_host;
 use super::reader::{Field, Reader};
 use super::{keys, parse_protocol, parse_publish};
 use crate::model::{PortSpec, Protocol, PublishMode, ServiceSpec};
@@ -16,6 +17,8 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<PortSpec>, 
             ports.extend(reader.parsed(&item, parse_publish)?.unwrap_or_default());
         }
     }
+    // The order in which they were written says nothing.
+    ports.sort_by_key(|port: &PortSpec| (port.published, port.target, port.protocol, port.mode));
     Ok(ports)
 }
 
@@ -32,6 +35,9 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
             None
         }
     };
+    if let Some(field) = fields.get("host_ip") {
+        reader.parsed(field, parse_host)?;
+    }
     let published = fields.get("published").map(|field| reader.parsed(field, port)).transpose()?.flatten();
     let protocol = fields.get("protocol").map(|field| reader.parsed(field, parse_protocol)).transpose()?.flatten();
     let modes = [("ingress", PublishMode::Ingress), ("host", PublishMode::Host)];
@@ -44,12 +50,17 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
     }))
 }
 
-/// A port of all nodes can have one service only.
+/// A port of all nodes can belong to one service only.
 pub(super) fn check(services: &[(Place, ServiceSpec)], reader: &mut Reader) {
-    let mut owners: BTreeMap<(Protocol, u16), &str> = BTreeMap::new();
+    let mut owners: BTreeMap<(Protocol, u16), (&str, PublishMode)> = BTreeMap::new();
     for (place, spec) in services {
         for port in spec.ports.iter().filter(|port| port.published > 0) {
-            if let Some(owner) = owners.insert((port.protocol, port.published), &spec.name) {
+            let owner = owners.insert((port.protocol, port.published), (&spec.name, port.mode));
+            // Two services may both publish it on the hosts of their own tasks: the scheduler keeps those apart.
+            let apart = |owner: &(&str, PublishMode)| {
+                owner.0 != spec.name && owner.1 == PublishMode::Host && port.mode == PublishMode::Host
+            };
+            if let Some((owner, _)) = owner.filter(|owner| !apart(owner)) {
                 let told = format!("port {} is published by service '{owner}' already", port.published);
                 reader.problem(Problem::new(*place, &format!("services.{}.ports", spec.name), told));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Around;
 use super::errors::{Place, Problem, line};
 use super::keys::{Fate, Keys};
 use super::tree::{Node, Tree};
@@ -18,18 +19,18 @@ pub(super) struct Field<'a> {
 /// Collects what does not stop the reading.
 pub(super) struct Reader<'a> {
     file: &'a str,
-    variable: &'a dyn Fn(&str) -> Option<String>,
+    pub around: &'a Around<'a>,
     problems: Vec<Problem>,
-    warnings: Vec<String>,
+    warnings: Vec<(Place, String)>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(file: &'a str, variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Reader { file, variable, problems: Vec::new(), warnings: Vec::new() }
+    pub fn new(file: &'a str, around: &'a Around<'a>) -> Self {
+        Reader { file, around, problems: Vec::new(), warnings: Vec::new() }
     }
 
     pub fn variable(&self, name: &str) -> Option<String> {
-        (self.variable)(name)
+        (self.around.variable)(name)
     }
 
     /// An error of meaning: told together with the others.
@@ -38,14 +39,21 @@ impl<'a> Reader<'a> {
     }
 
     pub fn warn(&mut self, problem: Problem) {
-        let warning = line(self.file, &problem);
+        let warning = (problem.place, line(self.file, &problem));
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
     }
 
-    pub fn finish(self) -> (Vec<Problem>, Vec<String>) {
-        (self.problems, self.warnings)
+    /// About a key that was understood and says nothing to us.
+    pub fn ignored(&mut self, field: &Field, why: &str) {
+        self.warn(Problem::new(field.tree.place, &field.path, format!("is ignored: {why}")));
+    }
+
+    /// Problems, and warnings in the order of the text.
+    pub fn finish(mut self) -> (Vec<Problem>, Vec<String>) {
+        self.warnings.sort_by_key(|(place, _)| (place.line, place.column));
+        (self.problems, self.warnings.into_iter().map(|(_, warning)| warning).collect())
     }
 
     /// The entries of a mapping with known keys; nothing stands for an empty one.
@@ -60,8 +68,8 @@ impl<'a> Reader<'a> {
             match keys.fate(name) {
                 Fate::Read => drop(fields.insert(name, field)),
                 Fate::Pass => {}
-                Fate::Warn => self.warn(Problem::new(field.tree.place, &field.path, "is ignored: mesh does not do it")),
-                Fate::Refuse(_) if is_off(field.tree) => {}
+                Fate::Warn(_) | Fate::Refuse(_) if is_off(field.tree) => {}
+                Fate::Warn(why) => self.ignored(&field, why),
                 Fate::Refuse(why) => self.problem(Problem::new(field.tree.place, &field.path, why)),
                 Fate::Unknown(told) => return Err(field.key_problem(told)),
             }
@@ -113,7 +121,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn bool(&mut self, field: &Field) -> Result<bool, Problem> {
-        let words = [("true", true), ("false", false), ("yes", true), ("no", false)];
+        let words = [("true", true), ("false", false), ("yes", true), ("no", false), ("on", true), ("off", false)];
         Ok(self.word(field, &words)?.unwrap_or(false))
     }
 }
@@ -170,7 +178,7 @@ impl<'t> Field<'t> {
     }
 }
 
-/// `privileged: false`, `secrets: []`: nothing is asked for, so nothing is refused.
+/// `privileged: false`, `secrets: []`: nothing is asked for, so nothing is refused or said.
 fn is_off(tree: &Tree) -> bool {
     match &tree.node {
         Node::Null => true,

@@ -129,14 +129,14 @@ networks:
     assert_eq!(
         ports,
         [
-            (9000, 80, PublishMode::Ingress),
-            (8443, 443, PublishMode::Host),
             (7000, 7000, PublishMode::Ingress),
-            (7001, 7001, PublishMode::Ingress)
+            (7001, 7001, PublishMode::Ingress),
+            (8443, 443, PublishMode::Host),
+            (9000, 80, PublishMode::Ingress)
         ]
     );
     let networks: Vec<_> = service.networks.iter().map(|at| (at.network.as_str(), at.aliases.join(","))).collect();
-    assert_eq!(networks, [("demo_front", "web,www,api".into()), ("shared", "web".into())]);
+    assert_eq!(networks, [("shared", "web".into()), ("demo_front", "web,www,api".into())]);
     assert_eq!((service.update.parallelism, service.update.order), (2, UpdateOrder::StartFirst));
     assert_eq!(service.update.failure_action, UpdateFailureAction::Rollback);
     assert_eq!(service.rollback.parallelism, 0);
@@ -190,9 +190,10 @@ fn what_is_ignored_is_said() {
     assert_eq!(
         manifest.warnings(),
         [
-            "demo.yaml:5:12: services.web.build: is ignored: mesh does not do it",
-            "demo.yaml:6:17: services.web.depends_on: is ignored: mesh does not do it",
-            "demo.yaml:7:14: services.web.restart: is ignored: mesh does not do it",
+            "demo.yaml:5:12: services.web.build: is ignored: images are not built here",
+            "demo.yaml:6:17: services.web.depends_on: is ignored: services start together, as in Swarm; let them try \
+             again until the other one answers",
+            "demo.yaml:7:14: services.web.restart: is ignored: write deploy.restart_policy, as in Swarm",
         ]
     );
 }
@@ -223,12 +224,12 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
         ),
         (
             &with("    privileged: true\n    secrets: [key]\n    volumes: [data:/data]\nvolumes: {data: {}}\n"),
-            "demo.yaml:5:17: services.web.privileged: privileged tasks are not there; take it out\n\
+            "demo.yaml:5:17: services.web.privileged: privileged tasks are not there; take it out, or name what \
+             is needed under 'cap_add'\n\
              demo.yaml:6:14: services.web.secrets: secrets are not there yet; without them the service would run \
              unprotected or not at all\n\
-             demo.yaml:7:15: services.web.volumes[0]: 'data' is a named volume or a relative path, which are not \
-             there; write /host/path:/path\n\
-             demo.yaml:8:10: volumes: named volumes are not there yet; use a bind mount (/host/path:/path) in the service",
+             demo.yaml:7:14: services.web.volumes: runtime exec does not have it: volumes need runtime docker; bind a \
+             folder of the host (/host/path:/path)",
         ),
         (
             &with("    deploy: {endpoint_mode: dnsrr}\n    ports: ['80:80']\n"),
@@ -251,9 +252,198 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
     let two = "services:\n  a: {command: x, x-mesh: {runtime: exec}, ports: ['80:80']}\n  \
                b: {command: x, x-mesh: {runtime: exec}, ports: ['80:81']}\n";
     assert_eq!(wrong(two), "demo.yaml:3:3: services.b.ports: port 80 is published by service 'a' already");
-    let image = parse("demo.yaml", "services: {web: {image: nginx}}", &variable).expect("understood");
-    let refused = image.stack("demo").expect_err("no docker yet").to_string();
-    assert!(refused.starts_with("demo.yaml:1:12: services.web: the docker runtime is not there yet"), "{refused}");
     let good = parse("demo.yaml", &with(""), &variable).expect("understood");
     assert!(good.stack("a b").is_err());
+}
+
+/// A service `web` from an image with these lines (indented by four).
+fn image(lines: &str) -> String {
+    format!("services:\n  web:\n    image: nginx\n{lines}")
+}
+
+fn at(folder: &str, text: &str) -> Result<Manifest, Errors> {
+    let read = |path: &std::path::Path| match path.to_str() {
+        Some("/srv/shop/web.env") => Ok("A=file\nB=file\n# C=3\nTOKEN\n".to_string()),
+        _ => Err(format!("{}: not there", path.display())),
+    };
+    parse_in("shop.yaml", text, &Around { folder: Some(folder.into()), variable: &variable, read: &read })
+}
+
+#[test]
+fn what_a_container_can_say() {
+    let text = image(
+        r#"
+    entrypoint: ["/entry", "$$1"]
+    command: run --it
+    labels: {a: b}
+    tty: true
+    stdin_open: true
+    init: true
+    read_only: true
+    cap_add: [NET_ADMIN]
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    group_add: [audio, 44]
+    extra_hosts: ["db:10.0.0.9", "up=host-gateway"]
+    sysctls: {net.core.somaxconn: 1024}
+    ulimits: {nproc: 65535, nofile: {soft: 1, hard: 2}}
+    shm_size: 64m
+    tmpfs: ["/run:size=1m,mode=0700", /tmp]
+    deploy: {resources: {limits: {pids: 50}}}
+"#,
+    );
+    let service = service(&text);
+    let asked = &service.task.container;
+    let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+    assert_eq!((service.task.runtime, service.task.image.as_str()), (Runtime::Docker, "nginx"));
+    assert_eq!(asked.entrypoint, Some(words(&["/entry", "$1"])));
+    assert_eq!(service.task.command, ["run", "--it"]);
+    assert_eq!((asked.labels["a"].as_str(), service.labels.contains_key("a")), ("b", false));
+    assert!(asked.tty && asked.stdin_open && asked.init == Some(true) && asked.read_only && asked.no_new_privileges);
+    assert_eq!((&asked.cap_add, &asked.cap_drop), (&words(&["NET_ADMIN"]), &words(&["ALL"])));
+    assert_eq!(asked.group_add, ["audio", "44"]);
+    assert_eq!(asked.extra_hosts, ["db:10.0.0.9", "up:host-gateway"]);
+    assert_eq!(asked.sysctls["net.core.somaxconn"], "1024");
+    assert_eq!(asked.ulimits["nofile"], Ulimit { soft: 1, hard: 2 });
+    assert_eq!(asked.ulimits["nproc"], Ulimit { soft: 65535, hard: 65535 });
+    assert_eq!((asked.shm_size_bytes, asked.pids_limit), (Some(64 << 20), Some(50)));
+    let tmpfs = &service.task.mounts[0];
+    assert_eq!((tmpfs.kind.as_str(), tmpfs.target.as_str()), ("tmpfs", "/run"));
+    assert_eq!((tmpfs.options.tmpfs_size_bytes, tmpfs.options.tmpfs_mode), (Some(1 << 20), Some(0o700)));
+    let cleared = |line: &str| self::service(&image(line)).task.container.entrypoint;
+    assert_eq!(cleared("    entrypoint: ''\n"), Some(Vec::new()));
+    assert_eq!(cleared("    entrypoint: []\n"), Some(Vec::new()));
+    assert_eq!(cleared("    entrypoint:\n"), None);
+}
+
+#[test]
+fn volumes_of_every_kind() {
+    let text = image(
+        r#"
+    volumes:
+      - data:/var/lib/data
+      - ./conf:/etc/conf:ro
+      - ../up:/up:rslave
+      - /anonymous
+      - shared:/shared:nocopy
+      - {type: volume, source: named, target: /named, read_only: true, volume: {subpath: a/b}}
+      - {type: bind, source: ~/keys, target: /keys}
+      - type: tmpfs
+        target: /fast
+        tmpfs: {size: 1m, mode: 0o1777}
+volumes:
+  data: {driver: local, driver_opts: {type: nfs, o: "addr=10.0.0.1,rw"}, labels: [keep=yes]}
+  shared: {external: true, name: of-others}
+  named: {name: exactly}
+"#,
+    )
+    .replace("~/keys", "/home/u/keys");
+    let manifest = at("/srv/shop", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    let stack = manifest.stack("s").expect("a stack");
+    let seen: Vec<_> = (stack.services[0].task.mounts.iter())
+        .map(|mount| {
+            format!("{} {}:{}{}", mount.kind, mount.source, mount.target, if mount.read_only { ":ro" } else { "" })
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            "volume s_data:/var/lib/data",
+            "bind /srv/shop/conf:/etc/conf:ro",
+            "bind /srv/up:/up",
+            "volume :/anonymous",
+            "volume of-others:/shared",
+            "volume exactly:/named:ro",
+            "bind /home/u/keys:/keys",
+            "tmpfs :/fast",
+        ]
+    );
+    let options = |index: usize| &stack.services[0].task.mounts[index].options;
+    assert_eq!((options(0).driver.as_deref(), options(0).driver_opts["type"].as_str()), (Some("local"), "nfs"));
+    assert_eq!((options(0).labels["keep"].as_str(), options(0).labels[Stack::LABEL].as_str()), ("yes", "s"));
+    assert_eq!(options(2).propagation.as_deref(), Some("rslave"));
+    assert!(options(4).no_copy && options(4).labels.is_empty(), "what others made is taken as it is");
+    assert_eq!((options(5).subpath.as_deref(), options(7).tmpfs_mode), (Some("a/b"), Some(0o1777)));
+}
+
+#[test]
+fn files_of_variables_come_first() {
+    let text = image("    env_file: web.env\n    environment: {A: here, MISSING: }\n");
+    let manifest = at("/srv/shop", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(manifest.stack("s").expect("a stack").services[0].task.env, ["A=here", "B=file", "TOKEN=secret"]);
+    assert_eq!(
+        manifest.warnings(),
+        ["shop.yaml:5:28: services.web.environment.MISSING: the variable MISSING is not set: it is left out"]
+    );
+    let text = image("    env_file: [{path: gone.env, required: false}, ../no.env]\n");
+    assert_eq!(
+        at("/srv/shop", &text).expect_err("a file is missing").to_string(),
+        "shop.yaml:4:51: services.web.env_file[1]: the file of variables can't be read: /srv/no.env: not there"
+    );
+}
+
+#[test]
+fn the_order_of_keys_says_nothing() {
+    let one = "services:\n  b: {image: b, environment: {X: 1, A: 2}, networks: {n: , m: }, ports: ['2:2', '1:1']}\n  \
+               a: {image: a, labels: {x: 1, a: 2}}\nnetworks: {n: , m: }\n";
+    let other = "networks: {m: , n: }\nservices:\n  a: {labels: {a: 2, x: 1}, image: a}\n  \
+                 b: {ports: ['1:1', '2:2'], networks: {m: , n: }, environment: [A=2, X=1], image: b}\n";
+    let services = |text: &str| {
+        let mut services = stack(text).services;
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services
+    };
+    assert_eq!(services(one), services(other));
+}
+
+#[test]
+fn what_would_lose_data_or_safety_is_refused_the_rest_is_named() {
+    for (lines, told) in [
+        ("    security_opt: ['seccomp:strict.json']\n", "less protected than asked"),
+        ("    network_mode: none\n", "tasks without any network are not there"),
+        ("    ports: ['127.0.0.1:80:80']\n", "names a host address"),
+        ("    ports: [{target: 80, host_ip: 127.0.0.1}]\n", "is a host address"),
+        ("    configs: [a]\n", "configs are not there yet"),
+        ("    volumes: [data:/data]\n", "the volume 'data' is not declared under 'volumes'; none is"),
+        ("    volumes: [./a:/a]\n", "the manifest has no folder"),
+        ("    volumes: [/a:/data, /b:/data]\n", "something is mounted at '/data' already"),
+        ("    volumes: [{type: npipe, target: /x}]\n", "bind, volume, tmpfs"),
+        ("    deploy: {mode: global-job}\n", "jobs are not there yet; allowed are: replicated, global"),
+        ("    networks: [n]\nnetworks: {n: {driver_opts: {encrypted: ''}}}\n", "encryption between nodes is not there"),
+        ("    networks: [n]\nnetworks: {n: {external: true, name: host}}\n", "is not one that services can be on"),
+        ("    ulimits: {nofile: {soft: 3, hard: 2}}\n", "the soft limit 3 is above the hard limit 2"),
+    ] {
+        let wrong = wrong(&image(lines));
+        assert!(wrong.contains(told) && wrong.lines().count() == 1, "{lines}: {wrong}");
+    }
+    let text = image(
+        "    network_mode: host\n    pid: host\n    devices: [/dev/kmsg]\n    security_opt: [apparmor:unconfined]\n    \
+         logging: {driver: json-file}\n    networks: {default: {ipv4_address: 10.0.0.9}}\n    tty: false\n",
+    );
+    let manifest = parse("demo.yaml", &text, &variable).unwrap_or_else(|errors| panic!("{errors}"));
+    let keys: Vec<&str> = manifest.warnings().iter().filter_map(|line| line.split(": ").nth(1)).collect();
+    let wanted = ["devices", "logging", "pid", "security_opt[0]", "network_mode", "networks.default.ipv4_address"];
+    let mut wanted = wanted.map(|key| format!("services.web.{key}"));
+    let mut keys: Vec<String> = keys.into_iter().map(str::to_string).collect();
+    keys.sort();
+    wanted.sort();
+    assert_eq!(keys, wanted, "{:?}", manifest.warnings());
+}
+
+#[test]
+fn runtime_exec_refuses_what_it_would_have_to_drop() {
+    for (lines, told) in [
+        ("    volumes: [/data]\n", "volumes need runtime docker"),
+        ("    read_only: true\n", "services.web.read_only: runtime exec does not have it"),
+        ("    deploy: {resources: {limits: {pids: 5}}}\n", "services.web.deploy.resources.limits.pids"),
+        ("    image: nginx\n", "take the image out"),
+    ] {
+        let wrong = wrong(&with(lines));
+        assert!(wrong.contains(told) && wrong.lines().count() == 1, "{lines}: {wrong}");
+    }
+    let text = with("    tty: true\n    tmpfs: /run/x\n    extra_hosts: ['db:10.0.0.9']\n    entrypoint: nice\n");
+    let manifest = parse("demo.yaml", &text, &variable).unwrap_or_else(|errors| panic!("{errors}"));
+    let told = ["demo.yaml:5:10: services.web.tty: is ignored: runtime exec does not have it: it needs runtime docker"];
+    assert_eq!(manifest.warnings(), told);
+    assert_eq!(service(&text).task.command, ["nice", "web"]);
 }

@@ -1,67 +1,72 @@
-//! `volumes` of a service: bind mounts. What would keep data elsewhere is refused, not dropped.
+//! The section `volumes`: named volumes that the Docker Engines of the nodes keep.
+
+use std::collections::BTreeMap;
 
 use super::errors::Problem;
-use super::keys;
 use super::reader::{Field, Reader};
-use crate::model::Mount;
+use super::{keys, networks};
+use crate::model::{Mount, Stack};
 
-pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<Mount>, Problem> {
-    let mut mounts = Vec::new();
-    for item in field.items()? {
-        if item.is_map() {
-            mounts.extend(read_long(&item, reader)?);
-        } else {
-            mounts.extend(reader.parsed(&item, parse_short)?);
-        }
-    }
-    Ok(mounts)
+#[derive(Clone, Debug)]
+pub(super) enum DeclaredVolume {
+    /// Made by the Engine of each node that runs a task with it.
+    Own {
+        name: Option<String>,
+        driver: Option<String>,
+        driver_opts: BTreeMap<String, String>,
+        labels: BTreeMap<String, String>,
+    },
+    /// Made by someone else, under this name.
+    External { name: String },
 }
 
-/// `/host/path:/path[:ro]`.
-fn parse_short(text: &str) -> Result<Mount, String> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts.as_slice() {
-        [source, target] => (*source, *target, ""),
-        [source, target, options] => (*source, *target, *options),
-        _ => return Err(format!("'{text}' keeps data in a volume, which is not there yet; write /host/path:/path")),
-    };
-    if !source.starts_with('/') {
-        return Err(format!(
-            "'{source}' is a named volume or a relative path, which are not there; write /host/path:/path"
-        ));
+pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<BTreeMap<String, DeclaredVolume>, Problem> {
+    let mut volumes = BTreeMap::new();
+    for (short, volume) in reader.entries(field.tree, &field.path)? {
+        if !is_name(short) {
+            let told = "this is no name for a volume: letters, digits, '-', '_', '.', beginning with a letter or digit";
+            reader.problem(volume.key_problem(told));
+        }
+        volumes.insert(short.to_string(), read_volume(short, &volume, reader)?);
     }
-    let read_only = match options {
-        "" | "rw" | "z" | "Z" => false,
-        "ro" => true,
-        _ => return Err(format!("'{options}' in '{text}': allowed are ro, rw")),
-    };
-    absolute(Mount { kind: "bind".into(), source: source.into(), target: target.into(), read_only })
+    Ok(volumes)
 }
 
-fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<Mount>, Problem> {
-    let fields = reader.fields(item.tree, &item.path, keys::VOLUME)?;
-    let kind = fields.get("type").map(Field::text).transpose()?.unwrap_or("volume");
-    if kind != "bind" {
-        reader.problem(item.problem(format!("mounts of type {kind} are not there yet; allowed is: bind")));
-        return Ok(None);
-    }
-    let source = fields.get("source").map(Field::text).transpose()?.unwrap_or_default().to_string();
-    let target = fields.get("target").map(Field::text).transpose()?.unwrap_or_default().to_string();
-    let read_only = fields.get("read_only").map(|field| reader.bool(field)).transpose()?.unwrap_or(false);
-    match absolute(Mount { kind: kind.into(), source, target, read_only }) {
-        Ok(mount) => Ok(Some(mount)),
-        Err(told) => {
-            reader.problem(item.problem(told));
-            Ok(None)
-        }
-    }
+/// As the Engine has it.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-fn absolute(mount: Mount) -> Result<Mount, String> {
-    for (side, path) in [("source", &mount.source), ("target", &mount.target)] {
-        if !path.starts_with('/') {
-            return Err(format!("{side} '{path}' is not an absolute path"));
+fn read_volume(short: &str, volume: &Field, reader: &mut Reader) -> Result<DeclaredVolume, Problem> {
+    let fields = reader.fields(volume.tree, &volume.path, keys::VOLUME)?;
+    let text = |key: &str| fields.get(key).filter(|field| !field.is_nothing()).map(Field::text).transpose();
+    let name = text("name")?.map(str::to_string);
+    if let Some(name) = networks::external(&fields, short, name.as_deref(), reader)? {
+        return Ok(DeclaredVolume::External { name });
+    }
+    let driver_opts = fields.get("driver_opts").map(|field| networks::labels(field, reader)).transpose()?;
+    let labels = fields.get("labels").map(|field| networks::labels(field, reader)).transpose()?;
+    Ok(DeclaredVolume::Own {
+        name,
+        driver: text("driver")?.map(str::to_string),
+        driver_opts: driver_opts.unwrap_or_default(),
+        labels: labels.unwrap_or_default(),
+    })
+}
+
+impl DeclaredVolume {
+    /// The mount with the volume's full name, and with what the Engine needs to make it.
+    pub(super) fn applied_to(&self, mount: &mut Mount, stack: &str) {
+        match self {
+            DeclaredVolume::External { name } => mount.source = name.clone(),
+            DeclaredVolume::Own { name, driver, driver_opts, labels } => {
+                mount.source = name.clone().unwrap_or_else(|| format!("{stack}_{}", mount.source));
+                mount.options.driver = driver.clone();
+                mount.options.driver_opts = driver_opts.clone();
+                mount.options.labels.extend(labels.clone());
+                mount.options.labels.insert(Stack::LABEL.to_string(), stack.to_string());
+            }
         }
     }
-    Ok(mount)
 }

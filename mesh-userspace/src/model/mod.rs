@@ -6,6 +6,7 @@
 
 mod change;
 mod cluster;
+mod container;
 mod counters;
 mod exec;
 mod id;
@@ -19,6 +20,7 @@ mod update;
 
 pub use change::Change;
 pub use cluster::{Cluster, Settings};
+pub use container::{Container, ExecLack, Mount, MountOptions, Ulimit};
 pub use counters::Counters;
 pub use exec::{ExecEvent, ExecInput, ExecRequest, LogLine, LogStream, WindowSize};
 pub use id::{Id, ParseIdError};
@@ -26,8 +28,8 @@ pub use network::{Network, NetworkSpec};
 pub use node::{Availability, Node, Role};
 pub use observed::{NodeStatus, Observed, TaskHealth, TaskStatus};
 pub use service::{
-    Affinity, Algorithm, Container, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, PortSpec, Protocol,
-    PublishMode, Resources, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec, UpdateConfig,
+    Affinity, Algorithm, EndpointMode, HealthCheck, Mode, NetworkAttachment, PortSpec, Protocol, PublishMode,
+    Resources, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec, UpdateConfig,
     UpdateFailureAction, UpdateOrder, Vip,
 };
 pub use stack::Stack;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Id, UnixMs};
+use super::{Container, Id, Mount, UnixMs};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -88,15 +88,6 @@ pub struct NetworkAttachment {
     pub aliases: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// `bind`, `volume` or `tmpfs`.
-    pub kind: String,
-    pub source: String,
-    pub target: String,
-    pub read_only: bool,
-}
-
 /// How a task is asked whether it is well. As with Docker, 0 in a number stands for its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
@@ -143,26 +134,6 @@ impl HealthCheck {
         let HealthCheck { interval_ms, timeout_ms, retries, start_period_ms, .. } = self.with_defaults();
         start_period_ms.saturating_add(interval_ms.saturating_add(timeout_ms).saturating_mul(retries.into()))
     }
-}
-
-/// What only a container of the Docker Engine has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Container {
-    /// Instead of the image's own; None: the image's. The spec's `command` follows it, as in Compose.
-    pub entrypoint: Option<Vec<String>>,
-    /// Labels of the container, not of the service.
-    pub labels: BTreeMap<String, String>,
-    pub tty: bool,
-    /// None: as the Engine is configured.
-    pub init: Option<bool>,
-    pub read_only: bool,
-    /// Names with or without `CAP_`.
-    pub cap_add: Vec<String>,
-    pub cap_drop: Vec<String>,
-    /// `name:address`, further lines of `/etc/hosts`.
-    pub extra_hosts: Vec<String>,
-    pub sysctls: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -265,6 +236,31 @@ pub struct TaskSpec {
     pub container: Container,
 }
 
+impl TaskSpec {
+    /// What a task is that says nothing, with Swarm's defaults.
+    pub fn new(runtime: Runtime) -> Self {
+        TaskSpec {
+            runtime,
+            image: String::new(),
+            command: Vec::new(),
+            env: Vec::new(),
+            user: None,
+            hostname: None,
+            workdir: None,
+            mounts: Vec::new(),
+            health: None,
+            stop_signal: None,
+            stop_grace_period_ms: 10_000,
+            resources: Resources::default(),
+            restart: RestartPolicy::default(),
+            constraints: Vec::new(),
+            max_replicas_per_node: 0,
+            force_update: 0,
+            container: Container::default(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     pub name: String,
@@ -278,6 +274,25 @@ pub struct ServiceSpec {
     pub affinity: Option<Affinity>,
     pub update: UpdateConfig,
     pub rollback: UpdateConfig,
+}
+
+impl ServiceSpec {
+    /// One task behind a VIP, on no network and without ports.
+    pub fn new(name: &str, runtime: Runtime) -> Self {
+        ServiceSpec {
+            name: name.to_string(),
+            labels: BTreeMap::new(),
+            mode: Mode::Replicated { replicas: 1 },
+            task: TaskSpec::new(runtime),
+            networks: Vec::new(),
+            ports: Vec::new(),
+            endpoint_mode: EndpointMode::Vip,
+            lb: Algorithm::RoundRobin,
+            affinity: None,
+            update: UpdateConfig::default(),
+            rollback: UpdateConfig::default(),
+        }
+    }
 }
 
 /// A service's virtual address on one network.

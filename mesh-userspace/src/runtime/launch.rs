@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Container, HealthCheck, Id, Mount, Resources, Task, TaskHealth, UnixMs};
+use crate::model::{Container, HealthCheck, Id, Mount, Resources, Runtime, Task, TaskHealth, UnixMs};
 
 /// Everything a runtime must know to run a task; later changes of the service make another task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,7 +61,8 @@ impl TaskLaunch {
             nameservers,
             search,
             addresses: task.attachments.iter().map(|attachment| attachment.addr).collect(),
-            extra_hosts: Vec::new(),
+            // The Engine writes a container's own.
+            extra_hosts: if task.spec.runtime == Runtime::Exec { task.spec.host_lines() } else { Vec::new() },
             stop_signal,
             stop_grace_ms: task.spec.stop_grace_period_ms,
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mesh_userspace::model::{LogStream, Mount, Resources};
+use mesh_userspace::model::{LogStream, Mount, MountOptions, Resources};
 use mesh_userspace::runtime::{RuntimeError, TaskRuntime};
 
 use crate::stage::{Stage, launch, request, shell, stage, text};
@@ -114,6 +114,7 @@ async fn environment_directory_and_mounts_are_as_asked() {
         source: shared.path().display().to_string(),
         target: target.path().display().to_string(),
         read_only,
+        ..Mount::default()
     };
     let mut task = shell("echo $A; pwd; cat file; touch new 2>/dev/null || echo read-only; env | grep -c ^MESH");
     task.env = vec!["A=1 2".into()];
@@ -123,6 +124,13 @@ async fn environment_directory_and_mounts_are_as_asked() {
     let pwd = target.path().display().to_string();
     assert_eq!(text(&lines), ["1 2", &pwd, "from the hostread-only", "0"]);
     assert!(fs::read_dir(target.path()).expect("target").next().is_none(), "the host does not see the mount");
+
+    let mut task = shell("df -k . | awk 'END {print $2}'; stat -c %a .");
+    task.workdir = Some(target.path().display().to_string());
+    let sized = MountOptions { tmpfs_size_bytes: Some(1 << 20), tmpfs_mode: Some(0o700), ..MountOptions::default() };
+    task.mounts = vec![Mount { options: sized, ..mount("tmpfs", false) }];
+    let (_, lines) = stage.output_of(task).await;
+    assert_eq!(text(&lines), ["1024", "700"]);
 
     let mut task = shell("true");
     task.mounts = vec![mount("volume", false)];
@@ -136,8 +144,7 @@ async fn what_can_not_be_run_here_is_rejected_and_leaves_nothing() {
     let mut unknown_user = shell("true");
     unknown_user.user = Some("no-such-user".into());
     let mut no_target = shell("true");
-    no_target.mounts =
-        vec![Mount { kind: "tmpfs".into(), source: String::new(), target: "/no/such/place".into(), read_only: false }];
+    no_target.mounts = vec![Mount { kind: "tmpfs".into(), target: "/no/such/place".into(), ..Mount::default() }];
     let mut limited = shell("true");
     limited.resources = Resources { limit_memory_bytes: Some(64 << 20), ..Resources::default() };
     let has_memory = fs::read_to_string(stage.config.cgroup_root.join("cgroup.controllers"))

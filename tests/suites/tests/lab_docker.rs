@@ -79,7 +79,8 @@ fn launch(number: u8, words: &[&str]) -> TaskLaunch {
 }
 
 fn mount(kind: &str, source: &Path, target: &str, read_only: bool) -> Mount {
-    Mount { kind: kind.into(), source: source.display().to_string(), target: target.into(), read_only }
+    let source = source.display().to_string();
+    Mount { kind: kind.into(), source, target: target.into(), read_only, ..Mount::default() }
 }
 
 fn request(words: &[&str]) -> ExecRequest {
@@ -517,7 +518,7 @@ fn the_engines_verdict_is_told() {
             interval_ms,
             timeout_ms: 1_000,
             retries: 2,
-            start_period_ms: 0,
+            ..HealthCheck::default()
         };
         step("starting, healthy, unhealthy: by the service's own check");
         let mut task = launch(1, &["sh", "-c", "touch /tmp/well; sleep 1000"]);

@@ -21,6 +21,7 @@ pub fn service_detail(facts: &Facts, word: &str) -> Result<ServiceDetail, ApiErr
         running,
         desired,
         outdated: outdated(facts, service),
+        update: facts.cluster.updates.get(&service.id).cloned(),
         tasks: rows_of(facts, service),
     })
 }

@@ -2,16 +2,15 @@
 
 use clap::{Args, ValueEnum};
 
-use super::flags::{SpecFlags, parse_mount, parse_network};
+use super::container::{ContainerFlags, check_exec, parse_host, parse_ulimit};
+use super::flags::{SpecFlags, parse_network};
+use super::mount::parse_mount;
 use crate::api::Client;
 use crate::cli::fault::Fault;
 use crate::cli::node::split_label;
 use crate::cli::{Screen, progress};
-use crate::manifest::parse_publish;
-use crate::model::{
-    Algorithm, EndpointMode, Mode, Mount, NetworkAttachment, PortSpec, PublishMode, Resources, RestartPolicy, Runtime,
-    ServiceSpec, TaskSpec, UpdateConfig,
-};
+use crate::manifest::{parse_env_file, parse_publish};
+use crate::model::{EndpointMode, Mode, Mount, NetworkAttachment, PortSpec, PublishMode, Runtime, ServiceSpec, Ulimit};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ModeWord {
@@ -21,10 +20,19 @@ enum ModeWord {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum RuntimeWord {
-    /// A command of this host
-    Exec,
-    /// A container
+    /// A container of the Docker Engine
     Docker,
+    /// A command of the host
+    Exec,
+}
+
+impl From<RuntimeWord> for Runtime {
+    fn from(word: RuntimeWord) -> Self {
+        match word {
+            RuntimeWord::Docker => Runtime::Docker,
+            RuntimeWord::Exec => Runtime::Exec,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -44,28 +52,74 @@ pub(crate) struct Create {
     /// Set an environment variable; K alone takes the value from here
     #[arg(short, long, value_name = "K=V")]
     env: Vec<String>,
-    /// type=bind,source=/PATH,target=/PATH[,readonly]
+    /// Environment variables from a file, one K=V a line; --env wins
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// type=bind|volume|tmpfs,source=NAME or /PATH,target=/PATH[,readonly]
     #[arg(long, value_parser = parse_mount)]
     mount: Vec<Mount>,
     /// Where tasks may run: node.hostname==n1, node.role!=manager, node.labels.K==V
     #[arg(long, value_name = "EXPR")]
     constraint: Vec<String>,
+    /// Label of the service
     #[arg(short, long, value_name = "K=V")]
     label: Vec<String>,
-    /// 'exec': all words are a command of this host; 'docker': the first is an image [default: docker]
+    /// Label of its containers
+    #[arg(long, value_name = "K=V")]
+    container_label: Vec<String>,
+    /// Further line of /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = parse_host)]
+    host: Vec<String>,
+    /// Further group of the user
+    #[arg(long)]
+    group: Vec<String>,
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    #[arg(long, value_name = "K=V")]
+    sysctl: Vec<String>,
+    /// nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse_ulimit)]
+    ulimit: Vec<(String, Ulimit)>,
+    #[arg(long, hide = true)]
+    secret: Vec<String>,
+    #[arg(long, hide = true)]
+    config: Vec<String>,
+    /// 'exec': all words are a command of the host [default: docker]
     #[arg(long)]
     runtime: Option<RuntimeWord>,
-    /// Don't wait until it runs
-    #[arg(short, long)]
-    detach: bool,
-    /// Only the id, no progress
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    wait: progress::Wait,
+    #[command(flatten)]
+    registry: Registry,
     #[command(flatten)]
     flags: SpecFlags,
-    /// With --runtime exec the command and its arguments; else IMAGE [COMMAND] [ARG...]
-    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE|COMMAND")]
+    #[command(flatten)]
+    container: ContainerFlags,
+    /// IMAGE [COMMAND] [ARG...]; with --runtime exec the command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     words: Vec<String>,
+}
+
+/// What Docker's client asks a registry before an Engine does; ours leaves all of that to the Engines.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Registry {
+    #[arg(long, hide = true)]
+    with_registry_auth: bool,
+    #[arg(long, hide = true)]
+    no_resolve_image: bool,
+}
+
+impl Registry {
+    pub(crate) fn remark(&self, screen: &mut Screen<'_>) {
+        if self.with_registry_auth {
+            screen.remark(
+                "mesh: warning: --with-registry-auth is ignored: nodes get no credentials from here; an image that \
+                 needs them must be on its node before (docker pull)",
+            );
+        }
+    }
 }
 
 /// What one `-p` gives.
@@ -79,80 +133,90 @@ impl Ports {
 }
 
 pub(super) async fn run(create: Create, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
-    let (detach, quiet) = (create.detach, create.quiet);
-    let created = client.service_create(&create.into_spec()?).await?;
+    let wait = create.wait;
+    create.registry.remark(screen);
+    let spec = create.into_spec()?;
+    check(&spec, screen)?;
+    let created = client.service_create(&spec).await?;
     created.warnings.iter().for_each(|warning| screen.remark(format!("mesh: warning: {warning}")));
     screen.line(created.id.to_string())?;
-    if detach {
-        return Ok(());
-    }
-    if quiet {
-        let sink = &mut Screen { out: &mut std::io::sink(), err: &mut std::io::sink(), live: false };
-        return progress::converge(&created.id, client, sink).await;
-    }
-    progress::converge(&created.id, client, screen).await
+    wait.for_services(&[created.id], client, screen).await
 }
 
 impl Create {
     fn into_spec(self) -> Result<ServiceSpec, Fault> {
-        let mut command = self.words;
-        let (runtime, image) = match self.runtime {
-            Some(RuntimeWord::Exec) => (Runtime::Exec, String::new()),
-            Some(RuntimeWord::Docker) | None => (Runtime::Docker, command.remove(0)), // clap: at least one word
-        };
-        let first = if image.is_empty() { command.first().map_or("", String::as_str) } else { image.as_str() };
-        let mode = match self.mode {
-            ModeWord::Replicated => Mode::Replicated { replicas: 1 },
-            ModeWord::Global => Mode::Global,
-        };
-        let ports: Vec<PortSpec> = self.publish.into_iter().flat_map(|ports| ports.0).collect();
-        let name = self.name.unwrap_or_else(|| random_name(first));
-        let mut spec = ServiceSpec {
-            name,
-            labels: self.label.iter().map(|label| split_label(label)).collect(),
-            mode,
-            task: TaskSpec {
-                runtime,
-                image,
-                command,
-                env: self.env.into_iter().filter_map(from_environment).collect(),
-                user: None,
-                hostname: None,
-                workdir: None,
-                mounts: self.mount,
-                health: None,
-                stop_signal: None,
-                stop_grace_period_ms: 10_000,
-                resources: Resources::default(),
-                restart: RestartPolicy::default(),
-                constraints: self.constraint,
-                max_replicas_per_node: 0,
-                force_update: 0,
-                container: Default::default(),
-            },
-            networks: self.network,
-            ports,
-            endpoint_mode: EndpointMode::Vip,
-            lb: Algorithm::RoundRobin,
-            affinity: None,
-            update: UpdateConfig::default(),
-            rollback: UpdateConfig::default(),
-        };
+        refuse_not_there(&self.secret, &self.config)?;
+        let runtime = self.runtime.map_or(Runtime::Docker, Runtime::from);
+        let mut words = self.words.into_iter();
+        let first = words.next().unwrap_or_default();
+        let name = self.name.unwrap_or_else(|| random_name(&first));
+        let mut spec = ServiceSpec::new(&name, runtime);
+        spec.labels = self.label.iter().map(|label| split_label(label)).collect();
+        if self.mode == ModeWord::Global {
+            spec.mode = Mode::Global;
+        }
+        spec.networks = self.network;
+        spec.ports = self.publish.into_iter().flat_map(|ports| ports.0).collect();
+        let task = &mut spec.task;
+        match runtime {
+            Runtime::Docker => (task.image, task.command) = (first, words.collect()),
+            Runtime::Exec => task.command = std::iter::once(first).chain(words).collect(),
+        }
+        task.env = environment(&self.env_file, self.env)?;
+        task.mounts = self.mount;
+        task.constraints = self.constraint;
+        let container = &mut task.container;
+        container.labels = self.container_label.iter().map(|label| split_label(label)).collect();
+        container.extra_hosts = self.host;
+        container.group_add = self.group;
+        container.cap_add = self.cap_add;
+        container.cap_drop = self.cap_drop;
+        container.sysctls = self.sysctl.iter().map(|sysctl| split_label(sysctl)).collect();
+        container.ulimits = self.ulimit.into_iter().collect();
+        self.container.apply(task)?;
         self.flags.apply(&mut spec)?;
-        check(&spec)?;
         Ok(spec)
     }
 }
 
 /// What no cluster could accept.
-pub(super) fn check(spec: &ServiceSpec) -> Result<(), Fault> {
+pub(super) fn check(spec: &ServiceSpec, screen: &mut Screen<'_>) -> Result<(), Fault> {
     let on_ingress = spec.ports.iter().any(|port| port.mode == PublishMode::Ingress);
     if spec.endpoint_mode == EndpointMode::Dnsrr && on_ingress {
         return Err(Fault::failed(
             "--endpoint-mode dnsrr: a port published on every node needs a VIP; publish it with mode=host, or use vip",
         ));
     }
+    check_exec(&spec.task, screen)
+}
+
+fn refuse_not_there(secrets: &[String], configs: &[String]) -> Result<(), Fault> {
+    if !secrets.is_empty() {
+        return Err(Fault::failed("--secret: secrets are not there yet; without it the service would run unprotected"));
+    }
+    if !configs.is_empty() {
+        return Err(Fault::failed("--config: configs are not there yet; bind-mount the file (--mount type=bind,…)"));
+    }
     Ok(())
+}
+
+/// Files first, then single variables: a later one takes the place of an earlier one of its name.
+fn environment(files: &[String], single: Vec<String>) -> Result<Vec<String>, Fault> {
+    let mut variables: Vec<String> = Vec::new();
+    for path in files {
+        let fail = |told: String| Fault::failed(format!("--env-file {path}: {told}"));
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let lines = parse_env_file(&text, &|name| std::env::var(name).ok()).map_err(fail)?;
+        variables.extend(lines.into_iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    variables.extend(single.into_iter().filter_map(from_environment));
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_string();
+    let mut kept: Vec<String> = Vec::new();
+    for variable in variables {
+        kept.retain(|earlier| name(earlier) != name(&variable));
+        kept.push(variable);
+    }
+    Ok(kept)
 }
 
 /// `K=V` as it is; `K` with the value it has here, and left out where it has none, as Docker does.
@@ -165,10 +229,33 @@ pub(super) fn from_environment(variable: String) -> Option<String> {
 
 /// The program's or image's name made fit for DNS, and four digits.
 fn random_name(program: &str) -> String {
-    let stem = program.rsplit('/').next().unwrap_or_default().split([':', '@']).next().unwrap_or_default();
-    let stem = stem.to_ascii_lowercase();
+    let stem = program.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let stem = stem.split([':', '@']).next().unwrap_or_default();
     let stem: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
     let stem = stem.trim_matches('-');
     let stem = if stem.is_empty() { "service" } else { stem };
     format!("{stem}-{:04x}", rand::random::<u16>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_images_and_programs() {
+        let stem = |text: &str| random_name(text).rsplit_once('-').map(|(stem, _)| stem.to_string());
+        assert_eq!(stem("registry:5000/team/web-app:1.2@sha256:ab").as_deref(), Some("web-app"));
+        assert_eq!(stem("/usr/bin/sleep").as_deref(), Some("sleep"));
+        assert_eq!(stem("…").as_deref(), Some("service"));
+    }
+
+    #[test]
+    fn single_variables_win_over_files() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "A=1\nB=2\n").expect("written");
+        let path = file.path().display().to_string();
+        let variables = environment(&[path], vec!["A=3".into()]).expect("readable");
+        assert_eq!(variables, ["B=2", "A=3"]);
+        assert!(environment(&["/nowhere".into()], Vec::new()).is_err());
+    }
 }

@@ -5,8 +5,8 @@ use clap::{Args, ValueEnum};
 use crate::cli::fault::Fault;
 use crate::manifest::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus};
 use crate::model::{
-    Affinity, Algorithm, EndpointMode, HealthCheck, Mode, Mount, NetworkAttachment, RestartCondition, ServiceSpec,
-    UpdateFailureAction, UpdateOrder,
+    Affinity, Algorithm, EndpointMode, HealthCheck, Mode, NetworkAttachment, RestartCondition, ServiceSpec,
+    UpdateConfig, UpdateFailureAction, UpdateOrder,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -33,6 +33,12 @@ enum FailureActionWord {
     Pause,
     Continue,
     Rollback,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RollbackActionWord {
+    Pause,
+    Continue,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -111,6 +117,8 @@ pub(super) struct SpecFlags {
     update_failure_action: Option<FailureActionWord>,
     #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
     update_max_failure_ratio: Option<f32>,
+    #[command(flatten)]
+    rollback: RollbackFlags,
     #[arg(long, value_name = "CONDITION")]
     restart_condition: Option<RestartWord>,
     #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
@@ -124,7 +132,36 @@ pub(super) struct SpecFlags {
     replicas_max_per_node: Option<u32>,
 }
 
-fn set<T>(place: &mut T, given: Option<T>) {
+/// How a rollback goes; separate, because its failure action has no way back itself.
+#[derive(Debug, Default, Args)]
+struct RollbackFlags {
+    /// Tasks taken back at once; 0: all
+    #[arg(long, value_name = "N")]
+    rollback_parallelism: Option<u32>,
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    rollback_delay: Option<u64>,
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    rollback_monitor: Option<u64>,
+    #[arg(long, value_name = "ORDER")]
+    rollback_order: Option<OrderWord>,
+    #[arg(long, value_name = "ACTION")]
+    rollback_failure_action: Option<RollbackActionWord>,
+    #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
+    rollback_max_failure_ratio: Option<f32>,
+}
+
+impl RollbackFlags {
+    fn apply(self, rollback: &mut UpdateConfig) {
+        set(&mut rollback.parallelism, self.rollback_parallelism);
+        set(&mut rollback.delay_ms, self.rollback_delay);
+        set(&mut rollback.monitor_ms, self.rollback_monitor);
+        set(&mut rollback.order, self.rollback_order.map(order));
+        set(&mut rollback.failure_action, self.rollback_failure_action.map(rollback_action));
+        set(&mut rollback.max_failure_ratio, self.rollback_max_failure_ratio);
+    }
+}
+
+pub(super) fn set<T>(place: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *place = given;
     }
@@ -167,6 +204,7 @@ impl SpecFlags {
         set(&mut spec.update.order, self.update_order.map(order));
         set(&mut spec.update.failure_action, self.update_failure_action.map(failure_action));
         set(&mut spec.update.max_failure_ratio, self.update_max_failure_ratio);
+        self.rollback.apply(&mut spec.rollback);
         if self.no_healthcheck {
             task.health = Some(HealthCheck::disabled());
         }
@@ -223,6 +261,13 @@ fn failure_action(word: FailureActionWord) -> UpdateFailureAction {
     }
 }
 
+fn rollback_action(word: RollbackActionWord) -> UpdateFailureAction {
+    match word {
+        RollbackActionWord::Pause => UpdateFailureAction::Pause,
+        RollbackActionWord::Continue => UpdateFailureAction::Continue,
+    }
+}
+
 fn restart(word: RestartWord) -> RestartCondition {
     match word {
         RestartWord::None => RestartCondition::None,
@@ -263,39 +308,15 @@ pub(super) fn parse_network(text: &str) -> Result<NetworkAttachment, String> {
     Ok(NetworkAttachment { network, aliases })
 }
 
-/// `type=bind,source=/a,target=/b[,readonly]`.
-pub(super) fn parse_mount(text: &str) -> Result<Mount, String> {
-    let mut mount = Mount { kind: "volume".into(), source: String::new(), target: String::new(), read_only: false };
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').unwrap_or((field, "true"));
-        match key {
-            "type" => mount.kind = value.to_string(),
-            "source" | "src" => mount.source = value.to_string(),
-            "target" | "dst" | "destination" => mount.target = value.to_string(),
-            "readonly" | "ro" => mount.read_only = matches!(value, "true" | "1"),
-            _ => return Err(format!("'{key}' in '{text}': allowed are type, source, target, readonly")),
-        }
-    }
-    if mount.kind != "bind" {
-        return Err(format!("mounts of type {} are not there yet; allowed is: bind", mount.kind));
-    }
-    if !mount.source.starts_with('/') || !mount.target.starts_with('/') {
-        return Err(format!("'{text}' needs source=/PATH and target=/PATH, both absolute"));
-    }
-    Ok(mount)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn networks_mounts_and_affinity_are_read() {
+    fn networks_and_affinity_are_read() {
         let network = parse_network("name=demo,alias=web").expect("a network");
         assert_eq!((network.network.as_str(), network.aliases), ("demo", vec!["web".to_string()]));
         assert_eq!(affinity("client-ip=60").expect("an affinity").0, Some(Affinity { timeout_s: 60 }));
         assert!(affinity("cookie").is_err());
-        assert!(parse_mount("type=bind,source=/a,target=/b,readonly").expect("a mount").read_only);
-        assert!(parse_mount("type=volume,source=data,target=/b").is_err());
     }
 }

@@ -1,10 +1,14 @@
 //! `mesh service …`
 
+mod container;
 mod create;
 mod flags;
+mod mount;
 mod update;
 
 use clap::{Args, Subcommand};
+
+pub(super) use create::Registry;
 
 use super::fault::Fault;
 use super::render::{Look, Table, pretty};
@@ -58,18 +62,16 @@ pub(super) struct Inspect {
 
 #[derive(Debug, Args)]
 pub(super) struct Scale {
-    /// Don't wait until it is so
-    #[arg(short, long)]
-    detach: bool,
+    #[command(flatten)]
+    wait: progress::Wait,
     #[arg(required = true, value_name = "SERVICE=REPLICAS", value_parser = parse_scale)]
     items: Vec<ScaleItem>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Rollback {
-    /// Don't wait until it is so
-    #[arg(short, long)]
-    detach: bool,
+    #[command(flatten)]
+    wait: progress::Wait,
     service: String,
 }
 
@@ -132,21 +134,18 @@ async fn scale(flags: Scale, client: &Client, screen: &mut Screen<'_>) -> Result
     for item in &flags.items {
         screen.line(format!("{} scaled to {}", item.service, item.replicas))?;
     }
-    if flags.detach {
-        return Ok(());
-    }
+    let mut ids = Vec::new();
     for item in &flags.items {
-        let id = client.service(&item.service).await?.service.id;
-        progress::converge(&id, client, screen).await?;
+        ids.push(client.service(&item.service).await?.service.id);
     }
-    Ok(())
+    flags.wait.for_services(&ids, client, screen).await
 }
 
 async fn rollback(flags: Rollback, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
     let id = client.service(&flags.service).await?.service.id;
     client.service_rollback(id.as_str()).await?;
     screen.line(&flags.service)?;
-    if flags.detach { Ok(()) } else { progress::converge(&id, client, screen).await }
+    flags.wait.for_services(&[id], client, screen).await
 }
 
 pub(super) fn table(rows: &[ServiceRow], look: &Look) -> Table {

@@ -57,13 +57,18 @@ fn check_what_runs(cluster: &Cluster, spec: &ServiceSpec) -> Result<(), CommandE
         Runtime::Exec if task.command.first().is_none_or(String::is_empty) => {
             return Err(CommandError::NoCommand { service: service() });
         }
+        Runtime::Exec => {
+            if let Some(lack) = task.lacking_on_exec().into_iter().find(|lack| lack.harms) {
+                return Err(CommandError::NotOnExec { service: service(), what: lack.key, remedy: lack.remedy });
+            }
+        }
         Runtime::Docker if task.image.is_empty() => return Err(CommandError::NothingToRun { service: service() }),
         _ => {}
     }
     let offered = cluster.nodes.values().any(|node| node.runtimes.contains(&task.runtime));
     match task.runtime {
         _ if offered => Ok(()),
-        Runtime::Docker => Err(CommandError::NoDocker { service: service() }),
+        Runtime::Docker => Err(CommandError::NoDocker { service: service(), image: task.image.clone() }),
         runtime => Err(CommandError::NoRuntime { service: service(), runtime: runtime_name(runtime) }),
     }
 }

@@ -85,12 +85,14 @@ pub enum CommandError {
         "service '{service}' names image '{image}', but runtime exec runs a command of the host: leave the image out"
     )]
     ImageForExec { service: String, image: String },
+    #[error("service '{service}' asks for {what}, which runtime exec does not have: {remedy}")]
+    NotOnExec { service: String, what: &'static str, remedy: &'static str },
     #[error("service '{service}' has neither image nor command: give what to run")]
     NothingToRun { service: String },
     #[error(
-        "service '{service}': no node offers runtime docker: install docker.io on a node and start its agent with --runtimes docker,exec, or use --runtime exec with a command of the host"
+        "service '{service}' runs image '{image}', but no node has a Docker Engine that answers: install one (docker.io), or use --runtime exec with a command of the host"
     )]
-    NoDocker { service: String },
+    NoDocker { service: String, image: String },
     #[error("service '{service}': no node offers runtime {runtime}: start an agent with --runtimes {runtime}")]
     NoRuntime { service: String, runtime: &'static str },
     #[error("service '{service}' can't be renamed to '{name}': create a new service and remove this one")]

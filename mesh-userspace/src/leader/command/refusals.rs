@@ -238,8 +238,16 @@ fn service_commands_refuse_with_words() {
         (with(&|spec| spec.task.runtime = Runtime::Docker), &["neither image nor command"]),
         (
             with(&|spec| (spec.task.runtime, spec.task.image) = (Runtime::Docker, "nginx".into())),
-            &["no node offers runtime docker", "docker.io", "--runtime exec"],
+            &["no node has a Docker Engine", "--runtime exec"],
         ),
+        (
+            with(&|spec| {
+                let volume = Mount { kind: "volume".into(), target: "/data".into(), ..Mount::default() };
+                spec.task.mounts = vec![volume];
+            }),
+            &["asks for volumes", "runtime docker", "/host/path:/path"],
+        ),
+        (with(&|spec| spec.task.container.cap_drop = vec!["ALL".into()]), &["cap_drop", "runtime exec does not have"]),
         (with(&|spec| spec.update.max_failure_ratio = f32::NAN), &["update max-failure-ratio", "between 0 and 1"]),
     ];
     for (spec, words) in refusals {

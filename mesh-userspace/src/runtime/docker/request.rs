@@ -5,16 +5,17 @@
 //!
 //! Invariant: what a service asks for is either in the request or refused with words. Must not: ask the Engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, ImageConfig, Mount as EngineMount, MountType, RestartPolicy,
+    ContainerCreateBody, HealthConfig, HostConfig, ImageConfig, Mount as EngineMount, MountBindOptions,
+    MountTmpfsOptions, MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig, ResourcesUlimits, RestartPolicy,
     RestartPolicyNameEnum,
 };
 
 use super::gate;
-use crate::model::{HealthCheck, Id, Mount};
+use crate::model::{HealthCheck, Id, Mount, MountOptions, Ulimit};
 use crate::runtime::TaskLaunch;
 
 /// The task's id: by it a container is found again.
@@ -77,6 +78,11 @@ pub fn container(
         sysctls: Some(extra.sysctls.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
         init: extra.init,
         readonly_rootfs: Some(extra.read_only),
+        security_opt: extra.no_new_privileges.then(|| vec!["no-new-privileges".into()]),
+        group_add: some(&extra.group_add),
+        ulimits: Some(extra.ulimits.iter().map(ulimit).collect()),
+        shm_size: extra.shm_size_bytes.map(u64::cast_signed),
+        pids_limit: extra.pids_limit.map(u64::cast_signed),
         ..HostConfig::default()
     };
     Ok(ContainerCreateBody {
@@ -88,6 +94,7 @@ pub fn container(
         user: launch.user.clone(),
         working_dir: launch.workdir.clone(),
         tty: Some(extra.tty),
+        open_stdin: Some(extra.stdin_open),
         labels: Some(labels),
         healthcheck: launch.health.as_ref().map(healthcheck),
         // For an Engine that shuts down; we stop tasks ourselves.
@@ -154,8 +161,43 @@ fn mount(mount: &Mount) -> Result<EngineMount, String> {
         source: (!mount.source.is_empty() && typ != MountType::TMPFS).then(|| mount.source.clone()),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
+        bind_options: bind_options(mount)?,
+        volume_options: (typ == MountType::VOLUME).then(|| volume_options(&mount.options)),
+        tmpfs_options: (typ == MountType::TMPFS).then(|| MountTmpfsOptions {
+            size_bytes: mount.options.tmpfs_size_bytes.map(u64::cast_signed),
+            mode: mount.options.tmpfs_mode.map(i64::from),
+            ..MountTmpfsOptions::default()
+        }),
         ..EngineMount::default()
     })
+}
+
+fn bind_options(mount: &Mount) -> Result<Option<MountBindOptions>, String> {
+    let Some(word) = &mount.options.propagation else { return Ok(None) };
+    let propagation = word.parse().map_err(|_| {
+        format!(
+            "mount on {}: propagation '{word}' is none: use private, rprivate, shared, rshared, slave or rslave",
+            mount.target
+        )
+    })?;
+    Ok(Some(MountBindOptions { propagation: Some(propagation), ..MountBindOptions::default() }))
+}
+
+fn volume_options(options: &MountOptions) -> MountVolumeOptions {
+    let map = |entries: &BTreeMap<String, String>| entries.clone().into_iter().collect::<HashMap<_, _>>();
+    let driver_config = (options.driver.is_some() || !options.driver_opts.is_empty()).then(|| {
+        MountVolumeOptionsDriverConfig { name: options.driver.clone(), options: Some(map(&options.driver_opts)) }
+    });
+    MountVolumeOptions {
+        no_copy: Some(options.no_copy),
+        labels: Some(map(&options.labels)),
+        driver_config,
+        subpath: options.subpath.clone(),
+    }
+}
+
+fn ulimit((name, limit): (&String, &Ulimit)) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(name.clone()), soft: Some(limit.soft), hard: Some(limit.hard) }
 }
 
 /// Lines of /etc/hosts: the task's own name at its addresses, then what the service asks for.
@@ -278,6 +320,7 @@ mod tests {
             source: source.into(),
             target: "/data".into(),
             read_only: true,
+            ..Mount::default()
         };
         task.mounts = vec![of("bind", "/srv"), of("volume", "data"), of("tmpfs", "")];
         let mounts = request(&task).expect("a request").host_config.and_then(|host| host.mounts).expect("mounts");
@@ -290,5 +333,43 @@ mod tests {
         assert_eq!(seen, wanted);
         task.mounts = vec![of("npipe", "x")];
         assert!(request(&task).expect_err("not of this world").contains("npipe"));
+    }
+
+    #[test]
+    fn what_only_containers_have_is_passed_on() {
+        let mut task = launch();
+        task.container = Container {
+            stdin_open: true,
+            no_new_privileges: true,
+            group_add: vec!["docker".into()],
+            ulimits: [("nofile".to_owned(), Ulimit { soft: 1_024, hard: -1 })].into(),
+            shm_size_bytes: Some(1 << 20),
+            pids_limit: Some(7),
+            ..Container::default()
+        };
+        let volume = MountOptions { driver: Some("nfs".into()), subpath: Some("a".into()), ..MountOptions::default() };
+        let tmpfs = MountOptions { tmpfs_size_bytes: Some(4_096), tmpfs_mode: Some(0o1777), ..MountOptions::default() };
+        let shared = MountOptions { propagation: Some("rslave".into()), ..MountOptions::default() };
+        let of = |kind: &str, options: MountOptions| Mount { kind: kind.into(), options, ..Mount::default() };
+        task.mounts = vec![of("volume", volume), of("tmpfs", tmpfs), of("bind", shared)];
+        let body = request(&task).expect("a request");
+        assert_eq!(body.open_stdin, Some(true));
+        let host = body.host_config.expect("a host's part");
+        assert_eq!(host.security_opt.as_deref(), Some(&["no-new-privileges".to_owned()][..]));
+        assert_eq!((host.shm_size, host.pids_limit), (Some(1 << 20), Some(7)));
+        assert_eq!(host.group_add.as_deref(), Some(&["docker".to_owned()][..]));
+        let limit = &host.ulimits.expect("limits")[0];
+        assert_eq!((limit.name.as_deref(), limit.soft, limit.hard), (Some("nofile"), Some(1_024), Some(-1)));
+        let mounts = host.mounts.expect("mounts");
+        let volume = mounts[0].volume_options.as_ref().expect("a volume's");
+        let driver = volume.driver_config.as_ref().and_then(|driver| driver.name.as_deref());
+        assert_eq!((driver, volume.subpath.as_deref()), (Some("nfs"), Some("a")));
+        let tmpfs = mounts[1].tmpfs_options.as_ref().expect("a tmpfs'");
+        assert_eq!((tmpfs.size_bytes, tmpfs.mode), (Some(4_096), Some(0o1777)));
+        let bind = mounts[2].bind_options.as_ref().and_then(|bind| bind.propagation);
+        assert_eq!(bind.map(|word| word.to_string()).as_deref(), Some("rslave"));
+        task.mounts =
+            vec![of("bind", MountOptions { propagation: Some("sideways".into()), ..MountOptions::default() })];
+        assert!(request(&task).expect_err("no such propagation").contains("sideways"));
     }
 }

@@ -40,8 +40,8 @@ impl Cluster {
         Cluster { facts: Facts::default(), nodes: Vec::new(), now: 1_000_000, ids, next_id: 0, cut: BTreeSet::new() }
     }
 
-    /// n1 makes the cluster, the others join.
-    pub fn form(&mut self, count: u8) -> Result<(), String> {
+    /// n1 makes the cluster, the others join; these runtimes answer on each.
+    pub fn form(&mut self, count: u8, runtimes: &[Runtime]) -> Result<(), String> {
         for number in 1..=count {
             let (name, addr) = (format!("n{number}"), Ipv4Addr::new(192, 0, 2, number));
             let id = self.run(|_, ctx| Ok(Commit { changes: Vec::new(), answer: ctx.new_id() })).map_err(words)?;
@@ -52,7 +52,7 @@ impl Cluster {
                 advertise_addr: ip(addr),
                 data_path_addr: ip(addr),
                 cert_fingerprint: String::new(),
-                runtimes: vec![Runtime::Exec],
+                runtimes: runtimes.to_vec(),
                 routed_prefixes: Vec::new(),
             };
             self.nodes.push(Node::new(id, name, addr));

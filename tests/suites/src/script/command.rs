@@ -1,8 +1,10 @@
 //! The words of a situation and what each does.
 
+use std::collections::BTreeMap;
+
 use mesh_userspace::leader::command::{self, NodeUpdate};
 use mesh_userspace::manifest;
-use mesh_userspace::model::{Availability, TaskHealth, TaskState};
+use mesh_userspace::model::{Availability, NetworkSpec, Runtime, TaskHealth, TaskState};
 use mesh_userspace::plan::maps::Kind;
 use mesh_userspace::plan::net::{HeldPort, Transport};
 
@@ -53,7 +55,26 @@ fn kind(word: &str) -> Result<Kind, String> {
 /// Does what the line says; what a user of the command line would be told is the answer.
 fn change(cluster: &mut Cluster, parts: &[&str], input: Option<&str>) -> Result<Vec<String>, String> {
     let asked = match parts {
-        ["nodes", count] => return cluster.form(number(count)? as u8).map(silent),
+        ["nodes", count] => return cluster.form(number(count)? as u8, &[Runtime::Exec]).map(silent),
+        ["nodes", count, "docker"] => {
+            return cluster.form(number(count)? as u8, &[Runtime::Docker, Runtime::Exec]).map(silent);
+        }
+        ["network", "create", name] => {
+            let spec = NetworkSpec {
+                name: (*name).to_string(),
+                subnet: None,
+                gateway: None,
+                internal: false,
+                attachable: false,
+                mtu: None,
+                labels: BTreeMap::new(),
+                options: BTreeMap::new(),
+            };
+            cluster.run(|facts, ctx| command::create_network(facts, spec, ctx)).map(quiet).map_err(words)
+        }
+        ["network", "rm", name] => {
+            cluster.run(|facts, _| command::remove_network(facts, name)).map(quiet).map_err(words)
+        }
         ["tick"] => {
             cluster.tick();
             return Ok(Vec::new());

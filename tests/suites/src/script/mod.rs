@@ -13,7 +13,8 @@
 //!
 //! | command | what happens |
 //! |---|---|
-//! | `nodes 3` | n1 makes the cluster and keeps its store, n2 and n3 join |
+//! | `nodes 3`, `nodes 3 docker` | n1 makes the cluster and keeps its store, n2 and n3 join; with a Docker Engine on each |
+//! | `network create NAME`, `network rm NAME` | as the command line |
 //! | `stack deploy demo <<EOF` … `EOF`, `stack rm`, `service scale NAME=N`, `service rm`, `service rollback`, `node update --availability drain n2`, `node rm --force n2`, `swarm leave n2` | as the command line |
 //! | `tick` | the leader decides once; who can hear of it applies it |
 //! | `act` | every node brings each of its tasks one step further |

@@ -181,7 +181,12 @@ fn add(asked: &Mount) -> Result<(), MountError> {
             }
             bind(source, target, MsFlags::MS_REC)?;
         }
-        "tmpfs" => mount_new("tmpfs", target, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None)?,
+        "tmpfs" => {
+            let size = asked.options.tmpfs_size_bytes.map(|bytes| format!("size={bytes}"));
+            let mode = asked.options.tmpfs_mode.map(|mode| format!("mode={mode:o}"));
+            let options: Vec<String> = size.into_iter().chain(mode).collect();
+            mount_new("tmpfs", target, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(&options.join(",")))?;
+        }
         other => return Err(MountError::Kind(other.to_owned())),
     }
     if asked.read_only {
