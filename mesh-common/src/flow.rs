@@ -52,10 +52,13 @@ pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<Flo
     Some(FlowKey { src: dst, dst: src, sport: dport, dport: sport, protocol: key.protocol, pad: [0; 3] })
 }
 
-/// The new `seen` bits after a packet with these TCP flags.
+/// The new `seen` bits after a packet with these TCP flags. A SYN, with or without ACK, begins a life: the end of the last one is over.
 #[inline(always)]
 pub const fn note(seen: u8, tcp_flags: u8) -> u8 {
     let mut seen = seen;
+    if tcp_flags & tcp_flag::SYN != 0 {
+        seen &= !(seen::FIN | seen::RST);
+    }
     if tcp_flags & tcp_flag::ACK != 0 {
         seen |= seen::ACK;
     }
@@ -211,6 +214,13 @@ mod tests {
     #[test]
     fn an_established_connection_is_never_timed_out() {
         assert_eq!(timeout_s(protocol::TCP, seen::ACK, seen::ACK, true), None);
+    }
+
+    #[test]
+    fn a_new_life_on_the_same_tuple_has_no_timeout_either() {
+        let refused = note(0, tcp_flag::RST | tcp_flag::ACK);
+        let answered = note(refused, tcp_flag::SYN | tcp_flag::ACK);
+        assert_eq!(timeout_s(protocol::TCP, seen::ACK, answered, true), None);
     }
 
     #[test]

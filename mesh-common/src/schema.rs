@@ -9,6 +9,8 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// Most flow entries (two a flow), `FLOWS4`.
 pub const MAX_FLOWS: usize = 1 << 18;
+/// Entries of flows that found `FLOWS4` full, `OVERFLOW4`.
+pub const MAX_OVERFLOW: usize = 1 << 16;
 /// Slots of all rings together, `RINGS`.
 pub const MAX_RING_SLOTS: usize = 1 << 20;
 /// Most endpoints, backends, frontends: `ENDPOINTS4`, `BACKENDS`, `FRONTENDS4`.

@@ -26,6 +26,10 @@ pub static TURNS: HashMap<u32, u64, MAX_ENDPOINTS> = HashMap::new();
 #[btf_map]
 pub static FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, MAX_FLOWS> = HashMap::new();
 #[btf_map]
+pub static OVERFLOW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, MAX_OVERFLOW> = LruHashMap::new();
+#[btf_map]
+pub static OVERFLOWED: Array<u32, 1> = Array::new();
+#[btf_map]
 pub static PEERS: HashMap<u32, Peer, MAX_NODES> = HashMap::new();
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, MAX_NODES> = HashMap::new();
@@ -64,6 +68,40 @@ pub trait Tables: ParseIp {
     fn mss(config: &Config) -> u16;
 }
 
+/// Insert only where nothing is (BPF_NOEXIST).
+pub const NEW: u64 = 1;
+/// Insert or replace (BPF_ANY).
+pub const ANY: u64 = 0;
+/// What `bpf_map_update_elem` says where an entry is already (uapi/asm-generic/errno-base.h) …
+const EEXIST: i32 = -17;
+/// … and where a preallocated hash has none left.
+const E2BIG: i32 = -7;
+
+/// When an entry last went to [`OVERFLOW4`], in seconds of the monotonic clock; 0 once the sweeper has found it empty. While it is 0, which is
+/// nearly always, nobody pays for looking there.
+#[inline(always)]
+fn overflowed_s() -> u32 {
+    OVERFLOWED.get(0).copied().unwrap_or(0)
+}
+
+/// Writes an entry while [`FLOWS4`] is or was full: its flows live on untouched, and new ones get what room there is for those that come
+/// now, the longest silent of them giving way. A real call, for it is rare.
+#[inline(never)]
+fn put_beside_overflow(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+    if flags == NEW && OVERFLOW4.get_ptr(key).is_some() {
+        return Err(EEXIST);
+    }
+    match FLOWS4.insert(key, flow, flags) {
+        Err(E2BIG) => {}
+        done => return done,
+    }
+    if let Some(at) = OVERFLOWED.get_ptr_mut(0) {
+        // SAFETY: a live map value; a word, written whole.
+        unsafe { *at = flow.last_seen_s.max(1) };
+    }
+    OVERFLOW4.insert(key, flow, flags)
+}
+
 impl Tables for V4 {
     #[inline(always)]
     fn address(addr: &[u8; 4]) -> Option<&'static Address> {
@@ -82,15 +120,27 @@ impl Tables for V4 {
     }
     #[inline(always)]
     fn flow(key: &FlowKey<[u8; 4]>) -> Option<*mut Flow<[u8; 4]>> {
-        FLOWS4.get_ptr_mut(key)
+        match FLOWS4.get_ptr_mut(key) {
+            None if overflowed_s() != 0 => OVERFLOW4.get_ptr_mut(key),
+            found => found,
+        }
     }
     #[inline(always)]
     fn put_flow(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
-        FLOWS4.insert(key, flow, flags)
+        if overflowed_s() == 0 {
+            match FLOWS4.insert(key, flow, flags) {
+                Err(E2BIG) => {}
+                done => return done,
+            }
+        }
+        put_beside_overflow(key, flow, flags)
     }
     #[inline(always)]
     fn remove_flow(key: &FlowKey<[u8; 4]>) {
         let _ = FLOWS4.remove(key); // already gone is as good
+        if overflowed_s() != 0 {
+            let _ = OVERFLOW4.remove(key);
+        }
     }
     #[inline(always)]
     fn scratch() -> Option<*mut Scratch<[u8; 4]>> {

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         "resolver" => resolver(std::env::args_os().skip(1)),
         _ => cli::run(&Entries {
             agent: |arguments| agent::run(settings(arguments)),
+            doctor: |arguments| agent::doctor(settings(arguments)),
             purge: |arguments| agent::purge(settings(arguments)),
         }),
     }

@@ -8,6 +8,7 @@ mod build;
 mod build_ebpf;
 mod demo;
 mod lab;
+mod package;
 mod process;
 mod setup;
 mod test;
@@ -46,6 +47,8 @@ enum Verb {
     Lab(lab::Options),
     /// Measure the packet programs: nanoseconds a packet of each hook
     Bench(bench::Options),
+    /// Make the Debian package: binary, unit, manual pages, completions
+    Package(package::Options),
     /// Check the house's rules: layers, names, openings, waiting in tests
     Tidy(tidy::Options),
 }
@@ -60,6 +63,7 @@ fn main() -> std::process::ExitCode {
         Verb::Demo(options) => demo::run(&workspace, &options, consent),
         Verb::Lab(options) => lab::run(&workspace, &options, consent),
         Verb::Bench(options) => bench::run(&workspace, &options, consent),
+        Verb::Package(options) => package::run(&workspace, &options, consent),
         Verb::Tidy(options) => tidy::run(&workspace, &options),
     });
     match done {

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup::Consent;
 use crate::workspace::{Workspace, in_ci};
-use crate::{build, process};
+use crate::{build, package, process};
 
 const SUITES: &str = "tests/suites/tests";
 const SUITES_PACKAGE: &str = "mesh-tests";
@@ -54,6 +54,9 @@ struct Count {
 pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result<()> {
     let suites = suites(workspace)?;
     build::everything(workspace, consent)?;
+    if options.all {
+        package::for_tests(workspace)?;
+    }
     let mut failed = Vec::new();
     let mut lines = Vec::new();
     for tier in tiers(&suites, options.all) {

@@ -11,7 +11,7 @@ use super::VERSION;
 /// First byte of every MAC address of ours.
 pub const PREFIX: u8 = 0xe6;
 
-/// The host side of every task's veth, on every node: the gateway that tasks see. Number 0.
+/// The host side of every task's veth, on every node: the gateway that tasks see. Number 0; 1 is [`SECOND_CHANCE`].
 pub const KIND_GATEWAY: u8 = 0;
 /// A task's `eth0`; the number is the endpoint of its first attachment.
 pub const KIND_TASK: u8 = 1;
@@ -45,6 +45,8 @@ pub const fn split(mac: [u8; 6]) -> Option<(u8, u32)> {
 
 /// Host side of every task's veth.
 pub const GATEWAY: [u8; 6] = of(KIND_GATEWAY, 0);
+/// Source between nodes of a packet to the second task chosen for it: it is not turned back again.
+pub const SECOND_CHANCE: [u8; 6] = of(KIND_GATEWAY, 1);
 /// Last hop "the ingress node's own host".
 pub const HOST: [u8; 6] = of(KIND_HOST, 0);
 

@@ -8,10 +8,16 @@ pub const REQUEST_NODE: u32 = 2049;
 pub const REPLY_WIRE: u32 = 2050;
 /// The answer to [`REQUEST_NODE`]: the inner destination MAC names the host or the task that shall get it.
 pub const REPLY_NODE: u32 = 2051;
-/// A [`REQUEST_WIRE`] handed on, once, to the owner that an older ring names.
+/// A [`REQUEST_WIRE`] whose first choice was turned back: the second and last one.
 pub const SECOND_CHANCE_WIRE: u32 = 2052;
-/// A [`REQUEST_NODE`] handed on, once, to the owner that an older ring names.
+/// A [`REQUEST_NODE`] whose first choice was turned back: the second and last one.
 pub const SECOND_CHANCE_NODE: u32 = 2053;
+/// A [`REQUEST_WIRE`], unchanged, back to the ingress node: the task it names is not here, choose again.
+pub const TURNED_BACK_WIRE: u32 = 2054;
+/// A [`REQUEST_NODE`], unchanged, back to the ingress node.
+pub const TURNED_BACK_NODE: u32 = 2055;
+/// A packet of a network, unchanged, back to the client's node: no task has its destination address any more.
+pub const TURNED_BACK_TASK: u32 = 2056;
 /// Reachability: "are you there", answered by the peer's from_overlay program.
 pub const ECHO: u32 = 2064;
 /// Reachability: the answer.

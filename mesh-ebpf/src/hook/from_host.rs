@@ -79,8 +79,14 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     return Ok(answer::echo(tc, HOOK, eth, &packet));
                 }
                 let back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
-                let call =
-                    Call { entry: Entry::Host, target_port: 0, node: config.node, back, gateway: F::Addr::default() };
+                let call = Call {
+                    entry: Entry::Host,
+                    target_port: 0,
+                    node: config.node,
+                    back,
+                    gateway: F::Addr::default(),
+                    gone: 0,
+                };
                 let code = enter(&packet, frontend, &call);
                 if code != 0 {
                     return Ok(code);

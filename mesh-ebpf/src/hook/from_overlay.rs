@@ -12,7 +12,7 @@ use crate::maps::{ECHOES, PEERS, Tables};
 use crate::packet::tc::{SHOT, Tc, Tunnel};
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
 use crate::stage::owner::{self, WayBack};
-use crate::stage::{balance, flow, nat};
+use crate::stage::{again, balance, flow, nat};
 
 const HOOK: Hook = Hook::FromOverlay;
 
@@ -42,7 +42,14 @@ fn arrive(tc: &Tc) -> Result<i32, Stop> {
     if eth.ethertype != V4::ETHERTYPE {
         return Err(Stop::drop(DropReason::Unsupported));
     }
-    Ok(walk::<V4>(tc, &eth, config, peer, id))
+    // Not by way of walk: three calls deep with their buffers, they would not fit the stack.
+    match id {
+        vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE => {
+            Ok(again::call_of::<V4>(tc, &eth, config, peer, id == vni::TURNED_BACK_WIRE))
+        }
+        vni::TURNED_BACK_TASK => Ok(again::call_of_vip::<V4>(tc, &eth, config, peer)),
+        _ => Ok(walk::<V4>(tc, &eth, config, peer, id)),
+    }
 }
 
 #[inline(never)]
@@ -54,11 +61,12 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id:
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
     let packet = parse::packet::<F>(tc)?;
     match id {
-        vni::REQUEST_WIRE | vni::SECOND_CHANCE_WIRE => request(tc, eth, config, peer, &packet, true),
-        vni::REQUEST_NODE | vni::SECOND_CHANCE_NODE => request(tc, eth, config, peer, &packet, false),
+        vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
+            request(tc, eth, config, peer, &packet, id)
+        }
         vni::REPLY_WIRE => reply_to_wire(tc, eth, &packet),
         vni::REPLY_NODE => reply_to_node(tc, eth, config, &packet),
-        vni::INGRESS..=vni::LAST_NETWORK => network(tc, config, peer, &packet, id),
+        vni::INGRESS..=vni::LAST_NETWORK => network(tc, eth, config, peer, &packet, id),
         _ => Err(Stop::drop(DropReason::UnknownVni)),
     }
 }
@@ -83,7 +91,14 @@ fn echo(tc: &Tc, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> 
 
 /// Between tasks of a network.
 #[inline(always)]
-fn network<F: Tables>(tc: &Tc, config: &Config, peer: &Address, packet: &Packet<F>, id: u32) -> Result<i32, Stop> {
+fn network<F: Tables>(
+    tc: &Tc,
+    eth: &Ethernet,
+    config: &Config,
+    peer: &Address,
+    packet: &Packet<F>,
+    id: u32,
+) -> Result<i32, Stop> {
     match F::endpoint(&packet.src) {
         Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => {}
         _ => return Err(Stop::drop(DropReason::WrongPeer)),
@@ -95,6 +110,9 @@ fn network<F: Tables>(tc: &Tc, config: &Config, peer: &Address, packet: &Packet<
     }
     match F::endpoint(&packet.dst) {
         Some(target) if target.vni == id && target.ifindex != 0 => to_task(tc, HOOK, target.ifindex, target.mac),
+        None if eth.src == mac::GATEWAY => {
+            again::turn_back(tc, config, peer, packet, vni::TURNED_BACK_TASK, DropReason::NoEndpoint)
+        }
         _ => Err(Stop::drop(DropReason::NoEndpoint)),
     }
 }
@@ -107,8 +125,9 @@ fn request<F: Tables>(
     config: &Config,
     peer: &Address,
     packet: &Packet<F>,
-    from_wire: bool,
+    id: u32,
 ) -> Result<i32, Stop> {
+    let from_wire = id == vni::REQUEST_WIRE || id == vni::SECOND_CHANCE_WIRE;
     let number = match mac::split(eth.dst) {
         Some((mac::KIND_ENDPOINT, number)) => number,
         _ => return Err(Stop::drop(DropReason::WireFormat)),
@@ -126,7 +145,11 @@ fn request<F: Tables>(
             source_belongs::<F>(peer, packet, from_wire)?;
             let backend = match balance::backend(number) {
                 Some(backend) if backend.node == config.node => backend,
-                // Dropped, not reset: the sender tries again, and by then the ingress node knows.
+                // Who chose it has not heard yet, and chooses again; once.
+                _ if id == vni::REQUEST_WIRE || id == vni::REQUEST_NODE => {
+                    let back = if from_wire { vni::TURNED_BACK_WIRE } else { vni::TURNED_BACK_NODE };
+                    return again::turn_back(tc, config, peer, packet, back, DropReason::EndpointGone);
+                }
                 _ => return Err(Stop::drop(DropReason::EndpointGone)),
             };
             let target_port = called_port(packet, backend, from_wire)?;

@@ -3,19 +3,18 @@
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
-    Config, Endpoint, Flow, FlowKey, Frontend, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag,
-    frontend_flag, rewrite,
+    Config, Endpoint, Flow, address_flag, deliver as way, endpoint, endpoint_flag, frontend_flag,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 
 use crate::hook::{Code, Stop, encode, finish};
-use crate::maps::{RINGS, Tables};
+use crate::maps::Tables;
 use crate::packet::tc::Tc;
 use crate::stage::deliver::{config, deliver, peer_of, reachable, to_host, to_peer, to_task};
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, nat, outside};
+use crate::stage::{answer, balance, flow, nat, outside, vip};
 
 const HOOK: Hook = Hook::FromTask;
 
@@ -98,7 +97,7 @@ fn decide<F: Tables>(
         if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
             return Ok(Decision::Sent(answer::echo(tc, HOOK, eth, packet)));
         }
-        return new_flow::<F>(to_vip(packet, config, source, frontend));
+        return new_flow::<F>(vip::enter(packet, config.node, source, frontend, 0));
     }
     if let Some(address) = F::address(&packet.dst) {
         if packet.protocol == protocol::UDP && packet.dport == config.data_port {
@@ -115,6 +114,7 @@ fn decide<F: Tables>(
                     node: config.node,
                     back,
                     gateway: source.gateway,
+                    gone: 0,
                 };
                 return new_flow::<F>(enter(packet, frontend, &call));
             }
@@ -166,84 +166,4 @@ fn to_endpoint<F: Tables>(
         return to_task(tc, HOOK, target.ifindex, target.mac);
     }
     to_peer(tc, HOOK, config, reachable(target.node)?, target.vni, target.mac, Some(mac::GATEWAY))
-}
-
-/// East–west: the client's node chooses and rewrites, and keeps both directions. A real call, as `nat::apply`.
-#[inline(never)]
-fn to_vip<F: Tables>(
-    packet: &Packet<F>,
-    config: &Config,
-    source: &Endpoint<F::Addr>,
-    frontend: &Frontend<F::Addr>,
-) -> Code {
-    encode(balance_vip(packet, config, source, frontend).map(|()| 0))
-}
-
-#[inline(always)]
-fn balance_vip<F: Tables>(
-    packet: &Packet<F>,
-    config: &Config,
-    source: &Endpoint<F::Addr>,
-    frontend: &Frontend<F::Addr>,
-) -> Result<(), Stop> {
-    match packet.form {
-        Form::Fragment => return Err(Stop::drop(DropReason::Fragment)),
-        Form::IcmpError | Form::EchoReply => return Err(Stop::drop(DropReason::IcmpError)),
-        _ => {}
-    }
-    let mut number = balance::choose(frontend, packet)?;
-    if number == source.number && frontend.turns_len > 1 {
-        // A task that calls its own service gets another task where there is one: the next in turn.
-        number = another(frontend, number);
-    }
-    let is_hairpin = number == source.number;
-    let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    let Some(scratch) = F::scratch() else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    // SAFETY: per-CPU scratch, not shared while this program runs.
-    let scratch = unsafe { &mut *scratch };
-    let addr = F::from_16(backend.addr);
-    let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
-
-    flow::blank::<F>(&mut scratch.forward);
-    scratch.forward.addr = addr;
-    scratch.forward.rewrite = rewrite::DESTINATION;
-    scratch.forward.flags = flags;
-    scratch.forward.backend = number;
-    scratch.forward.mac = backend.mac;
-    if backend.node == config.node {
-        scratch.forward.deliver = way::TASK;
-        scratch.forward.ifindex = backend.ifindex;
-    } else {
-        scratch.forward.deliver = way::TUNNEL;
-        scratch.forward.node = backend.node;
-        scratch.forward.vni = backend.vni;
-    }
-
-    flow::blank::<F>(&mut scratch.reverse);
-    scratch.reverse.addr = packet.dst;
-    scratch.reverse.port = packet.dport;
-    scratch.reverse.rewrite = rewrite::SOURCE;
-    scratch.reverse.deliver = way::TASK;
-    scratch.reverse.flags = flags;
-    scratch.reverse.ifindex = source.ifindex;
-    scratch.reverse.mac = source.mac;
-    scratch.reverse.backend = number;
-
-    let mut reply = FlowKey {
-        src: addr,
-        dst: if is_hairpin { source.gateway } else { packet.src },
-        sport: packet.dport,
-        dport: packet.sport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
-    flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
-    Ok(())
-}
-
-/// A ready backend other than `number`: the list holds each once, so one of its first two.
-#[inline(always)]
-fn another<A>(frontend: &Frontend<A>, number: u32) -> u32 {
-    let first = RINGS.get(frontend.turns_at).copied().unwrap_or(number);
-    if first != number { first } else { RINGS.get(frontend.turns_at + 1).copied().unwrap_or(number) }
 }

@@ -64,6 +64,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
                 node: config.node,
                 back,
                 gateway: F::Addr::default(),
+                gone: 0,
             };
             let code = enter(&packet, frontend, &call);
             if code != 0 {

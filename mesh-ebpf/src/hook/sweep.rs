@@ -4,11 +4,12 @@
 //! Input of the test run: 14 zero bytes, the flow key (16 bytes as in the map), the order (1 byte), 3 zero bytes, the `last_seen_s` that
 //! user space saw (native order). Returns 1 if it acted.
 
+use mesh_common::family::V4;
 use mesh_common::flow::order;
 use mesh_common::parse::Cursor;
 use mesh_common::schema::{FlowKey, flow_flag};
 
-use crate::maps::FLOWS4;
+use crate::maps::Tables;
 use crate::packet::tc::Tc;
 
 #[inline(always)]
@@ -23,7 +24,7 @@ pub fn run(tc: &Tc) -> i32 {
         pad: [0; 3],
     };
     let seen_at = u32::from_ne_bytes([b[20], b[21], b[22], b[23]]);
-    let Some(flow) = FLOWS4.get_ptr_mut(key) else { return 0 };
+    let Some(flow) = V4::flow(&key) else { return 0 };
     // SAFETY: a live map value.
     let flow = unsafe { &mut *flow };
     if b[16] == order::KILL {
@@ -33,5 +34,6 @@ pub fn run(tc: &Tc) -> i32 {
     if flow.last_seen_s != seen_at {
         return 0;
     }
-    FLOWS4.remove(key).is_ok() as i32
+    V4::remove_flow(&key);
+    1
 }

@@ -183,34 +183,18 @@ impl Tc {
     /// Where the tunnel packet came from and its VNI: IPv4 outer source in network order.
     #[inline(always)]
     pub fn tunnel_source(&self) -> Tunnel {
-        // SAFETY: all-zero is a valid key.
-        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        // SAFETY: the helper writes at most the size given.
-        let result =
-            unsafe { raw::bpf_skb_get_tunnel_key(self.skb(), &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
-        if result == NO_TUNNEL {
-            return Tunnel::None;
+        let (mut remote, mut id) = (0, 0);
+        match read_tunnel_key(self.skb(), &mut remote, &mut id) {
+            NO_TUNNEL => Tunnel::None,
+            0 => Tunnel::From(remote.to_be_bytes(), id),
+            _ => Tunnel::Stranger,
         }
-        if result != 0 {
-            return Tunnel::Stranger;
-        }
-        // SAFETY: for an IPv4 tunnel the helper filled the first word; both variants are plain integers.
-        Tunnel::From(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes(), key.tunnel_id)
     }
 
     /// Names the tunnel packet's outer source, destination and VNI; mesh0 does the rest.
     #[inline(always)]
     pub fn set_tunnel(&self, local: [u8; 4], remote: [u8; 4], vni: u32) -> Result<(), DropReason> {
-        // SAFETY: all-zero is a valid key.
-        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        key.tunnel_id = vni;
-        key.tunnel_ttl = 64;
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(remote);
-        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(local);
-        // SAFETY: the helper reads the size given.
-        check(unsafe {
-            raw::bpf_skb_set_tunnel_key(self.skb(), &mut key, size_of::<bpf_tunnel_key>() as u32, F_ZERO_CSUM_TX)
-        })
+        check(write_tunnel_key(self.skb(), u32::from_be_bytes(local), u32::from_be_bytes(remote), vni))
     }
 
     /// Sends the frame out of a device as it is.
@@ -240,4 +224,31 @@ impl Tc {
         // SAFETY: no parameters: the kernel looks the next hop up itself.
         unsafe { raw::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }
+}
+
+/// Reads the outer source (host order) and the VNI of a packet that came through a tunnel. A real call, as is [`write_tunnel_key`]: the key
+/// is on the stack while it runs, and not in the frame of whoever goes on to choose and rewrite.
+#[inline(never)]
+fn read_tunnel_key(skb: *mut __sk_buff, remote: &mut u32, id: &mut u32) -> i64 {
+    // SAFETY: all-zero is a valid key.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: the helper writes at most the size given.
+    let result = unsafe { raw::bpf_skb_get_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
+    // SAFETY: for an IPv4 tunnel the helper filled the first word; both variants are plain integers.
+    *remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
+    *id = key.tunnel_id;
+    result
+}
+
+/// Sets the key of a packet on its way to mesh0; addresses in host order.
+#[inline(never)]
+fn write_tunnel_key(skb: *mut __sk_buff, local: u32, remote: u32, vni: u32) -> i64 {
+    // SAFETY: all-zero is a valid key.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = vni;
+    key.tunnel_ttl = 64;
+    key.__bindgen_anon_1.remote_ipv4 = remote;
+    key.__bindgen_anon_3.local_ipv4 = local;
+    // SAFETY: the helper reads the size given.
+    unsafe { raw::bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, F_ZERO_CSUM_TX) }
 }

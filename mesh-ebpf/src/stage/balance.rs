@@ -34,8 +34,10 @@ pub fn backend(number: u32) -> Option<&'static Backend> {
 }
 
 /// The endpoint number for this packet: by the service's algorithm for a first packet, by the ring for a later one without a flow.
+///
+/// Not `gone` (0: none), which turned this packet back and stands in the tables for a moment still.
 #[inline(always)]
-pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Result<u32, Stop> {
+pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>, gone: u32) -> Result<u32, Stop> {
     if frontend.turns_len == 0 {
         return Err(Stop::refuse(DropReason::NoBackend));
     }
@@ -47,9 +49,27 @@ pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Re
     } else {
         frontend.turns_at + take_turn(frontend.pool).checked_rem(frontend.turns_len as u64).unwrap_or(0) as u32
     };
-    match RINGS.get(slot) {
-        Some(number) if *number != 0 => Ok(*number),
-        _ => Err(Stop::refuse(DropReason::NoBackend)),
+    let number = match RINGS.get(slot) {
+        Some(number) if *number != 0 => *number,
+        _ => return Err(Stop::refuse(DropReason::NoBackend)),
+    };
+    if number != gone {
+        return Ok(number);
+    }
+    match another(frontend, gone) {
+        number if number != gone => Ok(number),
+        _ => Err(Stop::drop(DropReason::EndpointGone)),
+    }
+}
+
+/// A ready backend other than `number`, if there is one: the list holds each once, so one of its first two.
+#[inline(always)]
+pub fn another<A>(frontend: &Frontend<A>, number: u32) -> u32 {
+    let first = RINGS.get(frontend.turns_at).copied().unwrap_or(number);
+    if first != number || frontend.turns_len < 2 {
+        first
+    } else {
+        RINGS.get(frontend.turns_at + 1).copied().unwrap_or(number)
     }
 }
 

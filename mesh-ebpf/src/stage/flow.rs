@@ -9,11 +9,7 @@ use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
 use crate::maps::Tables;
-
-/// Insert only where nothing is (BPF_NOEXIST).
-pub const NEW: u64 = 1;
-/// Insert or replace (BPF_ANY).
-pub const ANY: u64 = 0;
+pub use crate::maps::{ANY, NEW};
 
 /// Seconds of the monotonic clock, at tick resolution.
 #[inline(always)]
@@ -84,6 +80,16 @@ pub fn decided<F: Tables>() -> Result<&'static Flow<F::Addr>, Stop> {
     match F::scratch() {
         // SAFETY: per-CPU scratch, not shared while this program runs.
         Some(scratch) => Ok(unsafe { &(*scratch).forward }),
+        None => Err(Stop::PASS),
+    }
+}
+
+/// The same, to change how this one packet goes; its entry is written already.
+#[inline(always)]
+pub fn decided_mut<F: Tables>() -> Result<&'static mut Flow<F::Addr>, Stop> {
+    match F::scratch() {
+        // SAFETY: per-CPU scratch, not shared while this program runs.
+        Some(scratch) => Ok(unsafe { &mut (*scratch).forward }),
         None => Err(Stop::PASS),
     }
 }

@@ -34,6 +34,8 @@ pub struct Call<A> {
     pub back: WayBack,
     /// What a task that reaches itself sees as its caller.
     pub gateway: A,
+    /// Endpoint that turned this call back; 0: none.
+    pub gone: u32,
 }
 
 /// Decides a new flow to a frontend; it stands in the scratch then. A real call, as `nat::apply`.
@@ -48,7 +50,7 @@ fn decide<F: Tables>(
     frontend: &Frontend<F::Addr>,
     call: &Call<F::Addr>,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
-    let number = balance::choose(frontend, packet)?;
+    let number = balance::choose(frontend, packet, call.gone)?;
     let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
     if backend.node == call.node {
         return owner::accept(packet, number, backend, call.target_port, &call.back, call.gateway);

@@ -1,8 +1,9 @@
 //! What: each stage looks up, then decides by pure functions on values. A stage does not know its hook beyond what it is told.
 //!
-//! flow (what was decided before) → balance (choose a backend) → ingress, owner, outside (decide a new flow) → nat (rewrite) →
-//! deliver (send); answer and refuse make packets of their own.
+//! flow (what was decided before) → balance (choose a backend) → vip, ingress, owner, outside (decide a new flow) → nat (rewrite) →
+//! deliver (send); answer and refuse make packets of their own, again takes back what a peer could not deliver.
 
+pub mod again;
 pub mod answer;
 pub mod balance;
 pub mod deliver;
@@ -12,3 +13,4 @@ pub mod nat;
 pub mod outside;
 pub mod owner;
 pub mod refuse;
+pub mod vip;

@@ -1,10 +1,11 @@
 //! What nodes ask of each other on 2377 besides the API: to join, to hear the desired state, to leave.
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -21,6 +22,9 @@ use crate::membership::Seed;
 use crate::membership::identity::CertifiedName;
 use crate::membership::join::{JOIN_PATH, JoinAnswer, JoinRefused, JoinRequest};
 use crate::model::{Cluster, Id};
+
+/// Address of the node that joins, in a request that a manager passes on.
+const JOINER: &str = "mesh-joiner";
 
 /// The whole router of the cluster API. The member is held weakly: its own listener must not keep it alive.
 pub fn router(agent: &Arc<Agent>, member: &Arc<Member>) -> Router {
@@ -67,17 +71,19 @@ async fn join(
     State(member): State<Weak<Member>>,
     Extension(caller): Extension<Caller>,
     Extension(CallerAddr(source)): Extension<CallerAddr>,
+    headers: HeaderMap,
     Json(request): Json<JoinRequest>,
 ) -> Result<Json<JoinAnswer>, ApiError> {
     let member = alive(&member)?;
     if !matches!(caller, Caller::Anonymous) && !caller.is_manager() {
         return Err(ApiError::forbidden("only a node without a certificate may join"));
     }
-    let Some(keeper) = &member.keeper else { return pass_on(&member, &request).await.map(Json) };
+    let source = joiner(&caller, source.ip(), &headers);
+    let Some(keeper) = &member.keeper else { return pass_on(&member, &request, source).await.map(Json) };
     let role = {
         let secrets = keeper.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let mut door = keeper.door.lock().unwrap_or_else(PoisonError::into_inner);
-        door.admit(&secrets.tokens, &request.secret, source.ip(), Instant::now()).map_err(|refused| match refused {
+        door.admit(&secrets.tokens, &request.secret, source, Instant::now()).map_err(|refused| match refused {
             JoinRefused::Token => ApiError::forbidden(refused.to_string()),
             JoinRefused::TooOften { .. } => ApiError::unavailable(refused.to_string()),
         })?
@@ -123,13 +129,20 @@ fn store_addr(cluster: &Cluster, id: &Id) -> std::net::SocketAddr {
     cluster.nodes.get(id).map_or(unspecified, peers::api_addr)
 }
 
-async fn pass_on(member: &Member, request: &JoinRequest) -> Result<JoinAnswer, ApiError> {
+/// Whose attempt it is: a manager that passes a request on says for whom; nobody else is believed.
+fn joiner(caller: &Caller, source: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let said = headers.get(JOINER).filter(|_| caller.is_manager()).and_then(|value| value.to_str().ok()?.parse().ok());
+    said.unwrap_or(source)
+}
+
+async fn pass_on(member: &Member, request: &JoinRequest, joiner: IpAddr) -> Result<JoinAnswer, ApiError> {
     let cluster = member.desired.get();
     let store = cluster.nodes.values().find(|node| node.holds_store);
     let store = store.ok_or_else(|| ApiError::unavailable("the store's node is not known here yet; join there"))?;
     let body = serde_json::to_vec(request).map_err(|error| ApiError::internal(error.to_string()))?;
     let passed = hyper::Request::post(JOIN_PATH)
         .header(hyper::header::CONTENT_TYPE, "application/json")
+        .header(JOINER, joiner.to_string())
         .body(axum::body::Body::from(body))
         .map_err(|error| ApiError::internal(error.to_string()))?;
     let answer = member
@@ -164,4 +177,22 @@ async fn leave(
     lead::command(&member, keeper, |cluster, _| command::leave_node(cluster, id, force)).await?;
     log::info!("node {} left", id.short());
     Ok(Json(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Role;
+
+    #[test]
+    fn a_join_that_is_passed_on_counts_for_the_joiner_and_nobody_else_can_say_so() {
+        let node = |role| Caller::Node { id: Id::from_bytes([1; 16]), role, fingerprint: String::new() };
+        let source: IpAddr = "192.0.2.1".parse().expect("an address");
+        let mut headers = HeaderMap::new();
+        assert_eq!(joiner(&node(Role::Manager), source, &headers), source);
+        headers.insert(JOINER, "198.51.100.7".parse().expect("a value"));
+        assert_eq!(joiner(&node(Role::Manager), source, &headers).to_string(), "198.51.100.7");
+        assert_eq!(joiner(&node(Role::Worker), source, &headers), source);
+        assert_eq!(joiner(&Caller::Anonymous, source, &headers), source);
+    }
 }

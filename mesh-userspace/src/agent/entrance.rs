@@ -2,128 +2,144 @@
 
 use std::sync::Arc;
 
-use super::control::Control;
-use super::member::{Keeper, Member, listen, store_path};
-use super::{desired, now, peers, random};
+use super::member::{Keeper, Member, store_path};
+use super::peers::join_addr;
+use super::ports::Ports;
+use super::{Agent, desired, lifecycle, now, peers, random};
 use crate::api::tls::{self, API_PORT};
 use crate::api::{ApiError, InitAnswer, InitRequest, JoinAnswer, JoinRequest};
+use crate::kernel::bpf::Dataplane;
 use crate::leader::{Ctx, command};
+use crate::membership::Seed;
 use crate::membership::identity::{CertifiedName, ClusterSecrets, JoinToken, NodeIdentity, NodeKey};
 use crate::membership::join as door;
 use crate::model::{Cluster, Id, Node, Role};
 use crate::store::{EmbeddedStore, Outcome, objects};
 
-impl Control {
-    /// Addresses as the user named them, or as the host has them.
-    async fn addresses(&self, asked: Option<&str>) -> Result<(std::net::IpAddr, std::net::IpAddr), ApiError> {
-        let (net, args) = (&self.0.net, &self.0.args);
-        let bad = |error: crate::kernel::net::NetError| ApiError::bad_request(error.to_string());
-        let advertise =
-            net.resolve_address("--advertise-addr", asked.or(args.advertise_addr.as_deref())).await.map_err(bad)?;
-        let data_path = match args.data_path_addr.as_deref() {
-            Some(given) => net.resolve_address("--data-path-addr", Some(given)).await.map_err(bad)?,
-            None => advertise,
-        };
-        Ok((advertise, data_path))
-    }
-
-    pub(super) async fn begin_cluster(&self, request: InitRequest) -> anyhow::Result<InitAnswer> {
-        let agent = &self.0;
-        let state_dir = &agent.args.state_dir;
-        let (advertise_addr, data_path_addr) = self.addresses(request.advertise_addr.as_deref()).await?;
-        let listener = listen().await?;
-        let id = Id::from_bytes(random());
-        let secrets = ClusterSecrets::create(&Id::from_bytes(random()), now())?;
-        let key = NodeKey::generate()?;
-        let name = CertifiedName { node_id: id.clone(), role: Role::Manager };
-        let signed = secrets.ca.sign(&key.csr_pem()?, &name, now())?;
-        let mut init = command::InitCluster::with_defaults(command::NewNode {
-            id: id.clone(),
-            name: agent.name.clone(),
-            role: Role::Manager,
-            advertise_addr,
-            data_path_addr,
-            cert_fingerprint: signed.fingerprint.clone(),
-            runtimes: agent.args.runtimes.clone(),
-            routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
-        });
-        if let Some(pool) = request.default_addr_pool {
-            init.address_pool = pool;
-        }
-        if let Some(len) = request.default_addr_pool_mask_length {
-            init.subnet_len = len;
-        }
-        if let Some(port) = request.data_path_port {
-            init.data_path_port = port;
-        }
-        let commit = command::init_cluster(&Cluster::default(), init, &mut Ctx::new(now(), &mut random))?;
-        let store = EmbeddedStore::open(store_path(state_dir)).await?;
-        match objects::commit(&store, &commit.changes, 0).await? {
-            Outcome::Committed { .. } => {}
-            Outcome::Conflict => anyhow::bail!(
-                "{} holds a cluster already: remove it if it is an old one",
-                store_path(state_dir).display()
-            ),
-        }
-        let cluster = objects::load_cluster(&store).await?;
-        let identity = key.certified(&signed.pem, secrets.ca.certificate_pem(), secrets.gossip_keys.clone())?;
-        secrets.save(state_dir)?;
-        identity.save(state_dir)?;
-        let worker_token = secrets.join_token(Role::Worker).reveal().to_string();
-        let keeper = Keeper { store, secrets: secrets.into(), door: Default::default() };
-        let member = Member::begin(agent, identity, cluster, Some(keeper), Vec::new(), listener).await?;
-        *agent.member.write().await = Some(member);
-        Ok(InitAnswer { node_id: id, worker_token, join_addr: join_addr(advertise_addr) })
-    }
-
-    pub(super) async fn enter_cluster(&self, request: JoinRequest) -> anyhow::Result<JoinAnswer> {
-        let agent = &self.0;
-        let state_dir = &agent.args.state_dir;
-        let token: JoinToken = request.token.trim().parse().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let remote = resolve_remote(&request.remote).await?;
-        let (advertise_addr, data_path_addr) = self.addresses(request.advertise_addr.as_deref()).await?;
-        let listener = listen().await?;
-        let key = NodeKey::generate()?;
-        let asked = door::JoinRequest {
-            secret: token.secret().clone(),
-            csr: key.csr_pem()?,
-            name: agent.name.clone(),
-            advertise_addr,
-            data_path_addr,
-            runtimes: agent.args.runtimes.clone(),
-            routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
-        };
-        let answer = tls::join(remote, &token, &asked).await?;
-        let identity = key.certified(&answer.certificate, &answer.ca, answer.gossip_keys.clone())?;
-        let (node_id, role) = (identity.name().node_id.clone(), identity.name().role);
-        identity.save(state_dir)?;
-        // The store's word before anything is begun: this node's own record is part of it.
-        let dialer = tls::Dialer::new(Arc::new(identity));
-        let store = store_node(&answer, remote);
-        let begun = async {
-            let known = desired::Desired::new(Cluster::default(), state_dir, false);
-            known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
-            let cluster = (*known.get()).clone();
-            let identity = NodeIdentity::load(state_dir)?;
-            let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
-            Member::begin(agent, identity, cluster, None, answer.members.clone(), listener).await
-        };
-        let member = match begun.await {
-            Ok(member) => member,
-            Err(error) => {
-                // No half-made member stays behind in the cluster.
-                let taken_back = peers::client(&dialer, &store).leave_cluster(true).await;
-                taken_back.unwrap_or_else(|error| log::warn!("take the join back: {error:?}"));
-                return Err(error);
-            }
-        };
-        *agent.member.write().await = Some(member);
-        Ok(JoinAnswer { node_id, role })
-    }
+/// Addresses as the user named them, or as the host has them.
+async fn addresses(agent: &Agent, asked: Option<&str>) -> Result<(std::net::IpAddr, std::net::IpAddr), ApiError> {
+    let (net, args) = (&agent.net, &agent.args);
+    let bad = |error: crate::kernel::net::NetError| ApiError::bad_request(error.to_string());
+    let advertise =
+        net.resolve_address("--advertise-addr", asked.or(args.advertise_addr.as_deref())).await.map_err(bad)?;
+    let data_path = match args.data_path_addr.as_deref() {
+        Some(given) => net.resolve_address("--data-path-addr", Some(given)).await.map_err(bad)?,
+        None => advertise,
+    };
+    Ok((advertise, data_path))
 }
 
-pub(super) fn join_addr(addr: std::net::IpAddr) -> String {
-    std::net::SocketAddr::new(addr, API_PORT).to_string()
+pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::Result<InitAnswer> {
+    let state_dir = &agent.args.state_dir;
+    let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
+    let ports = Ports::take(advertise_addr).await?;
+    let id = Id::from_bytes(random());
+    let secrets = ClusterSecrets::create(&Id::from_bytes(random()), now())?;
+    let key = NodeKey::generate()?;
+    let name = CertifiedName { node_id: id.clone(), role: Role::Manager };
+    let signed = secrets.ca.sign(&key.csr_pem()?, &name, now())?;
+    let mut init = command::InitCluster::with_defaults(command::NewNode {
+        id: id.clone(),
+        name: agent.name.clone(),
+        role: Role::Manager,
+        advertise_addr,
+        data_path_addr,
+        cert_fingerprint: signed.fingerprint.clone(),
+        runtimes: agent.args.runtimes.clone(),
+        routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
+    });
+    if let Some(pool) = request.default_addr_pool {
+        init.address_pool = pool;
+    }
+    if let Some(len) = request.default_addr_pool_mask_length {
+        init.subnet_len = len;
+    }
+    if let Some(port) = request.data_path_port {
+        init.data_path_port = port;
+    }
+    agent.net.check_data_port(init.data_path_port).await?;
+    let commit = command::init_cluster(&Cluster::default(), init, &mut Ctx::new(now(), &mut random))?;
+    let store = EmbeddedStore::open(store_path(state_dir)).await?;
+    match objects::commit(&store, &commit.changes, 0).await? {
+        Outcome::Committed { .. } => {}
+        Outcome::Conflict => {
+            anyhow::bail!("{} holds a cluster already: remove it if it is an old one", store_path(state_dir).display())
+        }
+    }
+    let cluster = objects::load_cluster(&store).await?;
+    let identity = key.certified(&signed.pem, secrets.ca.certificate_pem(), secrets.gossip_keys.clone())?;
+    secrets.save(state_dir)?;
+    identity.save(state_dir)?;
+    let worker_token = secrets.join_token(Role::Worker).reveal().to_string();
+    let keeper = Keeper { store, secrets: secrets.into(), door: Default::default() };
+    let member = begin_or_undo(agent, identity, cluster, Some(keeper), Vec::new(), ports).await?;
+    *agent.member.write().await = Some(member);
+    Ok(InitAnswer { node_id: id, worker_token, join_addr: join_addr(advertise_addr) })
+}
+
+pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::Result<JoinAnswer> {
+    let state_dir = &agent.args.state_dir;
+    let token: JoinToken = request.token.trim().parse().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let remote = resolve_remote(&request.remote).await?;
+    let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
+    let ports = Ports::take(advertise_addr).await?;
+    let key = NodeKey::generate()?;
+    let asked = door::JoinRequest {
+        secret: token.secret().clone(),
+        csr: key.csr_pem()?,
+        name: agent.name.clone(),
+        advertise_addr,
+        data_path_addr,
+        runtimes: agent.args.runtimes.clone(),
+        routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
+    };
+    let answer = tls::join(remote, &token, &asked).await?;
+    let identity = key.certified(&answer.certificate, &answer.ca, answer.gossip_keys.clone())?;
+    let (node_id, role) = (identity.name().node_id.clone(), identity.name().role);
+    identity.save(state_dir)?;
+    // The store's word before anything is begun: this node's own record is part of it.
+    let dialer = tls::Dialer::new(Arc::new(identity));
+    let store = store_node(&answer, remote);
+    let begun = async {
+        let known = desired::Desired::new(Cluster::default(), state_dir, false);
+        known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
+        let cluster = (*known.get()).clone();
+        agent.net.check_data_port(answer.settings.data_path_port).await?;
+        let identity = NodeIdentity::load(state_dir)?;
+        let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
+        begin_or_undo(agent, identity, cluster, None, answer.members.clone(), ports).await
+    };
+    let member = match begun.await {
+        Ok(member) => member,
+        Err(error) => {
+            // No half-made member stays behind in the cluster.
+            let taken_back = peers::client(&dialer, &store).leave_cluster(true).await;
+            taken_back.unwrap_or_else(|error| log::warn!("take the join back: {error:?}"));
+            return Err(error);
+        }
+    };
+    *agent.member.write().await = Some(member);
+    Ok(JoinAnswer { node_id, role })
+}
+
+/// Begins the member. Where that fails, programs, hooks and maps that it brought into the kernel go again; what was pinned there before is
+/// somebody's (another agent's, perhaps) and stays.
+async fn begin_or_undo(
+    agent: &Arc<Agent>,
+    identity: NodeIdentity,
+    cluster: Cluster,
+    keeper: Option<Keeper>,
+    seeds: Vec<Seed>,
+    ports: Ports,
+) -> anyhow::Result<Arc<Member>> {
+    let bpf_dir = &agent.args.bpf_dir;
+    let was_there = bpf_dir.exists();
+    let begun = lifecycle::begin(agent, identity, cluster, keeper, seeds, ports).await;
+    if begun.is_err() && !was_there {
+        let undone = Dataplane::purge(bpf_dir);
+        undone.unwrap_or_else(|error| log::error!("take back what was begun: {error}; 'mesh purge' tries it again"));
+    }
+    begun
 }
 
 /// `HOST` or `HOST:PORT`.

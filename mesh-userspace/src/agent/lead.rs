@@ -6,12 +6,14 @@ use super::member::{Keeper, Member};
 use super::{now, random};
 use crate::api::ApiError;
 use crate::leader::command::{CommandError, Commit};
-use crate::leader::{Ctx, tick};
+use crate::leader::{Ctx, Timing, due, tick};
 use crate::model::Cluster;
 use crate::store::{Outcome, objects};
 
-/// Looks at least so often: delays and grace times end without anybody saying so.
-const EVERY: Duration = Duration::from_millis(500);
+/// Looks at least so often, whatever is due: a clock that was set, a commit that failed.
+const EVERY: Duration = Duration::from_secs(10);
+/// Longest wait for the mirror of one's own commit, and before a commit that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 /// A command gives up after so many conflicts; the leader's own ticks make few.
 const TRIES: u32 = 20;
 
@@ -21,21 +23,28 @@ pub async fn run(member: &Member, keeper: &Keeper) {
     loop {
         let cluster = desired.borrow_and_update().clone();
         let seen = observed.borrow_and_update().clone();
-        let changes = tick(&cluster, &seen, &mut Ctx::new(now(), &mut random));
+        let at = now();
+        let changes = tick(&cluster, &seen, &mut Ctx::new(at, &mut random));
+        let due = due(&cluster, &seen, at, Timing::default());
+        // A task's delay must be over when it is looked at, not about to be.
+        let mut wait = due.map_or(EVERY, |due| Duration::from_millis(due.saturating_sub(now()) + 1)).min(EVERY);
         if !changes.is_empty() {
             match objects::commit(&keeper.store, &changes, cluster.revision).await {
                 Ok(Outcome::Committed { .. } | Outcome::Conflict) => {
                     // The mirror brings the new revision; deciding on the old one again would only conflict.
-                    let _ = tokio::time::timeout(EVERY, desired.wait_for(|now| now.revision > cluster.revision)).await;
+                    let _ = tokio::time::timeout(RETRY, desired.wait_for(|now| now.revision > cluster.revision)).await;
                     continue;
                 }
-                Err(error) => log::error!("commit {} changes of the leader: {error}", changes.len()),
+                Err(error) => {
+                    log::error!("commit {} changes of the leader: {error}", changes.len());
+                    wait = RETRY;
+                }
             }
         }
         tokio::select! {
             _ = desired.changed() => {}
             _ = observed.changed() => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

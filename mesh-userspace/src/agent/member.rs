@@ -1,31 +1,32 @@
-//! A node's life in a cluster: everything that exists from init or join (or a restart) to leave.
+//! This node as a member of its cluster: everything that exists from init or join (or a restart) to leave, for all parts of the agent
+//! to hold. Begun and ended by `lifecycle`. Must not: know who holds it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::desired::{Desired, load_cache};
+use super::desired::Desired;
 use super::reconcile::Kernel;
 use super::remembered::Remembered;
 use super::tasks::Tasks;
-use super::{Agent, cluster_routes, lead, now, reach};
-use crate::api::tls::{self, API_PORT, Dialer, ServeLimits};
+use super::{Agent, now, reach};
+use crate::api::tls::Dialer;
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
 use crate::membership::join::JoinDoor;
-use crate::membership::{Config, GOSSIP_PORT, Membership, Seed};
+use crate::membership::{Config, GOSSIP_PORT, GossipSockets, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
-use crate::runtime::exec::{ExecConfig, ExecRuntime, masked_dirs};
-use crate::runtime::{TaskEvent, TaskRuntime};
-use crate::store::{EmbeddedStore, objects};
+use crate::runtime::docker::DockerConfig;
+use crate::runtime::exec::{ExecConfig, masked_dirs};
+use crate::runtime::{Runtimes, TaskEvent, TaskRuntime};
+use crate::store::EmbeddedStore;
 
 /// What only the store's node has.
 pub struct Keeper {
@@ -46,13 +47,16 @@ pub struct Member {
     observed: watch::Sender<Arc<Observed>>,
     pub keeper: Option<Keeper>,
     pub kernel: Kernel,
-    pub runtime: ExecRuntime,
+    pub runtime: Runtimes,
     pub tasks: Arc<Tasks>,
     state_dir: PathBuf,
-    loops: Mutex<JoinSet<()>>,
+    pub loops: Mutex<JoinSet<()>>,
     last_status: Mutex<Option<NodeStatus>>,
     remembered: Remembered,
 }
+
+/// A loop ends where it waits next; a blocking call may hold one up.
+const LOOPS_END: Duration = Duration::from_secs(5);
 
 /// Where the embedded store is.
 pub fn store_path(state_dir: &std::path::Path) -> PathBuf {
@@ -60,31 +64,16 @@ pub fn store_path(state_dir: &std::path::Path) -> PathBuf {
 }
 
 impl Member {
-    /// Goes on where a former agent was; None on a node that is in no cluster.
-    pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
-        let state_dir = &agent.args.state_dir;
-        let Some(identity) = NodeIdentity::load(state_dir)? else { return Ok(None) };
-        let listener = listen().await?;
-        let (cluster, keeper) = match ClusterSecrets::load(state_dir)? {
-            Some(secrets) => {
-                let store = EmbeddedStore::open(store_path(state_dir)).await?;
-                let cluster = objects::load_cluster(&store).await?;
-                (cluster, Some(Keeper { store, secrets: Mutex::new(secrets), door: Mutex::default() }))
-            }
-            None => (load_cache(state_dir)?, None),
-        };
-        Member::begin(agent, identity, cluster, keeper, Vec::new(), listener).await.map(Some)
-    }
-
-    /// Starts all that a member does. `seeds` are members known besides those of `cluster`.
-    pub async fn begin(
-        agent: &Arc<Agent>,
-        identity: NodeIdentity,
+    /// Takes over what the kernel and the runtime have, and joins the gossip; the loops are `lifecycle`'s. `seeds` are members known
+    /// besides those of `cluster`. The events are those of the runtime.
+    pub async fn assemble(
+        agent: &Agent,
+        identity: Arc<NodeIdentity>,
         cluster: Cluster,
         keeper: Option<Keeper>,
         seeds: Vec<Seed>,
-        listener: TcpListener,
-    ) -> anyhow::Result<Arc<Member>> {
+        sockets: GossipSockets,
+    ) -> anyhow::Result<(Arc<Member>, mpsc::UnboundedReceiver<TaskEvent>)> {
         let args = &agent.args;
         let id = identity.name().node_id.clone();
         let advertise = match cluster.nodes.get(&id) {
@@ -97,22 +86,22 @@ impl Member {
         let resolver = ResolverHandle::new("/proc/self/exe".into(), options);
         let kernel = Kernel::open(agent.net.clone(), dataplane, resolver, args.publish_interfaces.clone())?;
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
-        let runtime = ExecRuntime::new(ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked))?;
+        let exec = ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked);
+        let docker = DockerConfig::new(args.state_dir.clone(), id.clone());
+        let runtime = Runtimes::new(exec, docker, &args.runtimes)?;
         let generation = next_generation(&args.state_dir, now())?;
-        let membership = Membership::start(Config {
+        let config = Config {
             node_id: id.clone(),
             generation,
-            bind: SocketAddr::new(unspecified(advertise), GOSSIP_PORT),
             advertise: SocketAddr::new(advertise, GOSSIP_PORT),
             keys: identity.gossip_keys().clone(),
             seeds: seeds.into_iter().chain(seeds_of(&cluster)).filter(|seed| seed.id != id).collect(),
-        })
-        .await?;
-        let identity = Arc::new(identity);
+        };
+        let membership = Membership::start(config, sockets);
         let member = Arc::new(Member {
             id,
             generation,
-            dialer: Dialer::new(identity.clone()),
+            dialer: Dialer::new(identity),
             desired: Desired::new(cluster, &args.state_dir, keeper.is_some()),
             membership,
             unreachable: watch::Sender::default(),
@@ -127,63 +116,19 @@ impl Member {
             remembered: Remembered::load(&args.state_dir),
         });
         // What a former agent started is known before the first question is answered.
-        let mut first = Observed::default();
+        let silent = reach::seed(&member.desired.get(), &member.kernel.unreachable_peers(), now());
+        let mut first = Observed { unreachable_since: silent.clone(), ..Observed::default() };
+        member.unreachable.send_replace(silent);
         member.remembered.complete(&mut first, &member.desired.get(), &member.id);
-        member.observed.send_replace(Arc::new(first));
         let events = member.runtime.events();
         member.tasks.adopt(&member).await.context("find the tasks of a former agent")?;
-        member.clone().spawn_loops(agent, &identity, listener, events)?;
-        Ok(member)
-    }
-
-    fn spawn_loops(
-        self: Arc<Self>,
-        agent: &Arc<Agent>,
-        identity: &NodeIdentity,
-        listener: TcpListener,
-        events: mpsc::UnboundedReceiver<TaskEvent>,
-    ) -> anyhow::Result<()> {
-        let (config_keeper, config) = watch::channel(tls::server_config(identity)?);
-        let router = cluster_routes::router(agent, &self);
-        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        let member = self.clone();
-        loops.spawn(async move {
-            let is_revoked = move |id: &Id, fingerprint: &str| member.is_revoked(id, fingerprint);
-            tls::serve(listener, config, router, is_revoked, ServeLimits::default(), std::future::pending()).await;
-            drop(config_keeper);
-        });
-        let member = self.clone();
-        loops.spawn(async move { member.merge_observed().await });
-        let member = self.clone();
-        loops.spawn(async move { member.tell_members().await });
-        let member = self.clone();
-        loops.spawn(async move {
-            match &member.keeper {
-                Some(keeper) => member.desired.mirror(&keeper.store).await,
-                None => member.desired.follow(&member.dialer).await,
-            }
-        });
-        if self.keeper.is_some() {
-            let member = self.clone();
-            loops.spawn(async move {
-                if let Some(keeper) = &member.keeper {
-                    lead::run(&member, keeper).await;
-                }
-            });
-        }
-        let member = self.clone();
-        loops.spawn(async move { member.tasks.clone().run(&member, events).await });
-        let member = self.clone();
-        loops.spawn(async move { member.kernel.run(&member).await });
-        let member = self.clone();
-        loops.spawn(async move { member.kernel.sweep().await });
-        let member = self.clone();
-        loops.spawn(async move { reach::run(&member).await });
-        Ok(())
+        member.tasks.complete(&mut first);
+        member.observed.send_replace(Arc::new(first));
+        Ok((member, events))
     }
 
     /// A node that is removed, or shows another certificate than it joined with.
-    fn is_revoked(&self, id: &Id, fingerprint: &str) -> bool {
+    pub fn is_revoked(&self, id: &Id, fingerprint: &str) -> bool {
         let cluster = self.desired.get();
         if cluster.nodes.is_empty() {
             return false; // nothing heard yet: the certificate's signature has to do
@@ -201,12 +146,13 @@ impl Member {
     }
 
     /// Gossip and echo into one view, for ever.
-    async fn merge_observed(&self) {
+    pub async fn merge_observed(&self) {
         let (mut gossip, mut unreachable) = (self.membership.observed(), self.unreachable.subscribe());
         loop {
             let mut observed = (**gossip.borrow_and_update()).clone();
             observed.unreachable_since = unreachable.borrow_and_update().clone();
             self.remembered.complete(&mut observed, &self.desired.get(), &self.id);
+            self.tasks.complete(&mut observed);
             let is_new = self.observed.send_if_modified(|current| {
                 let is_new = **current != observed;
                 if is_new {
@@ -225,7 +171,7 @@ impl Member {
     }
 
     /// Gossip learns from the store who belongs to the cluster, for ever.
-    async fn tell_members(&self) {
+    pub async fn tell_members(&self) {
         let mut desired = self.desired.watch();
         let mut told = Vec::new();
         loop {
@@ -279,18 +225,22 @@ impl Member {
 
     /// The agent ends; tasks, programs and resolver go on.
     pub async fn end(&self) {
-        self.abort_loops();
+        self.end_loops().await;
     }
 
     /// The node leaves: gossip is told, and nothing of ours runs on.
     pub async fn leave(&self) {
         self.membership.leave().await;
-        self.abort_loops();
+        self.end_loops().await;
     }
 
-    fn abort_loops(&self) {
+    /// Afterwards no round, sweep or answer on 2377 is under way, and the port is free again.
+    async fn end_loops(&self) {
         self.kernel.close();
-        self.loops.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        let mut loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
+        if tokio::time::timeout(LOOPS_END, loops.shutdown()).await.is_err() {
+            log::warn!("the agent's loops did not end within {LOOPS_END:?}");
+        }
     }
 
     pub fn state_dir(&self) -> &std::path::Path {
@@ -305,19 +255,4 @@ pub fn seeds_of(cluster: &Cluster) -> Vec<Seed> {
         addr: SocketAddr::new(node.advertise_addr, GOSSIP_PORT),
     };
     cluster.nodes.values().map(seed).collect()
-}
-
-/// The listener of the cluster API; taken before anything else is begun.
-pub async fn listen() -> anyhow::Result<TcpListener> {
-    let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), API_PORT);
-    TcpListener::bind(addr).await.with_context(|| {
-        format!("listen for other nodes on {API_PORT}/tcp: is it in use? `ss -lntp 'sport = {API_PORT}'` shows by whom; end that first")
-    })
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-    }
 }

@@ -6,7 +6,8 @@
 //! links and addresses of the host ────────────┘
 //! desired ─▶ tasks: start and stop this node's tasks, report them by gossip
 //! store's node: lead: leader::tick → commit
-//! unix socket, 2377 ─▶ api ─▶ control
+//! unix socket, 2377 ─▶ api ─▶ control ─▶ lead (or the store's node), entrance
+//! lifecycle: begins a member and keeps its loops going
 //! ```
 //! Invariant: what this process knows can be lost at any time; kernel, supervisors and resolver go on without it, and the next agent
 //! finds them. Must not: decide what a pure room could decide.
@@ -14,10 +15,13 @@
 mod cluster_routes;
 mod control;
 mod desired;
+mod doctor;
 mod entrance;
 mod lead;
+mod lifecycle;
 mod member;
 mod peers;
+mod ports;
 mod preflight;
 mod purge;
 mod reach;
@@ -34,6 +38,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, RwLock};
 
+pub use doctor::doctor;
 pub use purge::purge;
 pub use settings::Settings;
 
@@ -51,8 +56,11 @@ pub(crate) struct Agent {
     net: Arc<HostNet>,
     /// None while the node is in no cluster.
     member: RwLock<Option<Arc<Member>>>,
+    checkup: doctor::Checkup,
     /// init, join, leave and purge: one at a time.
     changing: Mutex<()>,
+    /// What a member answers on 2377. Given here, since it has the whole control plane and a member must not know that.
+    cluster_router: fn(&Arc<Agent>, &Arc<Member>) -> axum::Router,
 }
 
 /// Milliseconds since the Unix epoch: the one clock that goes into the pure rooms.
@@ -97,8 +105,17 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     }
     let net = Arc::new(HostNet::open(&args.state_dir)?);
     let listener = bind_unix(&args.socket)?;
-    let agent = Arc::new(Agent { args, name, cgroup, net, member: RwLock::default(), changing: Mutex::default() });
-    if let Some(member) = Member::resume(&agent).await? {
+    let agent = Arc::new(Agent {
+        args,
+        name,
+        cgroup,
+        net,
+        member: RwLock::default(),
+        checkup: doctor::Checkup::default(),
+        changing: Mutex::default(),
+        cluster_router: cluster_routes::router,
+    });
+    if let Some(member) = lifecycle::resume(&agent).await? {
         *agent.member.write().await = Some(member);
     }
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -110,8 +127,10 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
     };
     log::info!("agent of node {} listens at {}", agent.name, agent.args.socket.display());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // without systemd there is nobody to tell
+    let checkups = tokio::spawn(doctor::watch(agent.clone()));
     let socket = agent.args.socket.clone();
     serve_unix(listener, router(Arc::new(control::Control(agent.clone()))), told_to_end).await;
+    checkups.abort();
     if let Some(member) = agent.member.write().await.take() {
         member.end().await;
     }

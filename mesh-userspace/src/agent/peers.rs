@@ -1,6 +1,6 @@
 //! Other nodes' agents, called over TLS with the same client as the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
 
@@ -42,6 +42,11 @@ pub fn client(dialer: &Dialer, node: &Node) -> Client {
 /// Where a node's API listens.
 pub fn api_addr(node: &Node) -> SocketAddr {
     SocketAddr::new(node.advertise_addr, API_PORT)
+}
+
+/// What a joining node is told to dial.
+pub fn join_addr(addr: IpAddr) -> String {
+    SocketAddr::new(addr, API_PORT).to_string()
 }
 
 /// A failed call as an answer to ours.

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::member::{Member, store_path};
 use super::{Agent, Settings, desired, remembered};
@@ -11,8 +12,12 @@ use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
-use crate::runtime::exec::{ExecConfig, ExecRuntime, cgroup2_root, masked_dirs};
-use crate::runtime::{TaskInstance, TaskRuntime};
+use crate::runtime::docker::DockerConfig;
+use crate::runtime::exec::{ExecConfig, cgroup2_root, masked_dirs};
+use crate::runtime::{Runtimes, TaskInstance, TaskRuntime};
+
+/// Longest wait for starts and stops of tasks that are under way: killing a task takes its grace time.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// Forgets the cluster: identity, secrets, store, cache.
 pub fn forget(state_dir: &Path) {
@@ -25,45 +30,66 @@ pub fn forget(state_dir: &Path) {
     let _ = std::fs::remove_file(store_path(state_dir)); // absent is as good
 }
 
-/// After the cluster was told: nothing runs on, nothing is remembered.
-pub async fn leave(agent: &Arc<Agent>, member: &Arc<Member>) {
-    member.leave().await;
-    if let Err(error) = sweep_out(agent, Some(member)).await {
-        log::error!("{error:#}");
-    }
-    forget(&agent.args.state_dir);
+/// What was removed, a line each, and what could not be.
+#[derive(Debug, Default)]
+pub struct SweptOut {
+    pub removed: Vec<String>,
+    pub failed: Vec<String>,
 }
 
-/// Everything out of the kernel and off the process table; the identity stays. Gives a line for each thing removed.
-pub async fn sweep_out(agent: &Agent, member: Option<&Member>) -> anyhow::Result<Vec<String>> {
-    let mut removed = Vec::new();
+impl SweptOut {
+    fn tried<E: std::fmt::Display>(&mut self, what: impl Into<String>, outcome: Result<(), E>) {
+        match outcome {
+            Ok(()) => self.removed.push(what.into()),
+            Err(error) => self.failed.push(format!("{error:#}")),
+        }
+    }
+
+    /// All that was removed, or all that was not in one line.
+    pub fn into_result(self) -> anyhow::Result<Vec<String>> {
+        if self.failed.is_empty() {
+            return Ok(self.removed);
+        }
+        anyhow::bail!("not everything could be removed: {}", self.failed.join("; "))
+    }
+}
+
+/// After the cluster was told: nothing runs on, nothing is remembered.
+pub async fn leave(agent: &Arc<Agent>, member: &Arc<Member>) -> anyhow::Result<()> {
+    member.leave().await;
+    let swept = sweep_out(agent, Some(member)).await;
+    forget(&agent.args.state_dir);
+    swept.into_result().map(drop)
+}
+
+/// Everything out of the kernel and off the process table; the identity stays.
+pub async fn sweep_out(agent: &Agent, member: Option<&Member>) -> SweptOut {
+    let mut swept = SweptOut::default();
     if let Some(member) = member {
         member.end().await;
-        let tasks = member.tasks.stop_all(member).await;
+        member.tasks.settle(SETTLE).await;
+        let (tasks, failed) = member.tasks.stop_all(member).await;
         if tasks > 0 {
-            removed.push(format!("{tasks} tasks"));
+            swept.removed.push(format!("{tasks} tasks"));
         }
-        member.kernel.stop_resolver().await;
-        removed.push("the resolver".to_string());
+        swept.failed.extend(failed);
+        member.runtime.close();
+        swept.tried("the resolver", member.kernel.stop_resolver().await);
     }
-    removed.extend(from_kernel(&agent.net, &agent.args.bpf_dir).await?);
-    Ok(removed)
+    from_kernel(&mut swept, &agent.net, &agent.args.bpf_dir).await;
+    swept
 }
 
-async fn from_kernel(net: &HostNet, bpf_dir: &Path) -> anyhow::Result<Vec<String>> {
-    let mut removed = Vec::new();
-    let converged = net.purge().await?;
-    removed.extend(converged.done.iter().map(|op| format!("{op:?}")));
-    for (_, error) in &converged.failed {
-        log::error!("{error}");
+async fn from_kernel(swept: &mut SweptOut, net: &HostNet, bpf_dir: &Path) {
+    match net.purge().await {
+        Ok(converged) => {
+            swept.removed.extend(converged.done.iter().map(|op| format!("{op:?}")));
+            swept.failed.extend(converged.failed.iter().map(|(_, error)| error.to_string()));
+        }
+        Err(error) => swept.failed.push(error.to_string()),
     }
     if bpf_dir.exists() {
-        Dataplane::purge(bpf_dir)?;
-        removed.push(format!("programs and maps in {}", bpf_dir.display()));
-    }
-    match converged.failed.into_iter().next() {
-        Some((_, error)) => Err(error.into()),
-        None => Ok(removed),
+        swept.tried(format!("programs and maps in {}", bpf_dir.display()), Dataplane::purge(bpf_dir));
     }
 }
 
@@ -80,23 +106,64 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
     if !crate::kernel::net::namespace::is_root() {
         anyhow::bail!("mesh purge needs root: it removes links and programs; run it with sudo");
     }
-    let mut removed = Vec::new();
-    let identity = NodeIdentity::load(&args.state_dir)?;
-    if let (Some(identity), Some(cgroup)) = (identity, args.cgroup.clone().or_else(cgroup2_root)) {
-        let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
-        let config = ExecConfig::new(args.state_dir.clone(), &identity.name().node_id, cgroup, masked);
-        let runtime = ExecRuntime::new(config)?;
-        for TaskInstance { task_id, .. } in runtime.list().await? {
-            runtime.remove(&task_id).await?;
-            removed.push(format!("task {}", task_id.short()));
-        }
+    let mut swept = SweptOut::default();
+    match NodeIdentity::load(&args.state_dir) {
+        Ok(identity) => tasks_of(&mut swept, args, identity.as_ref()).await,
+        Err(error) => swept.failed.push(format!("tasks are not looked for: {error}")),
     }
     let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
     if run_dir.exists() {
         let options = ResolverOptions { run_dir, port: 53, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53 };
-        ResolverHandle::new("/proc/self/exe".into(), options).stop().await?;
+        let stopped = ResolverHandle::new("/proc/self/exe".into(), options).stop().await;
+        swept.failed.extend(stopped.err().map(|error| error.to_string()));
     }
-    std::fs::create_dir_all(&args.state_dir)?;
-    removed.extend(from_kernel(&HostNet::open(&args.state_dir)?, &args.bpf_dir).await?);
-    Ok(removed)
+    let opened = std::fs::create_dir_all(&args.state_dir).map_err(anyhow::Error::from);
+    match opened.and_then(|()| Ok(HostNet::open(&args.state_dir)?)) {
+        Ok(net) => from_kernel(&mut swept, &net, &args.bpf_dir).await,
+        Err(error) => {
+            swept.failed.push(format!("links, routes and sysctls stay: {error:#}"));
+            swept.tried(format!("programs and maps in {}", args.bpf_dir.display()), Dataplane::purge(&args.bpf_dir));
+        }
+    }
+    // What went is said also where something else did not.
+    if !swept.failed.is_empty() {
+        swept.removed.iter().for_each(|line| log::info!("removed: {line}"));
+    }
+    swept.into_result()
+}
+
+/// Tasks that a former agent left running; a node of no cluster has none.
+async fn tasks_of(swept: &mut SweptOut, args: &Settings, identity: Option<&NodeIdentity>) {
+    let (Some(identity), Some(cgroup)) = (identity, args.cgroup.clone().or_else(cgroup2_root)) else { return };
+    let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
+    let config = ExecConfig::new(args.state_dir.clone(), &identity.name().node_id, cgroup, masked);
+    let docker = DockerConfig::new(args.state_dir.clone(), identity.name().node_id.clone());
+    let listed = async {
+        let runtime = Runtimes::new(config, docker, &args.runtimes)?;
+        runtime.list().await.map(|tasks| (runtime, tasks))
+    };
+    match listed.await {
+        Ok((runtime, tasks)) => {
+            for TaskInstance { task_id, .. } in tasks {
+                swept.tried(format!("task {}", task_id.short()), runtime.remove(&task_id).await);
+            }
+        }
+        Err(error) => swept.failed.push(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_that_failed_is_named_and_none_hides_the_others() {
+        let mut swept = SweptOut::default();
+        swept.tried("one", Err("the first is stuck"));
+        swept.tried("two", Ok::<(), String>(()));
+        swept.tried("three", Err("the third is stuck"));
+        assert_eq!(swept.removed, ["two"]);
+        let said = swept.into_result().expect_err("two parts failed").to_string();
+        assert!(said.contains("the first is stuck; the third is stuck"), "{said}");
+    }
 }

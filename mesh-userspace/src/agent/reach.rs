@@ -1,7 +1,7 @@
 //! Whether the data path to each peer works: an echo frame every 300 ms, answered by the peer's from_overlay program. Agents of peers
 //! may be dead meanwhile; this is about packets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::member::Member;
 use super::now;
-use crate::model::{Id, UnixMs};
+use crate::model::{Cluster, Id, UnixMs};
 
 /// Time between echoes.
 const EVERY: Duration = Duration::from_millis(300);
@@ -32,7 +32,7 @@ struct Peer {
 pub async fn run(member: &Member) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut peers: BTreeMap<u32, Peer> = BTreeMap::new();
+    let mut peers: BTreeMap<u32, Peer> = known_silent(&member.desired.get(), &member.unreachable.borrow());
     let mut socket: Option<(u32, OwnedFd)> = None;
     let mut last_sequence = sequence();
     loop {
@@ -41,7 +41,9 @@ pub async fn run(member: &Member) {
         let sequence = sequence();
         if sequence > last_sequence + MISSED {
             // This process itself was stopped for a while: its silence is not the peers'.
-            peers.values_mut().for_each(|peer| peer.first_asked = sequence);
+            let silent = member.unreachable.borrow().clone();
+            let heard = peers.values_mut().filter(|peer| !silent.contains_key(&peer.id));
+            heard.for_each(|peer| peer.first_asked = sequence);
         }
         last_sequence = sequence;
         let cluster = member.desired.get();
@@ -62,6 +64,19 @@ pub async fn run(member: &Member) {
             Err(error) => log::warn!("read the echoes: {error}"),
         }
     }
+}
+
+/// Peers that a former agent's programs hold for unreachable: they stay so from this agent's start until they answer, since a call to one
+/// of them would only hang. The leader's grace time begins anew: they may have come back while nobody asked.
+pub fn seed(cluster: &Cluster, numbers: &BTreeSet<u32>, now: UnixMs) -> BTreeMap<Id, UnixMs> {
+    let silent = cluster.nodes.values().filter(|node| numbers.contains(&node.number));
+    silent.map(|node| (node.id.clone(), now)).collect()
+}
+
+/// They were asked before this agent's time, and have no grace left.
+fn known_silent(cluster: &Cluster, silent: &BTreeMap<Id, UnixMs>) -> BTreeMap<u32, Peer> {
+    let nodes = cluster.nodes.values().filter(|node| silent.contains_key(&node.id));
+    nodes.map(|node| (node.number, Peer { id: node.id.clone(), first_asked: 0 })).collect()
 }
 
 /// Peers whose last answer is older than allowed. The echo of this very moment is still on its way.
@@ -102,7 +117,7 @@ fn sequence() -> u64 {
 }
 
 /// An echo frame: from our number to the peer's, with the sequence number behind the Ethernet header (docs/reference/wire.md).
-fn frame(node: u32, peer: u32, sequence: u64) -> [u8; 60] {
+pub(super) fn frame(node: u32, peer: u32, sequence: u64) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..6].copy_from_slice(&mac::of(mac::KIND_ECHO, peer));
     frame[6..12].copy_from_slice(&mac::of(mac::KIND_ECHO, node));
@@ -112,7 +127,7 @@ fn frame(node: u32, peer: u32, sequence: u64) -> [u8; 60] {
 }
 
 /// A packet socket bound to mesh0 that receives nothing (protocol 0).
-fn open(ifindex: u32) -> io::Result<(u32, OwnedFd)> {
+pub(super) fn open(ifindex: u32) -> io::Result<(u32, OwnedFd)> {
     // SAFETY: plain values; the result is checked before it is owned.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
     if fd < 0 {
@@ -130,7 +145,7 @@ fn open(ifindex: u32) -> io::Result<(u32, OwnedFd)> {
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok((ifindex, fd)) }
 }
 
-fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+pub(super) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     // SAFETY: the buffer is as long as said.
     let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -155,5 +170,19 @@ mod tests {
     fn a_new_peer_has_time_to_learn_of_us() {
         assert!(unanswered(&peers(100), &BTreeMap::new(), 110).is_empty());
         assert_eq!(unanswered(&peers(100), &BTreeMap::new(), 118).len(), 1);
+    }
+    #[test]
+    fn what_a_former_agent_knew_to_be_silent_stays_so_until_it_answers() {
+        let mut cluster = Cluster::default();
+        for number in [2, 3] {
+            let node = crate::leader::world::node(number);
+            cluster.nodes.insert(node.id.clone(), node);
+        }
+        let seeded = seed(&cluster, &BTreeSet::from([2]), 7);
+        assert_eq!(seeded.len(), 1);
+        let peers = known_silent(&cluster, &seeded);
+        let silent = |answered| unanswered(&peers, &BTreeMap::from([(2, answered)]), 1_000);
+        assert_eq!(silent(900), seeded.into_keys().collect::<Vec<_>>(), "an answer of long ago");
+        assert!(silent(999).is_empty());
     }
 }

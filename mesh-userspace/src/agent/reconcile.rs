@@ -21,11 +21,9 @@ use tokio::sync::Notify;
 use super::member::Member;
 use crate::dns::ResolverHandle;
 use crate::dns::zone;
-use crate::kernel::bpf::{Attachment, Dataplane};
+use crate::kernel::bpf::{Attachment, Dataplane, FlowTable};
 use crate::kernel::net::{HostNet, NetError, namespace};
-use crate::model::{
-    Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Runtime, Task, TaskHealth, TaskStatus,
-};
+use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
 use crate::plan::maps::{self, Facts, MapOp, Placed, Tables};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
@@ -39,7 +37,10 @@ pub struct Kernel {
     net: Arc<HostNet>,
     dataplane: Mutex<Dataplane>,
     /// What the maps hold, by the last round.
-    programmed: Mutex<(Tables, Placed)>,
+    programmed: Arc<Mutex<(Tables, Placed)>>,
+    flows: Arc<FlowTable>,
+    /// Backends went or fell silent: their flows are to be told now.
+    sweep_now: Notify,
     resolver: tokio::sync::Mutex<(ResolverHandle, Option<String>)>,
     /// Task id → its network namespace, while it lives.
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
@@ -56,6 +57,8 @@ pub struct Kernel {
     mesh0: Mutex<Option<(u32, u32)>>,
     /// What the last round could not do.
     troubles: Mutex<Troubles>,
+    /// What the check-up found wrong with this node, for the others to see.
+    notes: Mutex<Vec<String>>,
     /// Revision of the last round that was applied whole.
     applied: Mutex<u64>,
 }
@@ -80,10 +83,13 @@ impl Kernel {
     ) -> anyhow::Result<Self> {
         let tables = dataplane.tables()?;
         let placed = Placed::from_tables(&tables);
+        let flows = Arc::new(dataplane.flow_table()?);
         Ok(Kernel {
             net,
             dataplane: Mutex::new(dataplane),
-            programmed: Mutex::new((tables, placed)),
+            programmed: Arc::new(Mutex::new((tables, placed))),
+            flows,
+            sweep_now: Notify::new(),
             resolver: tokio::sync::Mutex::new((resolver, None)),
             namespaces: Mutex::default(),
             publish_interfaces,
@@ -94,6 +100,7 @@ impl Kernel {
             kick: Notify::new(),
             mesh0: Mutex::default(),
             troubles: Mutex::default(),
+            notes: Mutex::default(),
             applied: Mutex::default(),
         })
     }
@@ -117,6 +124,35 @@ impl Kernel {
     pub fn echoes(&self) -> anyhow::Result<BTreeMap<u32, u64>> {
         let echoes = lock(&self.dataplane).echoes()?;
         Ok(echoes.into_iter().map(|(node, echo)| (node, echo.sequence)).collect())
+    }
+
+    /// Numbers of the peers that the programs hold for unreachable, by what is programmed: a former agent's word, before the first round.
+    pub fn unreachable_peers(&self) -> BTreeSet<u32> {
+        let peers = &lock(&self.programmed).0.peers;
+        let silent = peers.iter().filter(|(_, peer)| peer.flags & schema::peer_flag::UNREACHABLE != 0);
+        silent.map(|(number, _)| *number).collect()
+    }
+
+    /// Number and time (ns, monotonic) of the last echo that this node answered.
+    pub fn echo_of(&self, node: u32) -> Option<(u64, u64)> {
+        let echo = lock(&self.dataplane).echo(node).ok()??;
+        Some((echo.sequence, echo.answered_ns))
+    }
+
+    /// Largest packet of a task, once the underlay is known.
+    pub fn overlay_mtu(&self) -> Option<u32> {
+        lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::OVERHEAD_V4))
+    }
+
+    /// Tasks of this node that run, with their network namespaces.
+    pub fn namespaces(&self) -> BTreeMap<Id, PathBuf> {
+        lock(&self.namespaces).clone()
+    }
+
+    /// What is wrong with this node besides what a round can't do; reported with the next round.
+    pub fn set_notes(&self, notes: Vec<String>) {
+        *lock(&self.notes) = notes;
+        self.kick();
     }
 
     /// A task that was prepared must have its link now, and the programs must know it.
@@ -196,16 +232,17 @@ impl Kernel {
         if is_new {
             troubles.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         }
+        let (runtimes, engine_version) = member.runtime.available();
         member.set_node_status(NodeStatus {
             generation: member.generation,
             agent_version: env!("CARGO_PKG_VERSION").to_string(),
             applied_revision: *lock(&self.applied),
             layout_version: schema::LAYOUT_VERSION,
             ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
-            runtimes: vec![Runtime::Exec],
-            engine_version: None,
+            runtimes,
+            engine_version,
             without,
-            warnings: troubles.warnings,
+            warnings: troubles.warnings.into_iter().chain(lock(&self.notes).clone()).collect(),
         });
     }
 
@@ -376,7 +413,7 @@ impl Kernel {
         };
         *tables = wanted;
         if ops.iter().any(is_lost) {
-            dataplane.sweep(monotonic_s(), &backends_in_reach(tables))?;
+            self.sweep_now.notify_one();
         }
         Ok(())
     }
@@ -400,27 +437,26 @@ impl Kernel {
         }
     }
 
-    /// Sweeps flows for ever.
+    /// Sweeps flows for ever. The walk is a thread's own affair: no lock is held, no other task of the agent waits for it.
     pub async fn sweep(&self) {
         loop {
-            tokio::time::sleep(SWEEP_EVERY).await;
-            // Both locks: a backend that comes meanwhile must not be taken for one that is gone.
-            let programmed = lock(&self.programmed);
-            let swept = lock(&self.dataplane).sweep(monotonic_s(), &backends_in_reach(&programmed.0));
-            drop(programmed);
-            match swept {
-                Ok(swept) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
-                Ok(_) => {}
-                Err(error) => log::warn!("{error}"),
+            let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
+            let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
+            let swept = tokio::task::spawn_blocking(move || {
+                flows.sweep(monotonic_s(), || backends_in_reach(&lock(&programmed).0))
+            });
+            match swept.await {
+                Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => log::warn!("{error}"),
+                Err(error) => log::error!("sweep the flow table: {error}"),
             }
         }
     }
 
     /// Ends the resolver, as leaving and purging do.
-    pub async fn stop_resolver(&self) {
-        if let Err(error) = self.resolver.lock().await.0.stop().await {
-            log::warn!("{error}");
-        }
+    pub async fn stop_resolver(&self) -> anyhow::Result<()> {
+        Ok(self.resolver.lock().await.0.stop().await?)
     }
 }
 

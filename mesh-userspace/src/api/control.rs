@@ -14,6 +14,7 @@ use super::{
     JoinTokenRequest, LeaveRequest, LogQuery, NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer,
     StackDeploy,
 };
+use crate::doctor::Finding;
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine, NetworkSpec, ServiceSpec};
 
 /// A running command: both ends of it. Dropping `input` or closing `events` means that the caller is gone.
@@ -56,6 +57,9 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Starts a command in a task, on whichever node it runs.
     async fn exec(&self, caller: &Caller, task: &Id, request: ExecRequest) -> Result<ExecSession, ApiError>;
     async fn logs(&self, caller: &Caller, query: LogQuery) -> Result<LogFeed, ApiError>;
+
+    /// A check-up of this node, made now.
+    async fn doctor(&self, caller: &Caller) -> Result<Vec<Finding>, ApiError>;
 
     /// Stops this node's tasks and takes every trace of it out of the kernel.
     async fn purge(&self, caller: &Caller) -> Result<PurgeAnswer, ApiError>;

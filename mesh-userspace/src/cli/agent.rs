@@ -58,7 +58,7 @@ struct Given {
     /// Use of XDP for published ports [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
-    /// Runtimes this node offers [default: exec]
+    /// Runtimes this node may use; docker only while an Engine answers (at DOCKER_HOST) [default: docker,exec]
     #[arg(long, value_name = "RUNTIME", value_delimiter = ',')]
     runtimes: Vec<String>,
 }
@@ -119,12 +119,12 @@ impl AgentFlags {
 
 fn parse_runtimes(words: &[String]) -> Result<Vec<Runtime>, Fault> {
     if words.is_empty() {
-        return Ok(vec![Runtime::Exec]);
+        return Ok(vec![Runtime::Exec, Runtime::Docker]);
     }
     let parse = |word: &String| match word.as_str() {
         "exec" => Ok(Runtime::Exec),
-        "docker" => Err(Fault::failed("--runtimes docker: the docker runtime is not there yet; allowed is: exec")),
-        other => Err(Fault::usage(format!("--runtimes {other}: no such runtime; allowed is: exec"))),
+        "docker" => Ok(Runtime::Docker),
+        other => Err(Fault::usage(format!("--runtimes {other}: no such runtime; allowed are: docker, exec"))),
     };
     words.iter().map(parse).collect()
 }

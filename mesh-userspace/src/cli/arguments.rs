@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::agent::AgentFlags;
-use super::{exec, logs, network, node, purge, service, stack, status, swarm, task};
+use super::{completions, doctor, exec, logs, network, node, purge, service, stack, status, swarm, task};
 
 /// Service networks in eBPF: overlay, VIPs, DNS and routing mesh as Docker Swarm has them.
 ///
@@ -56,6 +56,13 @@ pub(super) enum Command {
     Logs(logs::Logs),
     /// One screen: this node, its peers, services, warnings
     Status(status::Status),
+    /// Check this machine and the way to the other nodes; each trouble comes with its remedy
+    Doctor(doctor::Doctor),
     /// Stop this node's tasks and remove every trace of mesh from its kernel
     Purge(purge::Purge),
+    /// Print the completions of this command line for a shell
+    Completions(completions::Completions),
+    /// Write the manual pages of all commands into a folder, for packages
+    #[command(hide = true)]
+    ManualPages(completions::ManualPages),
 }

@@ -8,6 +8,8 @@
 mod age;
 mod agent;
 mod arguments;
+mod completions;
+mod doctor;
 mod exec;
 mod fault;
 mod inspect;
@@ -37,6 +39,7 @@ use arguments::Command;
 use fault::Fault;
 
 use crate::api::Client;
+use crate::doctor::Finding;
 
 /// Where output goes: the process's own streams, or a test's buffers.
 struct Screen<'a> {
@@ -65,6 +68,8 @@ impl Screen<'_> {
 pub struct Entries {
     /// `mesh agent`: runs until it is told to end.
     pub agent: fn(AgentArgs) -> anyhow::Result<()>,
+    /// `mesh doctor` where no agent answers: this machine alone.
+    pub doctor: fn(AgentArgs) -> anyhow::Result<Vec<Finding>>,
     /// `mesh purge` where no agent answers: the same clean-up without one; gives a line for each thing removed.
     pub purge: fn(AgentArgs) -> anyhow::Result<Vec<String>>,
 }
@@ -121,7 +126,10 @@ fn dispatch(cli: Cli, entries: &Entries, screen: &mut Screen) -> Result<(), Faul
     let Cli { socket, command } = cli;
     match command {
         Command::Agent(flags) => (entries.agent)(flags.resolve(socket)?).map_err(|error| Fault::failed(chain(&error))),
+        Command::Doctor(flags) => doctor::run(flags, socket, entries, screen),
         Command::Purge(flags) => purge::run(flags, socket, entries, screen),
+        Command::Completions(flags) => completions::run(&flags, screen),
+        Command::ManualPages(flags) => completions::manual_pages(&flags),
         command => on_runtime(ask(command, socket, screen)),
     }
 }
@@ -141,7 +149,11 @@ fn on_runtime<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Faul
 async fn ask(command: Command, socket: PathBuf, screen: &mut Screen<'_>) -> Result<(), Fault> {
     let client = Client::unix(socket);
     match command {
-        Command::Agent(_) | Command::Purge(_) => Err(Fault::failed("this command does not ask an agent")),
+        Command::Agent(_)
+        | Command::Doctor(_)
+        | Command::Purge(_)
+        | Command::Completions(_)
+        | Command::ManualPages(_) => Err(Fault::failed("this command does not ask an agent")),
         Command::Swarm(verb) => swarm::run(verb, &client, screen).await,
         Command::Init(flags) => swarm::init(flags, &client, screen).await,
         Command::Join(flags) => swarm::join(flags, &client, screen).await,

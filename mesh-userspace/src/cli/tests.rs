@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{Entries, Screen, run_with};
 use crate::api::server::fake::Fake;
 use crate::api::server::{bind_unix, router, serve_unix};
-use crate::api::view::fixture;
+use crate::api::view::{Facts, fixture};
+use crate::model::{NodeStatus, Observed, Runtime, TaskHealth, TaskState};
 
 struct Agent {
     fake: Arc<Fake>,
@@ -17,10 +18,14 @@ struct Agent {
 }
 
 fn agent() -> Agent {
+    agent_that_knows(fixture::facts())
+}
+
+fn agent_that_knows(facts: Facts) -> Agent {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a loop");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let socket = folder.path().join("mesh.sock");
-    let fake = Fake::new(fixture::facts());
+    let fake = Fake::new(facts);
     let listener = runtime.block_on(async { bind_unix(&socket) }).expect("a socket");
     runtime.spawn(serve_unix(listener, router(fake.clone()), std::future::pending()));
     Agent { fake, socket, _folder: folder, _runtime: runtime }
@@ -34,8 +39,11 @@ struct Said {
 }
 
 fn mesh(socket: &std::path::Path, words: &[&str]) -> Said {
-    let entries =
-        Entries { agent: |_| anyhow::bail!("no agent in this test"), purge: |_| Ok(vec!["cgroup /mesh".to_string()]) };
+    let entries = Entries {
+        agent: |_| anyhow::bail!("no agent in this test"),
+        doctor: |_| Ok(vec![crate::doctor::Finding::ok("kernel", "6.12.9")]),
+        purge: |_| Ok(vec!["cgroup /mesh".to_string()]),
+    };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut arguments = vec!["mesh".into()];
     arguments.extend(words.iter().map(Into::into));
@@ -112,6 +120,81 @@ fn json_has_swarms_keys() {
     assert_eq!(network["Services"]["whoami"]["VIP"], "10.0.16.2");
     assert_eq!(network["Services"]["whoami"]["Tasks"].as_array().map(Vec::len), Some(2));
     assert_eq!(network["Peers"][1]["Name"], "n2");
+}
+
+/// Task 1 is healthy, task 2 waits for its first pass; n1 has a Docker Engine, n2 has none.
+fn with_health_and_engines(observed: &mut Observed) {
+    let status = |engine: Option<&str>| NodeStatus {
+        generation: 1,
+        agent_version: "0.1.0".into(),
+        applied_revision: 7,
+        layout_version: 1,
+        ports_not_taken: Vec::new(),
+        runtimes: vec![Runtime::Exec],
+        engine_version: engine.map(str::to_string),
+        without: Default::default(),
+        warnings: Vec::new(),
+    };
+    observed.nodes = [(fixture::id(0xa1), status(Some("29.0.1"))), (fixture::id(0xb2), status(None))].into();
+    let task = |number| fixture::id(number);
+    observed.tasks.get_mut(&task(0x11)).expect("task 1").health = Some(TaskHealth::Healthy);
+    let second = observed.tasks.get_mut(&task(0x12)).expect("task 2");
+    (second.state, second.ready, second.health) = (TaskState::Starting, false, Some(TaskHealth::Starting));
+    observed.tasks.get_mut(&task(0x13)).expect("the failed one").health = Some(TaskHealth::Unhealthy);
+}
+
+#[test]
+fn health_and_engines_are_told() {
+    let mut facts = fixture::facts();
+    with_health_and_engines(Arc::make_mut(&mut facts.observed));
+    let agent = agent_that_knows(facts);
+    assert_eq!(
+        ok(&agent.socket, &["service", "ps", "whoami"]),
+        "ID             NAME           IMAGE     NODE      DESIRED STATE   CURRENT STATE                               ERROR                 PORTS\n\
+         111111111111   whoami.1       whoami    n1        Running         Running 59 seconds ago (healthy)\n\
+         131313131313    \\_ whoami.1   whoami    n2        Shutdown        Failed about a minute ago                   \"task: exit code 1\"\n\
+         121212121212   whoami.2       whoami    n2        Running         Starting 5 seconds ago (health: starting)\n"
+    );
+    assert!(ok(&agent.socket, &["ps"]).contains("Running 59 seconds ago (healthy)   yes"));
+    let json = |words: &[&str]| -> serde_json::Value { serde_json::from_str(&ok(&agent.socket, words)).expect("JSON") };
+    let tasks = json(&["service", "ps", "whoami", "--format", "json"]);
+    let seen = |row: usize| (tasks[row]["CurrentState"].clone(), tasks[row]["Health"].clone());
+    assert_eq!(seen(0), ("Running 59 seconds ago".into(), "healthy".into()));
+    assert_eq!(seen(1), ("Failed about a minute ago".into(), "".into()));
+    assert_eq!(seen(2), ("Starting 5 seconds ago".into(), "starting".into()));
+    assert_eq!(json(&["service", "ls", "--format", "json"])[0]["Replicas"], "1/2");
+    let nodes = json(&["node", "ls", "--format", "json"]);
+    let seen = |row: usize| (nodes[row]["EngineVersion"].clone(), nodes[row]["MeshVersion"].clone());
+    assert_eq!(seen(0), ("29.0.1".into(), "0.1.0".into()));
+    assert_eq!(seen(1), ("0.1.0".into(), "0.1.0".into()));
+    let node = &json(&["node", "inspect", "n1"])[0];
+    assert_eq!(node["Description"]["Engine"]["EngineVersion"], "29.0.1");
+    assert_eq!(node["Mesh"]["Runtimes"], serde_json::json!(["exec"]));
+}
+
+#[test]
+fn a_healthcheck_is_given_changed_and_taken_away() {
+    let agent = agent();
+    let create = ["service", "create", "--runtime", "exec", "--name", "web", "--health-cmd", "check it"];
+    let timed = ["--health-interval", "2s", "--health-start-period", "1m", "--health-start-interval", "500ms"];
+    let said = mesh(&agent.socket, &[&create[..], &timed, &["-d", "sleep", "3600"]].concat());
+    assert_eq!(said.code, 0, "{said:?}");
+    let check = || -> serde_json::Value {
+        let shown: serde_json::Value =
+            serde_json::from_str(&ok(&agent.socket, &["service", "inspect", "web"])).expect("JSON");
+        shown[0]["Spec"]["TaskTemplate"]["ContainerSpec"]["Healthcheck"].clone()
+    };
+    let wanted = serde_json::json!({
+        "Test": ["CMD", "/bin/sh", "-c", "check it"], "Interval": 2_000_000_000_u64, "Timeout": 30_000_000_000_u64, "Retries": 3,
+        "StartPeriod": 60_000_000_000_u64, "StartInterval": 500_000_000_u64
+    });
+    assert_eq!(check(), wanted);
+    assert_eq!(mesh(&agent.socket, &["service", "update", "-d", "--health-retries", "5", "web"]).code, 0);
+    assert_eq!((&check()["Retries"], &check()["Interval"]), (&5.into(), &2_000_000_000_u64.into()));
+    assert_eq!(mesh(&agent.socket, &["service", "update", "-d", "--no-healthcheck", "web"]).code, 0);
+    assert_eq!(check(), serde_json::json!({ "Test": ["NONE"] }));
+    let said = mesh(&agent.socket, &["service", "update", "-d", "--health-retries", "5", "web"]);
+    assert!(said.code == 1 && said.err.contains("give --health-cmd too"), "{said:?}");
 }
 
 #[test]
@@ -364,13 +447,62 @@ fn help_shows_what_is_there_and_nothing_else() {
     use clap::CommandFactory;
     super::Cli::command().debug_assert();
     let help = ok(&PathBuf::from("/nonexistent"), &["--help"]);
-    for verb in ["agent", "swarm", "node", "network", "service", "stack", "ps", "exec", "logs", "status", "purge"] {
+    for verb in [
+        "agent",
+        "swarm",
+        "node",
+        "network",
+        "service",
+        "stack",
+        "ps",
+        "exec",
+        "logs",
+        "status",
+        "doctor",
+        "purge",
+        "completions",
+    ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb} in {help}");
     }
-    for later in ["top", "flows", "monitor", "explain", "verify", "doctor", "completions", "supervise", "resolver"] {
+    for later in ["top", "flows", "monitor", "explain", "verify", "manual-pages", "supervise", "resolver"] {
         assert!(!help.lines().any(|line| line.trim_start().starts_with(later)), "{later} in {help}");
     }
     let help = ok(&PathBuf::from("/nonexistent"), &["agent", "--help"]);
     assert!(!help.contains("metrics") && help.contains("--data-path-addr"), "{help}");
     assert!(ok(&PathBuf::from("/nonexistent"), &["--version"]).starts_with("mesh 0."));
+}
+
+#[test]
+fn the_doctor_puts_remedies_below_their_rows_and_fails_where_a_check_failed() {
+    let agent = agent();
+    let said = mesh(&agent.socket, &["doctor"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(
+        said.out,
+        "CHECK     STATE     FOUND\n\
+         kernel    ok        6.12.9, BTF, TCX\n\
+         ports     failed    2377/tcp is in use by nginx (pid 7)\n    → stop it\n"
+    );
+    assert_eq!(said.err, "");
+    let json: serde_json::Value =
+        serde_json::from_str(&mesh(&agent.socket, &["doctor", "--format", "json"]).out).expect("JSON");
+    assert_eq!(json[1]["Remedy"], "stop it");
+    let alone = mesh(&PathBuf::from("/nonexistent/mesh.sock"), &["doctor"]);
+    assert_eq!((alone.code, alone.out.contains("6.12.9")), (0, true), "{alone:?}");
+    assert!(alone.err.contains("no agent answers"), "{alone:?}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let nowhere = PathBuf::from("/nonexistent/mesh.sock");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ok(&nowhere, &["completions", shell]);
+        assert!(script.contains("doctor") && script.contains("join-token"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert_eq!(ok(&nowhere, &["manual-pages", &folder.path().display().to_string()]), "");
+    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
+    assert!(page("mesh.1").contains("doctor"));
+    assert!(page("mesh-service-create.1").contains("replicas"));
+    assert!(page("mesh-agent.1").contains("state\\-dir"));
 }

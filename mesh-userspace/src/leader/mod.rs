@@ -13,6 +13,7 @@
 pub mod allocate;
 pub mod command;
 mod constraint;
+mod due;
 mod health;
 pub mod tick;
 pub mod view;
@@ -24,9 +25,10 @@ mod properties;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 pub use constraint::{Constraint, ConstraintError};
+pub use due::due;
 pub use health::{Health, isolation, node_health};
 pub use tick::tick;
 

@@ -349,6 +349,31 @@ fn a_removed_service_and_a_removed_node_leave_nothing() {
 }
 
 #[test]
+fn a_removed_network_is_there_for_its_ending_tasks_and_for_nobody_else() {
+    let mut world = World::of_nodes(2);
+    let demo = world.network("demo", None);
+    let mut spec = web(2);
+    spec.networks.push(NetworkAttachment { network: demo.id.to_string(), aliases: Vec::new() });
+    world.create(spec);
+    world.settle();
+    world.command(|cluster, _| command::remove_service(cluster, "web")).expect("remove the service");
+    world.command(|cluster, _| command::remove_network(cluster, "demo")).expect("remove the network");
+
+    assert!(world.cluster.networks[&demo.id].removing, "its tasks still run");
+    let holds = |world: &World| {
+        world.cluster.tasks.values().filter(|task| task.attachments.iter().any(|at| at.network_id == demo.id)).count()
+    };
+    assert_eq!(holds(&world), 2, "they keep their addresses");
+    assert!(world.command(|cluster, _| command::remove_network(cluster, "demo")).is_err(), "it has no name any more");
+    let again = world.network("demo", None);
+    assert!(again.subnet != demo.subnet && again.vni != demo.vni, "what is in use is not given out");
+
+    world.settle();
+    assert!(!world.cluster.networks.contains_key(&demo.id), "the last task has ended");
+    assert_eq!(world.cluster.network_named("demo").map(|network| &network.id), Some(&again.id));
+}
+
+#[test]
 fn exhaustion_is_said_and_heals() {
     let mut world = World::of_nodes(1);
     let network = world.network("small", Some("172.16.0.0/29"));

@@ -223,13 +223,25 @@ impl World {
     pub fn live(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.settle();
-            self.now += 1_000;
+            self.pass(1_000);
         }
         self.settle();
     }
 
+    /// A leader at rest has nothing to do before it said that something is due.
+    fn check_quiet(&mut self, ms: u64) {
+        let timing = super::Timing::default();
+        let mut seed = 1;
+        let mut work = || random(&mut seed);
+        let mut idle = |now| tick(&self.cluster, &self.observed, &mut Ctx::new(now, &mut work)).is_empty();
+        let due = super::due(&self.cluster, &self.observed, self.now, timing).map_or(UnixMs::MAX, |due| due - 1);
+        let quiet = due.min(self.now + ms);
+        assert!(!idle(self.now) || idle(quiet), "something was due {} ms after a rest, unannounced", quiet - self.now);
+    }
+
     /// Time passes, and nobody does anything.
     pub fn pass(&mut self, ms: u64) {
+        self.check_quiet(ms);
         self.now += ms;
     }
 

@@ -55,13 +55,36 @@ pub enum MembershipError {
     Listen { addr: SocketAddr, transport: &'static str, source: std::io::Error },
 }
 
+/// Gossip's sockets, taken before anything else is begun: where they are in use, nothing has to be taken back.
+#[derive(Debug)]
+pub struct GossipSockets {
+    bind: SocketAddr,
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl GossipSockets {
+    /// At the advertise address, or the unspecified one. Needs a tokio runtime.
+    pub async fn bind(addr: SocketAddr) -> Result<Self, MembershipError> {
+        let refused = |transport| {
+            move |source: std::io::Error| match source.kind() {
+                std::io::ErrorKind::AddrInUse => MembershipError::PortInUse { addr, transport },
+                _ => MembershipError::Listen { addr, transport, source },
+            }
+        };
+        let udp = UdpSocket::bind(addr).await.map_err(refused("udp"))?;
+        let tcp = TcpListener::bind(addr).await.map_err(refused("tcp"))?;
+        // tokio learns of room to send from its first event; without this the first hello would be dropped.
+        udp.writable().await.map_err(refused("udp"))?;
+        Ok(GossipSockets { bind: addr, udp, tcp })
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_id: Id,
     /// Of this life; [`identity::next_generation`] makes it.
     pub generation: u64,
-    /// Where to listen, UDP and TCP: the advertise address, or the unspecified one.
-    pub bind: SocketAddr,
     /// Where others reach us.
     pub advertise: SocketAddr,
     pub keys: GossipKeys,
@@ -79,22 +102,11 @@ pub struct Membership {
 
 impl Membership {
     /// Listens and says hello to the seeds. Needs a tokio runtime.
-    pub async fn start(config: Config) -> Result<Membership, MembershipError> {
-        Membership::start_with(config, Cable::default()).await
+    pub fn start(config: Config, sockets: GossipSockets) -> Membership {
+        Membership::start_with(config, sockets, Cable::default())
     }
 
-    async fn start_with(config: Config, cable: Cable) -> Result<Membership, MembershipError> {
-        let refused = |transport| {
-            move |source: std::io::Error| match source.kind() {
-                std::io::ErrorKind::AddrInUse => MembershipError::PortInUse { addr: config.bind, transport },
-                _ => MembershipError::Listen { addr: config.bind, transport, source },
-            }
-        };
-        let udp = UdpSocket::bind(config.bind).await.map_err(refused("udp"))?;
-        let tcp = TcpListener::bind(config.bind).await.map_err(refused("tcp"))?;
-        // tokio learns of room to send from its first event; without this the first hello would be dropped.
-        udp.writable().await.map_err(refused("udp"))?;
-
+    fn start_with(config: Config, GossipSockets { bind, udp, tcp }: GossipSockets, cable: Cable) -> Membership {
         let (me, now) = (RawId::from(&config.node_id), Instant::now());
         let shared = Arc::new(Shared {
             book: Mutex::new(records::Book::new(me, config.generation)),
@@ -107,7 +119,7 @@ impl Membership {
         let mut driver = Driver {
             me,
             generation: config.generation,
-            bind: config.bind,
+            bind,
             shared: Arc::clone(&shared),
             swim: swim::Swim::new(swim::Peer { id: me, addr: config.advertise, life: config.generation }),
             udp,
@@ -119,7 +131,7 @@ impl Membership {
         };
         driver.set_known(&config.seeds, false);
         tokio::spawn(driver.run());
-        Ok(Membership { commands, view, shared })
+        Membership { commands, view, shared }
     }
 
     /// Reports about this node.

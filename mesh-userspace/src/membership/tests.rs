@@ -73,7 +73,6 @@ impl Lab {
         Config {
             node_id: id(byte),
             generation,
-            bind: self.addr(byte),
             advertise: self.addr(byte),
             keys: self.keys.clone(),
             seeds: vec![self.seed(1)],
@@ -85,7 +84,8 @@ impl Lab {
         let cut = Arc::clone(&self.cut);
         let third = self.addr(3);
         let is_cut = move |to| cut.load(Ordering::Relaxed) && (byte == 3) != (to == third);
-        Membership::start_with(self.config(byte, generation), Cable(Some(Arc::new(is_cut)))).await
+        let sockets = GossipSockets::bind(self.addr(byte)).await?;
+        Ok(Membership::start_with(self.config(byte, generation), sockets, Cable(Some(Arc::new(is_cut)))))
     }
 
     async fn start(&self, byte: u8, generation: u64) -> Membership {

@@ -39,7 +39,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn network_named(&self, name: &str) -> Option<&Network> {
-        self.networks.values().find(|network| network.spec.name == name)
+        self.shown_networks().find(|network| network.spec.name == name)
+    }
+
+    /// The networks that users have: those they removed are there only for the tasks that still end.
+    pub fn shown_networks(&self) -> impl Iterator<Item = &Network> + Clone {
+        self.networks.values().filter(|network| !network.removing)
     }
 
     pub fn service_named(&self, name: &str) -> Option<&Service> {

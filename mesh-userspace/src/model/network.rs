@@ -37,5 +37,9 @@ pub struct Network {
     pub gateway: Ipv4Addr,
     /// The one network named `ingress`: carries published services that name no network; its names are not in DNS.
     pub ingress: bool,
+    /// The user has removed it: it has no name any more, and is gone for good when its last task has ended. Until then its tasks keep
+    /// their addresses and ways, and its subnet and VNI stay taken.
+    #[serde(default)]
+    pub removing: bool,
     pub created_at: UnixMs,
 }

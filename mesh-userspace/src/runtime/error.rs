@@ -36,6 +36,13 @@ pub enum RuntimeError {
     #[error("task {}: {attempt}: {source}: try again, or remove the task", .task_id.short())]
     Supervisor { task_id: Id, attempt: &'static str, source: io::Error },
 
+    /// The task may be well: it can't be asked or changed now.
+    #[error("task {}: {reason}", .task_id.short())]
+    NoEngine { task_id: Id, reason: String },
+
+    #[error("task {}: {attempt}: the Docker Engine says: {words}", .task_id.short())]
+    Engine { task_id: Id, attempt: &'static str, words: String },
+
     #[error("task {}: still not gone after {seconds} s: {left}: look for a process in uninterruptible sleep", .task_id.short())]
     StillThere { task_id: Id, seconds: u64, left: String },
 }

@@ -37,14 +37,14 @@ pub struct TaskLaunch {
     pub addresses: Vec<Ipv4Addr>,
     /// Further lines of `/etc/hosts`.
     pub extra_hosts: Vec<(Ipv4Addr, String)>,
-    /// What ends the command where nobody says otherwise (the machine shuts down).
-    pub stop_signal: i32,
+    /// What asks the command to end; None: what its image says, else SIGTERM.
+    pub stop_signal: Option<i32>,
     pub stop_grace_ms: u64,
 }
 
 impl TaskLaunch {
-    /// SIGTERM and Swarm's ten seconds unless the service says otherwise; the caller adds nameservers and searches.
-    pub fn of(task: &Task, stop_signal: i32, nameservers: Vec<Ipv4Addr>, search: Vec<String>) -> Self {
+    /// The caller adds nameservers and searches.
+    pub fn of(task: &Task, stop_signal: Option<i32>, nameservers: Vec<Ipv4Addr>, search: Vec<String>) -> Self {
         TaskLaunch {
             task_id: task.id.clone(),
             name: format!("{}.{}", task.name(), task.id),

@@ -1,8 +1,8 @@
 //! Running a task's command: what the agent asks of whatever runs tasks on this node.
 //!
 //! An edge. The agent decides *that* a task runs; a [`TaskRuntime`] makes it so, says when it ended and finds it again
-//! after the agent's own restart. One implementation: [`exec`], commands in namespaces of their own on the host's file
-//! system.
+//! after the agent's own restart. Two implementations, and [`Runtimes`], which chooses between them: [`exec`], commands in namespaces of
+//! their own on the host's file system; [`docker`], containers of the Docker Engine.
 //!
 //! Order of calls for one task: [`prepare`](TaskRuntime::prepare) (namespaces exist, nothing runs) → the agent puts
 //! `eth0` into the network namespace → [`start`](TaskRuntime::start) → … → [`stop`](TaskRuntime::stop) →
@@ -10,19 +10,27 @@
 //!
 //! Invariant: a task never depends on the agent's life. Must not: read the cluster's state, touch links or addresses.
 
+mod choice;
+pub mod docker;
+pub mod engine;
 mod error;
 pub mod exec;
+mod json_file;
 mod launch;
 mod listening;
+mod process;
+mod signal;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub use choice::Runtimes;
 pub use error::RuntimeError;
 pub use launch::{Phase, Prepared, TaskExit, TaskInstance, TaskLaunch};
 pub use listening::is_listening;
+pub use signal::signal_number;
 
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine, TaskHealth};
 
@@ -38,6 +46,8 @@ pub enum TaskEvent {
     Exited { task_id: Id, exit: TaskExit },
     /// The verdict of the task's healthcheck changed. The agent gates the task's traffic by it, and ends the task when it is unhealthy.
     Health { task_id: Id, health: TaskHealth },
+    /// What a preparation that takes long is at, for people: `pulling nginx:1.27 (42 %)`.
+    Progress { task_id: Id, text: String },
 }
 
 /// How a task is ended.

@@ -186,7 +186,7 @@ pub fn launch(command: &[&str]) -> TaskLaunch {
         search: Vec::new(),
         addresses: vec!["10.0.16.7".parse().expect("address")],
         extra_hosts: Vec::new(),
-        stop_signal: libc::SIGTERM,
+        stop_signal: None,
         stop_grace_ms: 10_000,
         task_id,
     }

@@ -35,6 +35,10 @@ impl Lab {
         for node in self.nodes() {
             write(&folder, &format!("{}-agent.log", node.name()), &node.log());
             write(&folder, &format!("{}-mesh.txt", node.name()), &views_of(node));
+            if node.engine().is_running() {
+                write(&folder, &format!("{}-docker.log", node.name()), &node.engine().log());
+                write(&folder, &format!("{}-containers.txt", node.name()), &containers_of(node));
+            }
             write(&folder, &format!("{}-processes.txt", node.name()), &processes_of(node));
             write(&folder, &format!("{}-maps.txt", node.name()), &maps_of(node));
             copy_tree(&node.state_dir().join("tasks"), &folder.join(format!("{}-tasks", node.name())));
@@ -76,6 +80,19 @@ fn views_of(node: &Node) -> String {
     for words in views {
         let output = node.mesh_command(words).and_then(|command| command::run(command, "", LIMIT));
         let _ = writeln!(text, "{}\n", output.map_or_else(|error| format!("{error:#}"), |output| output.describe()));
+    }
+    text
+}
+
+fn containers_of(node: &Node) -> String {
+    let names = node.engine().containers().unwrap_or_default();
+    let mut text = format!("{names:#?}\n");
+    for name in &names {
+        for words in [["logs", name.as_str()], ["inspect", name.as_str()]] {
+            let output =
+                node.engine().docker(words).map_or_else(|error| format!("{error:#}"), |output| output.describe());
+            let _ = writeln!(text, "{output}\n");
+        }
     }
     text
 }

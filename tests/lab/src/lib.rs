@@ -4,7 +4,7 @@
 //! scenario           a sentence, its steps, and what a failure leaves behind
 //!   ├ swarm          a cluster of the lab's nodes: services, their tasks, what tasks see (inside)
 //!   └ lab            builder, nodes, client, outside; up, keep, attach, down
-//!       ├ node       a host with an agent: start, kill, mesh(…), cut, mend
+//!       ├ node       a host with an agent: start, kill, mesh(…), cut, mend; its Docker Engine
 //!       ├ host       a machine: run, http_get, udp_ask, ping, probe, capture
 //!       ├ wiring     addresses and cables        footprint  what a node leaves in the kernel
 //!       └ namespace  the raw material            traffic    HTTP, datagrams, echoes, probes
@@ -15,6 +15,7 @@
 mod binaries;
 mod capture;
 mod command;
+mod engine;
 mod eventually;
 mod failure;
 mod firewall;
@@ -36,6 +37,7 @@ pub mod wiring;
 
 pub use capture::{Capture, Frame};
 pub use command::{Output, run as run_command};
+pub use engine::{Engine, lacks_engine};
 pub use eventually::{eventually, let_pass, steadily};
 pub use footprint::{Footprint, Leftovers};
 pub use host::{Host, PATIENCE};

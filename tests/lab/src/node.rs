@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::{self, Output, wait_for_pid};
+use crate::engine::Engine;
 use crate::eventually::eventually;
 use crate::host::{COMMAND_LIMIT, Host};
 use crate::namespace::Namespace;
@@ -41,6 +42,7 @@ pub struct Node {
     mesh: PathBuf,
     agent_args: Vec<String>,
     agent: Mutex<Option<Agent>>,
+    engine: Engine,
 }
 
 /// The process, and our handle to reap it where it is our child (it is not after `Lab::attach`).
@@ -71,7 +73,13 @@ impl Node {
         let bpf_dir = Path::new("/sys/fs/bpf").join(host.namespace().name());
         let agent = Mutex::new(agent_of(&dir));
         let (mesh, agent_args) = (mesh.to_owned(), agent_args.to_vec());
-        Ok(Node { host, switch: switch.clone(), dir, bpf_dir, mesh, agent_args, agent })
+        let engine = Engine::new(host.namespace(), &dir);
+        Ok(Node { host, switch: switch.clone(), dir, bpf_dir, mesh, agent_args, agent, engine })
+    }
+
+    /// Its Docker Engine, which runs only where a test starts it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Folder of the node's files.
@@ -139,6 +147,7 @@ impl Node {
         let words = self.agent_command();
         let mut command = self.command(&words[0])?;
         command.args(&words[1..]).env(MARK, format!("{}/", self.dir.display())).env("RUST_BACKTRACE", "1");
+        command.env("DOCKER_HOST", self.engine.address());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A process group of its own: Ctrl-C at the demo ends the demo, which then ends its agents in order.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -228,6 +237,7 @@ impl Node {
     pub fn mesh_command<S: AsRef<str>>(&self, words: impl IntoIterator<Item = S>) -> Result<Command> {
         let mut command = self.command(&self.mesh)?;
         command.args(words.into_iter().map(|word| word.as_ref().to_owned())).env("MESH_SOCKET", self.socket());
+        command.env("DOCKER_HOST", self.engine.address());
         Ok(command)
     }
 

@@ -40,6 +40,9 @@ pub(crate) fn purge(node: &Node) {
     {
         eprintln!("lab: {error:#}");
     }
+    if let Err(error) = node.engine().stop() {
+        eprintln!("lab: {error:#}");
+    }
 }
 
 /// Removes everything that bears the lab's name.
@@ -60,6 +63,9 @@ pub(crate) fn remove(id: &str, nodes: &[String]) -> Result<()> {
         process::end(&processes);
     }
     note("cgroups".into(), remove_cgroups(cgroups));
+    for namespace in &namespaces {
+        remove_engine_cgroups(namespace.name());
+    }
     for node in nodes {
         let pins = Path::new("/sys/fs/bpf").join(crate::wiring::namespace_name(id, node));
         note(pins.display().to_string(), remove_tree(&pins));
@@ -124,6 +130,23 @@ fn remove_cgroups(mut cgroups: Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An Engine's containers live in cgroups that bear the node's name, on machines with version 1 in one of each controller.
+fn remove_engine_cgroups(name: &str) {
+    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return };
+    let is_cgroup = |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup"));
+    for root in mounts.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4)) {
+        let group = Path::new(root).join(name);
+        for child in fs::read_dir(&group).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(child.path()); // its files go with it; one in use stays, and shows in the next line
+        }
+        if let Err(error) = fs::remove_dir(&group)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("lab: {}: {error}", group.display());
+        }
+    }
 }
 
 fn unmount_below(dir: &Path) {

@@ -4,3 +4,4 @@
 pub mod bench;
 pub mod rig;
 pub mod script;
+pub mod stranger;

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use aya::programs::links::{FdLink, PinnedLink};
 use mesh_userspace::kernel::bpf::Dataplane;
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 13] = [
+const FIELDS: [(&str, &[&str], &[&str]); 15] = [
     ("CONFIG", &[], &["netns_cookie", "node", "mesh0", "tunnel_addr4", "mesh0_mac", "data_port", "mss4"]),
     ("ADDRESSES4", &[], &["node", "ifindex", "flags"]),
     ("ENDPOINTS4", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
@@ -20,6 +22,8 @@ const FIELDS: [(&str, &[&str], &[&str]); 13] = [
         &["src", "dst", "sport", "dport", "protocol"],
         &["addr", "rewrite", "deliver", "seen", "packets", "bytes"],
     ),
+    ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
+    ("OVERFLOWED", &[], &[]),
     ("PEERS", &[], &["addr", "mtu", "flags"]),
     ("UPLINKS", &[], &["addr4", "mac"]),
     ("ECHOES", &[], &["answered_ns", "sequence"]),
@@ -34,11 +38,11 @@ struct Beside {
 }
 
 impl Beside {
-    fn new() -> Beside {
+    fn new(name: &str) -> Beside {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let cgroup2 =
             mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
-        let name = format!("mesh-test-{}", std::process::id());
+        let name = format!("mesh-test-{name}-{}", std::process::id());
         let cgroup = Path::new(cgroup2.split(' ').nth(1).unwrap()).join(&name);
         std::fs::create_dir(&cgroup).unwrap();
         Beside { bpf: Path::new("/sys/fs/bpf").join(name), cgroup }
@@ -79,7 +83,7 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
     if Command::new("bpftool").arg("version").output().is_err() {
         return mesh_lab::skip("maps in bpftool", "there is no bpftool: apt-get install bpftool");
     }
-    let beside = Beside::new();
+    let beside = Beside::new("maps");
     let dataplane = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
     let mut seen = Vec::new();
     for entry in std::fs::read_dir(dataplane.dir().join("maps")).unwrap() {
@@ -115,4 +119,47 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
     let (bpf, cgroup) = (beside.bpf.clone(), beside.cgroup.clone());
     drop(beside);
     assert!(!bpf.exists() && !cgroup.exists(), "nothing is left");
+}
+
+#[test]
+fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("pins of a restart", reason);
+    }
+    let beside = Beside::new("pins");
+    let first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+    let links = first.dir().join("links");
+    let pinned = || {
+        let mut names: Vec<_> = std::fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let names = pinned();
+    assert!(!names.is_empty(), "nothing is hooked");
+    drop(first); // the agent is gone, its pins stay
+
+    // An agent that died between pinning and renaming left this.
+    let mut half_way = links.join(&names[0]).into_os_string();
+    half_way.push("_next");
+    PinnedLink::from_pin(links.join(&names[0])).map(FdLink::from).unwrap().pin(&half_way).unwrap();
+
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watched = scope.spawn(|| {
+            let (mut looks, mut missing) = (0, 0);
+            while !is_over.load(Ordering::Relaxed) {
+                looks += 1;
+                missing += names.iter().filter(|name| !links.join(name).exists()).count();
+            }
+            (looks, missing)
+        });
+        for _ in 0..5 {
+            drop(Dataplane::open(&beside.bpf, &beside.cgroup).unwrap());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let (looks, missing) = watched.join().unwrap();
+        assert!(looks > 100, "{looks} looks say little");
+        assert_eq!(missing, 0, "of {looks} looks");
+    });
+    assert_eq!(pinned(), names);
 }

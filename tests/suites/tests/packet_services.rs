@@ -1,12 +1,14 @@
 //! Calls from tasks to VIPs (east–west): the client's node chooses, rewrites and remembers; on the loaded programs.
 
-use mesh_common::flow::order;
+use mesh_common::family::V4;
+use mesh_common::flow::{is_closing, order};
 use mesh_common::parse::protocol;
-use mesh_common::schema::{algorithm, deliver, flow_flag, rewrite};
+use mesh_common::schema::{Flow, FlowKey, algorithm, deliver, flow_flag, rewrite};
+use mesh_common::snat;
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::mac;
 use mesh_packet::any;
-use mesh_tests::rig::{Outcome, PEER_2, Rig, Task};
+use mesh_tests::rig::{FlowEntry, Outcome, PEER_2, Rig, Task, ip};
 
 const VIP: &str = "10.0.16.2";
 
@@ -89,6 +91,20 @@ fn a_syn_on_a_closed_connection_takes_the_next_turn() {
     rig.from_task(&client, client.to(VIP).tcp(40000, 8000).fin().ack(1));
     let again = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn().seq(9));
     assert_eq!((receiver(&first), receiver(&again)), (one.number, other.number));
+}
+
+#[test]
+fn a_refused_call_that_is_tried_again_on_the_same_ports_is_not_taken_for_closed() {
+    let Some((mut rig, client, one, _)) = three_here() else { return };
+    rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
+    rig.from_task(&one, one.to(&client.ip()).tcp(8000, 40000).rst().ack(1));
+    let seen_of_reply = |rig: &Rig| {
+        rig.flows().into_values().find(|flow| flow.rewrite == rewrite::SOURCE).expect("the reply's entry").seen
+    };
+    assert!(is_closing(seen_of_reply(&rig)), "the backend refused");
+    rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn().seq(9));
+    rig.from_task(&one, one.to(&client.ip()).tcp(8000, 40000).syn().ack(10));
+    assert!(!is_closing(seen_of_reply(&rig)), "now it has taken the call");
 }
 
 #[test]
@@ -278,14 +294,50 @@ fn a_tuple_that_is_taken_gets_another_source_port() {
 }
 
 #[test]
-fn a_full_table_refuses_what_it_must_remember() {
+fn a_full_table_keeps_its_flows_and_turns_no_new_one_away() {
     let Some(mut rig) = Rig::with_flow_table(2) else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
     rig.service(VIP, &[&backend]);
-    let mut ask = |port| rig.from_task(&client, client.to(VIP).tcp(port, 8000).syn());
-    // A hash map keeps a few spare entries a CPU; soon there is no room.
-    let full = (0..64).map(|n| ask(40000 + n)).find(|outcome| !outcome.drops.is_empty());
-    full.expect("64 flows do not fit").dropped(DropReason::TableFull);
+    // A hash map keeps a few spare entries a CPU: 64 flows are far more than fit.
+    for port in 40_000..40_064 {
+        rig.from_task(&client, client.to(VIP).tcp(port, 8000).syn())
+            .sent(&backend.gets("10.0.16.3").tcp(port, 8000).syn());
+    }
+    let kept = rig.flows().len();
+    assert!((2..64).contains(&kept), "{kept} entries in the table, the others beside it");
+    for port in 40_000..40_064 {
+        let answer = backend.to("10.0.16.3").tcp(8000, port).syn().ack(1);
+        rig.from_task(&backend, answer).sent(&client.gets(VIP).tcp(8000, port).syn().ack(1));
+        let data = client.to(VIP).tcp(port, 8000).seq(1).ack(1);
+        rig.from_task(&client, data).sent(&backend.gets("10.0.16.3").tcp(port, 8000).seq(1).ack(1));
+    }
+    assert_eq!(rig.flows().len(), kept);
+
+    // The sweeper's hand reaches them too.
+    let spilled = |rig: &Rig| -> Vec<FlowEntry> {
+        rig.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4").iter().map(|entry| entry.expect("an entry")).collect()
+    };
+    let before = spilled(&rig);
+    assert_eq!(before.len(), 128 - kept, "both directions of every flow are somewhere");
+    let (key, flow) = before[0];
+    assert!(rig.sweep(&key, order::EXPIRE, flow.last_seen_s));
+    assert!(!spilled(&rig).iter().any(|(other, _)| *other == key));
+}
+
+#[test]
+fn a_caller_for_whom_every_source_port_is_taken_is_counted() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    let service = rig.service(VIP, &[&backend]);
+    rig.publish(&service, protocol::TCP, 8080, 8000);
+    let by_vip = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
+    let (key, flow) = by_vip.new_flows.iter().find(|(key, _)| key.src == backend.addr).copied().expect("the answer's");
+    let call = || client.to("192.0.2.1").tcp(40000, 8080).syn();
+    let hash = mesh_common::hash::tuple::<V4>(client.addr, ip("192.0.2.1"), 40000, 8080, protocol::TCP);
+    for attempt in 0..4 {
+        rig.put("FLOWS4", FlowKey { dport: snat::candidate(hash, attempt), ..key }, flow);
+    }
+    rig.from_task(&client, call()).dropped(DropReason::TableFull);
 }
 
 #[test]

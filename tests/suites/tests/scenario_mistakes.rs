@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mesh_lab::{Lab, Node, Swarm, eventually, run_command, scenario, step};
+use mesh_lab::{Footprint, Lab, Node, Swarm, eventually, run_command, scenario, step};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -33,6 +33,29 @@ fn mistakes_are_told_in_one_line_with_the_remedy() {
         not_root(n1)?;
         a_port_in_use(lab)?;
         a_corrupt_store(lab, &swarm)
+    });
+}
+
+#[test]
+fn what_the_machine_lacks_is_told_with_the_remedy() {
+    let builder = Lab::builder().nodes(["n1"]);
+    scenario("what the machine lacks is told with the remedy", builder, |lab| {
+        let n1 = lab.node("n1");
+        let before = Footprint::settled(n1)?;
+        for (kind, remedy) in [("bpf", "mount -t bpf"), ("cgroup2", "mount -t cgroup2")] {
+            step(&format!("an agent where no file system of type {kind} is mounted"));
+            // A mount namespace of its own: the machine keeps its mounts.
+            let script = format!("umount -l -a -t {kind} && exec \"$@\"");
+            let mut command = n1.command("unshare")?;
+            command.args(["--mount", "--propagation=private", "sh", "-ec", &script, "sh"]).args(n1.agent_command());
+            let output = run_command(command, "", SOON)?;
+            ensure!(output.status == 1 && output.stderr.contains(remedy), "{}", output.describe());
+            ensure!(output.stderr.trim_end().lines().count() == 1, "not one line: {}", output.stderr);
+            ensure!(!n1.socket().exists(), "the refused agent left a socket");
+        }
+        let left = Footprint::settled(n1)?.since(&before);
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
     });
 }
 
@@ -115,21 +138,53 @@ fn not_root(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Ports of the control plane and of the tunnel, each in use by a plain socket: one line says so, and nothing is begun or left.
 fn a_port_in_use(lab: &Lab) -> Result<()> {
     let n2 = lab.node("n2");
-    for port in [2377, 7946] {
-        step(&format!("port {port} is in use on n2: joining says so and changes nothing"));
-        let taken = n2.run_inside(|| std::net::TcpListener::bind(("0.0.0.0", port)))??;
-        let swarm = Swarm::seen_from(lab, "n1");
-        let token = swarm.token("manager")?;
-        let output = n2.mesh(["swarm", "join", "--token", &token, &swarm.join_address()])?;
-        let said = output.complaint()?;
-        ensure!(said.contains(&port.to_string()), "{said}");
+    let swarm = Swarm::seen_from(lab, "n1");
+    let before = Footprint::settled(n2)?;
+    let join = ["swarm", "join", "--token", &swarm.token("manager")?, &swarm.join_address()].map(str::to_owned);
+    let init = ["swarm", "init"].map(str::to_owned);
+    for (port, transport) in [(2377, "tcp"), (7946, "tcp"), (7946, "udp"), (4789, "udp")] {
+        step(&format!("port {port}/{transport} is in use on n2: init and join say so and leave nothing"));
+        let taken = n2.run_inside(|| occupy(port, transport))??;
+        for words in [&init[..], &join[..]] {
+            let said = n2.mesh(words)?.complaint()?;
+            ensure!(said.contains(&port.to_string()) && said.contains("in use"), "{said}");
+        }
         drop(taken);
+        eventually(SOON, "n2 to be as it was", || {
+            let left = Footprint::of(n2)?.since(&before);
+            ensure!(left.is_empty(), "{left}");
+            Ok(())
+        })?;
         let nodes = swarm.nodes()?;
-        ensure!(nodes.iter().filter(|(_, status)| status == "Ready").count() == 1, "{nodes:?}");
+        ensure!(nodes.len() == 1, "a join that failed was not taken back: {nodes:?}");
     }
+    step("an error when the programs are in the kernel already takes them out again");
+    let in_the_way = n2.state_dir().join("tasks");
+    std::fs::write(&in_the_way, "no folder")?;
+    for words in [&init[..], &join[..]] {
+        let said = n2.mesh(words)?.complaint()?;
+        ensure!(said.contains("tasks"), "{said}");
+        let left = Footprint::settled(n2)?.since(&before);
+        ensure!(left.is_empty(), "{left}");
+    }
+    let nodes = swarm.nodes()?;
+    ensure!(nodes.len() == 1, "a join that failed was not taken back: {nodes:?}");
+    std::fs::remove_file(in_the_way)?;
+    step("with free ports the same command works");
+    n2.mesh(&join)?.ok()?;
+    n2.mesh(["swarm", "leave", "--force"])?.ok()?;
     Ok(())
+}
+
+/// A socket of the calling thread's namespace; the port is free again when it is dropped.
+fn occupy(port: u16, transport: &str) -> std::io::Result<std::os::fd::OwnedFd> {
+    match transport {
+        "tcp" => std::net::TcpListener::bind(("0.0.0.0", port)).map(Into::into),
+        _ => std::net::UdpSocket::bind(("0.0.0.0", port)).map(Into::into),
+    }
 }
 
 fn a_corrupt_store(lab: &Lab, swarm: &Swarm) -> Result<()> {

@@ -1,7 +1,9 @@
 //! A network: a subnet from the pool, a number of its own, and no second one that overlaps.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use mesh_lab::{Lab, Swarm, scenario, step};
+use mesh_lab::{Lab, Swarm, eventually, scenario, step};
 use serde_json::Value;
 
 #[test]
@@ -55,6 +57,36 @@ fn a_network_gets_a_subnet_and_a_number() {
         let listing = swarm.mesh(["network", "ls"])?;
         ensure!(!listing.contains("demo") && listing.contains("ingress"), "{listing}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_removed_network_stays_for_the_tasks_that_still_end() {
+    scenario("a removed network stays for the tasks that still end", Lab::builder().nodes(["n1"]), |lab| {
+        let swarm = Swarm::form(lab)?;
+        swarm.mesh(["network", "create", "demo"])?;
+        let subnet = subnet(&inspect(&swarm, "demo")?)?;
+        step("a task that takes three seconds to end");
+        let last_words = "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done";
+        let head = ["service", "create", "--runtime", "exec", "--name", "slow", "--network", "demo"];
+        swarm.mesh(head.into_iter().chain(["sh", "-c", last_words]))?;
+        let routes = || swarm.node().run(["ip", "route"])?.ok();
+        ensure!(routes()?.contains(&subnet), "{}", routes()?);
+
+        step("mesh service rm, mesh network rm: the user sees it gone, the task still has its way");
+        swarm.mesh(["service", "rm", "slow"])?;
+        swarm.mesh(["network", "rm", "demo"])?;
+        let listing = swarm.mesh(["network", "ls"])?;
+        ensure!(!listing.contains("demo"), "{listing}");
+        let links = swarm.node().run(["ip", "-o", "link"])?.ok()?;
+        ensure!(routes()?.contains(&subnet) && links.contains(" mv"), "the task lost its network: {links}");
+
+        step("with the task the rest goes");
+        eventually(Duration::from_secs(10), "no route to the network", || {
+            let (routes, links) = (routes()?, swarm.node().run(["ip", "-o", "link"])?.ok()?);
+            ensure!(!routes.contains(&subnet) && !links.contains(" mv"), "{routes}{links}");
+            Ok(())
+        })
     });
 }
 

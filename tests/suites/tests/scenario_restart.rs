@@ -23,6 +23,41 @@ fn an_agent_dies_and_nobody_notices() {
     });
 }
 
+#[test]
+fn a_restarted_agent_still_knows_who_is_out_of_reach() {
+    scenario("a restarted agent still knows who is out of reach", Lab::builder(), |lab| {
+        let swarm = Swarm::form(lab)?;
+        swarm.mesh(["network", "create", "demo"])?;
+        swarm.create_whoami("whoami", &["--network", "demo", "-p", "8000:8000", "--replicas", "3"])?;
+        let tasks = swarm.wait_running("whoami", 3, SOON)?;
+        ensure!(["n1", "n2", "n3"].iter().all(|node| tasks.iter().any(|task| task.node == *node)), "{tasks:?}");
+        let n2 = lab.node("n2");
+
+        step("the store's node is cut off: nobody replaces its task, the others just leave it out");
+        lab.node("n1").cut()?;
+        let all_answer = || (0..6).try_for_each(|_| lab.client().ask(n2.address(), 8000).map(drop));
+        eventually(SOON, "only tasks in reach to be called", all_answer)?;
+
+        step("the agent of n2 dies and comes back: no call is sent to the lost node meanwhile");
+        let probe = lab.client().probe(n2.address(), 8000, Duration::from_millis(50))?;
+        n2.kill()?;
+        n2.start()?;
+        // Longer than a new peer is given to answer.
+        steadily(Duration::from_secs(7), "calls to tasks in reach", all_answer)?;
+        let timeline = probe.stop();
+        ensure!(timeline.failures().is_empty(), "{}", timeline.describe());
+
+        step("the cable is back, and the node is called again");
+        lab.node("n1").mend()?;
+        let lost = tasks.iter().find(|task| task.node == "n1").context("no task on n1")?;
+        eventually(Duration::from_secs(15), "an answer of the node that was lost", || {
+            let answer = lab.client().ask(n2.address(), 8000)?;
+            ensure!(answer.0.task == lost.id, "{:?} answered", answer.0);
+            Ok(())
+        })
+    });
+}
+
 fn everybody_dies_once(lab: &Lab, swarm: &Swarm, victim: &str, client: &str) -> Result<()> {
     let node = lab.node(victim);
     let before = ids(swarm)?;

@@ -70,12 +70,14 @@ pub fn service(stage: &Stage) -> Result<()> {
         Ok(())
     })?;
     stage.done("n1", "mesh stack rm tutorial")?;
-    stage.say("Images are a matter of the docker runtime, which is not there yet:");
-    let words = stage.refused("n1", "mesh service create --name web nginx:latest")?;
-    if !words.contains("nginx:latest") {
-        bail!("the refusal doesn't name the image: {words}");
+    stage.say("An image is run by a node's Docker Engine. The demo's nodes have none, and mesh says so:");
+    let line = "mesh service create -d --name web nginx:latest";
+    let output = stage.run("n1", line)?;
+    if !output.success() || !output.stderr.contains("docker.io") {
+        bail!("no word about the missing Engine: {output:?}");
     }
-    Ok(())
+    stage.say(output.stderr.trim());
+    stage.done("n1", "mesh service rm web").map(drop)
 }
 
 fn word_after(text: &str, before: &str) -> Option<String> {

@@ -9,6 +9,7 @@
 pub mod debian;
 pub mod linker;
 mod nightly;
+pub mod packager;
 pub mod runtime;
 
 use std::io::{IsTerminal, Write};

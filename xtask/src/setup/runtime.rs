@@ -11,14 +11,17 @@ use super::{Consent, debian};
 use crate::process;
 
 /// Program, Debian package.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
     ("ps", "procps"),
+    ("busybox", "busybox-static"),
 ];
+/// What Debian's docker.io would start on a machine with systemd. Tests start Engines of their own; the machine gets none.
+const ENGINE_UNITS: [&str; 3] = ["docker.service", "docker.socket", "containerd.service"];
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Installs missing tools, mounts a missing bpffs, checks for cgroup2.
@@ -27,6 +30,9 @@ pub fn ensure(consent: Consent) -> Result<()> {
         TOOLS.iter().filter(|(program, _)| process::find(program).is_none()).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         debian::ensure_installed(&missing, "tools of the tests and the lab", consent)?;
+    }
+    if process::find("dockerd").is_none() {
+        install_engine(consent)?;
     }
     let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
     if !is_mounted(&mounts, "bpf", Some(BPFFS)) {
@@ -39,6 +45,21 @@ pub fn ensure(consent: Consent) -> Result<()> {
         bail!("cgroup2 is not mounted anywhere: as root, mount -t cgroup2 cgroup2 {place}");
     }
     Ok(())
+}
+
+/// Debian's Engine, for the tests of containers, without starting it: its bridge and firewall rules are no business of ours.
+fn install_engine(consent: Consent) -> Result<()> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return debian::ensure_installed(&["docker.io"], "the Docker Engine, for tests of containers", consent);
+    }
+    let units = |verb: &str| process::run(process::as_root("systemctl")?.args(["--quiet", verb]).args(ENGINE_UNITS));
+    consent.obtain("keeping the Docker Engine from being started", "systemctl mask docker.service docker.socket …")?;
+    units("mask")?;
+    let installed = debian::ensure_installed(&["docker.io"], "the Docker Engine, for tests of containers", consent);
+    units("unmask")?;
+    installed?;
+    eprintln!("setup: the Docker Engine is installed and disabled; to use it: systemctl enable --now docker");
+    units("disable")
 }
 
 fn is_mounted(mounts: &str, kind: &str, at: Option<&str>) -> bool {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Tasks, end::stop_signal, reports};
+use super::{Tasks, end::own_stop_signal, reports};
 use crate::agent::member::Member;
 use crate::agent::now;
-use crate::model::{Cluster, Protocol, Runtime, Task, TaskHealth, TaskState, TaskStatus};
+use crate::model::{Cluster, Protocol, Task, TaskHealth, TaskState, TaskStatus};
 use crate::runtime::{RuntimeError, TaskLaunch, TaskRuntime, is_listening};
 
 /// Longest wait for a started command to listen on its published ports.
@@ -16,10 +16,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Tasks {
     pub(super) async fn start(&self, member: &Arc<Member>, task: &Task) {
-        if task.spec.runtime != Runtime::Exec {
-            let error = "the docker runtime is not there yet: use --runtime exec".to_string();
-            return self.report(member, &task.id, reports::ended(TaskState::Rejected, "rejected", Some(error), None));
-        }
         self.report(member, &task.id, reports::status(TaskState::Preparing, false, "preparing"));
         if let Err(error) = self.begin(member, task).await {
             log::warn!("task {}: {error:#}", task.name());
@@ -39,7 +35,7 @@ impl Tasks {
         let cluster = member.desired.get();
         let first = task.attachments.first().and_then(|at| cluster.networks.get(&at.network_id));
         let nameservers = first.map(|network| network.gateway).into_iter().collect();
-        let launch = TaskLaunch::of(task, stop_signal(task)?, nameservers, Vec::new());
+        let launch = TaskLaunch::of(task, own_stop_signal(task)?, nameservers, Vec::new());
         self.with(|known| known.instances.insert(task.id.clone()));
         let prepared = member.runtime.prepare(launch).await?;
         member.kernel.set_namespace(task.id.clone(), prepared.netns);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{EVERY, Tasks, reports};
 use crate::agent::member::Member;
 use crate::model::{Id, Task, TaskState, TaskStatus};
-use crate::runtime::{StopRequest, TaskInstance, TaskRuntime};
+use crate::runtime::{StopRequest, TaskInstance, TaskRuntime, signal_number};
 
 /// Longest wait for the other nodes to take an ending task out of their tables.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ impl Tasks {
         let has_instance = self.with(|known| known.instances.contains(&task.id));
         if has_instance {
             let grace = Duration::from_millis(task.spec.stop_grace_period_ms);
-            let request = StopRequest { signal: stop_signal(task).unwrap_or(libc::SIGTERM), grace };
+            let request = StopRequest { signal: own_stop_signal(task).ok().flatten().unwrap_or(libc::SIGTERM), grace };
             if let Err(error) = member.runtime.stop(&task.id, request).await {
                 log::warn!("stop task {}: {error}", task.name());
                 // Whatever is left of it goes by force; its output goes too.
@@ -79,33 +79,41 @@ impl Tasks {
         }
     }
 
-    /// Kills every task of this node, as leaving and purging do.
-    pub async fn stop_all(&self, member: &Member) -> usize {
-        let instances = member.runtime.list().await.unwrap_or_default();
+    /// Waits until no operation is under way, for `longest` at most. The loop that begins them must have ended.
+    pub async fn settle(&self, longest: Duration) {
+        let idle = async {
+            while self.with(|known| !known.busy.is_empty()) {
+                self.kick.notified().await; // each operation's end kicks
+            }
+        };
+        if tokio::time::timeout(longest, idle).await.is_err() {
+            let busy = self.with(|known| known.busy.iter().map(|id| id.short().to_string()).collect::<Vec<_>>());
+            log::warn!("tasks {} are still being started or stopped after {longest:?}", busy.join(", "));
+        }
+    }
+
+    /// Kills every task of this node, as leaving and purging do: how many there were, and what failed.
+    pub async fn stop_all(&self, member: &Member) -> (usize, Vec<String>) {
+        let instances = match member.runtime.list().await {
+            Ok(instances) => instances,
+            Err(error) => return (0, vec![error.to_string()]),
+        };
+        let mut failed = Vec::new();
         for TaskInstance { task_id, launch, .. } in &instances {
             self.with(|known| known.stopping.insert(task_id.clone()));
             let grace = launch.as_ref().map_or(0, |launch| launch.stop_grace_ms).min(5_000);
-            let signal = launch.as_ref().map_or(libc::SIGTERM, |launch| launch.stop_signal);
+            let signal = launch.as_ref().and_then(|launch| launch.stop_signal).unwrap_or(libc::SIGTERM);
             let request = StopRequest { signal, grace: Duration::from_millis(grace) };
             let _ = member.runtime.stop(task_id, request).await; // remove() kills what is left
-            if let Err(error) = member.runtime.remove(task_id).await {
-                log::warn!("{error}");
-            }
+            failed.extend(member.runtime.remove(task_id).await.err().map(|error| error.to_string()));
         }
-        instances.len()
+        (instances.len() - failed.len(), failed)
     }
 }
 
-/// SIGTERM unless the service says otherwise, by name (with or without SIG) or number.
-pub fn stop_signal(task: &Task) -> anyhow::Result<i32> {
-    let Some(word) = &task.spec.stop_signal else { return Ok(libc::SIGTERM) };
-    if let Ok(number) = word.parse::<i32>() {
-        return Ok(number);
-    }
-    let upper = word.to_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let signal: nix::sys::signal::Signal = name
-        .parse()
-        .map_err(|_| anyhow::anyhow!("stop signal '{word}' is none: use a name like SIGTERM or a number"))?;
-    Ok(signal as i32)
+/// What the service says, by name (with or without SIG) or number; None where it says nothing.
+pub fn own_stop_signal(task: &Task) -> anyhow::Result<Option<i32>> {
+    let Some(word) = &task.spec.stop_signal else { return Ok(None) };
+    let number = signal_number(word);
+    number.map(Some).ok_or_else(|| anyhow::anyhow!("stop signal '{word}' is none: use a name like SIGTERM or a number"))
 }

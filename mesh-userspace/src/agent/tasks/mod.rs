@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use self::steps::{Step, next};
 use super::member::Member;
 use super::now;
-use crate::model::{Id, TaskHealth, TaskStatus};
+use crate::model::{Id, Observed, TaskHealth, TaskState, TaskStatus};
 use crate::runtime::{TaskEvent, TaskExit};
 
 /// A look at least so often: start delays end without anybody saying so.
@@ -66,12 +66,19 @@ impl Tasks {
                 event = events.recv() => match event {
                     Some(TaskEvent::Exited { task_id, exit }) => self.exited(member, &task_id, &exit),
                     Some(TaskEvent::Health { task_id, health }) => self.judged(member, &task_id, health),
+                    Some(TaskEvent::Progress { task_id, text }) => self.progress(member, &task_id, &text),
                     None => return,
                 },
                 () = self.kick.notified() => {}
                 () = tokio::time::sleep(EVERY) => {}
             }
         }
+    }
+
+    /// This node's own tasks as they are known here: gossip tells them back a moment later, and a round of that moment must not take them
+    /// out of the tables.
+    pub fn complete(&self, observed: &mut Observed) {
+        self.with(|known| observed.tasks.extend(known.reports.iter().map(|(id, report)| (id.clone(), report.clone()))));
     }
 
     async fn perform(&self, member: &Arc<Member>, step: Step) {
@@ -106,6 +113,14 @@ impl Tasks {
         member.kernel.kick();
     }
 
+    /// What a preparation is at; once it is over, nobody wants to know.
+    fn progress(&self, member: &Member, id: &Id, text: &str) {
+        self.update(member, id, |known| {
+            let former = known.reports.get(id).filter(|report| report.state == TaskState::Preparing)?;
+            Some(TaskStatus { message: format!("preparing: {text}"), ..former.clone() })
+        });
+    }
+
     fn report(&self, member: &Member, id: &Id, status: TaskStatus) {
         self.update(member, id, |_| Some(status));
     }
@@ -122,5 +137,23 @@ impl Tasks {
                 member.membership.set_task_status(id.clone(), status);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_tasks_are_known_before_gossip_tells_of_them() {
+        let tasks = Tasks::default();
+        let (own, others) = (Id::from_bytes([7; 16]), Id::from_bytes([8; 16]));
+        let running = reports::runs(Some(TaskHealth::Healthy), None, 1);
+        tasks.with(|known| known.reports.insert(own.clone(), running.clone()));
+        let mut observed = Observed::default();
+        observed.tasks.insert(own.clone(), reports::status(crate::model::TaskState::Preparing, false, "an older word"));
+        observed.tasks.insert(others.clone(), running.clone());
+        tasks.complete(&mut observed);
+        assert_eq!(observed.tasks, [(own, running.clone()), (others, running)].into());
     }
 }

@@ -8,6 +8,7 @@ use crate::api::{
     LeaveRequest, Listing, NetworkDetail, NetworkRow, NodeDetail, NodeRow, NodeUpdate, PurgeAnswer, ScaleItem,
     ServiceDetail, ServiceRow, ServiceUpdate, StackAnswer, StackDeploy, StackRow, StatusAnswer, TaskDetail, TaskRow,
 };
+use crate::doctor::Finding;
 use crate::model::{NetworkSpec, ServiceSpec};
 
 type Answer<T> = Result<T, ApiError>;
@@ -131,6 +132,10 @@ impl Client {
 
     pub async fn stack_remove(&self, stack: &str) -> Answer<StackAnswer> {
         self.call::<(), _>(Method::DELETE, &format!("/v1/stacks/{}", segment(stack)), None).await
+    }
+
+    pub async fn doctor(&self) -> Answer<Vec<Finding>> {
+        self.call::<(), _>(Method::POST, "/v1/doctor", None).await
     }
 
     pub async fn purge(&self) -> Answer<PurgeAnswer> {

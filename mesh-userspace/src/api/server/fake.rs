@@ -228,6 +228,13 @@ impl ControlPlane for Fake {
         Ok(feed)
     }
 
+    async fn doctor(&self, _caller: &Caller) -> Result<Vec<crate::doctor::Finding>, ApiError> {
+        Ok(vec![
+            crate::doctor::Finding::ok("kernel", "6.12.9, BTF, TCX"),
+            crate::doctor::Finding::failed("ports", "2377/tcp is in use by nginx (pid 7)", "stop it"),
+        ])
+    }
+
     async fn purge(&self, _: &Caller) -> Result<PurgeAnswer, ApiError> {
         Ok(PurgeAnswer { removed: vec!["link mesh0".into()] })
     }

@@ -11,6 +11,7 @@ use crate::api::{
     ApiError, Caller, Created, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest,
     LeaveRequest, NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
 };
+use crate::doctor::Finding;
 use crate::model::{NetworkSpec, ServiceSpec};
 
 type Answer<T> = Result<JsonBody<T>, ApiError>;
@@ -35,6 +36,7 @@ pub(super) fn local_routes() -> Router<Control> {
         .route("/v1/swarm/init", post(swarm_init))
         .route("/v1/swarm/join", post(swarm_join))
         .route("/v1/swarm/leave", post(swarm_leave))
+        .route("/v1/doctor", post(doctor))
         .route("/v1/purge", post(purge))
 }
 
@@ -60,6 +62,10 @@ async fn swarm_leave(
     JsonBody(request): JsonBody<LeaveRequest>,
 ) -> Answer<()> {
     control.swarm_leave(&caller, request).await.map(JsonBody)
+}
+
+async fn doctor(State(control): State<Control>, caller: Caller) -> Answer<Vec<Finding>> {
+    control.doctor(&caller).await.map(JsonBody)
 }
 
 async fn purge(State(control): State<Control>, caller: Caller) -> Answer<PurgeAnswer> {

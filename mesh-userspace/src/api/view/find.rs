@@ -20,7 +20,7 @@ impl Facts {
 
     pub fn find_network(&self, word: &str) -> Result<&Network, ApiError> {
         self.member()?;
-        let networks = self.cluster.networks.values().map(|network| (&network.id, network.spec.name.as_str(), network));
+        let networks = self.cluster.shown_networks().map(|network| (&network.id, network.spec.name.as_str(), network));
         find("network", "mesh network ls", word, networks)
     }
 

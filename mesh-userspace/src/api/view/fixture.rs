@@ -128,6 +128,7 @@ pub fn facts() -> Facts {
         subnet: "10.0.16.0/20".parse().expect("a subnet"),
         gateway: Ipv4Addr::new(10, 0, 16, 1),
         ingress: false,
+        removing: false,
         created_at: NOW - 600_000,
     };
     cluster.networks.insert(demo.id.clone(), demo);

@@ -12,8 +12,7 @@ pub fn networks(facts: &Facts) -> Result<Listing<NetworkRow>, ApiError> {
     facts.member()?;
     let mut rows: Vec<NetworkRow> = facts
         .cluster
-        .networks
-        .values()
+        .shown_networks()
         .map(|network| NetworkRow {
             id: network.id.clone(),
             name: network.spec.name.clone(),

@@ -39,11 +39,8 @@ fn belongs(service: &Service, stack: &str) -> bool {
 fn existing(facts: &Facts, stack: &str) -> Result<(), ApiError> {
     facts.member()?;
     let has_service = facts.cluster.services.values().any(|service| belongs(service, stack));
-    let has_network = facts
-        .cluster
-        .networks
-        .values()
-        .any(|network| network.spec.labels.get(Stack::LABEL).is_some_and(|l| l == stack));
+    let has_network =
+        facts.cluster.shown_networks().any(|network| network.spec.labels.get(Stack::LABEL).is_some_and(|l| l == stack));
     if has_service || has_network {
         return Ok(());
     }

@@ -39,6 +39,7 @@ fn network(number: u8, name: &str) -> Network {
         subnet: format!("10.0.{number}.0/24").parse().unwrap(),
         gateway: Ipv4Addr::new(10, 0, number, 1),
         ingress: number == INGRESS,
+        removing: false,
         created_at: 0,
     }
 }

@@ -9,7 +9,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{CgroupAttachMode, LinkOrder, Program, SchedClassifier, TcAttachType};
 use mesh_common::verdict::Hook;
 
-use super::pin::{chain, path_error};
+use super::pin::{chain, path_error, replace};
 use super::{BpfError, Dataplane};
 
 /// A packet program on a device.
@@ -41,15 +41,17 @@ impl Dataplane {
         for (name, program) in self.ebpf.programs_mut() {
             let load = |error: aya::programs::ProgramError| BpfError::Load(format!("{name}: {}", chain(&error)));
             let path = self.dir.join("progs").join(name);
-            match program {
+            match &mut *program {
                 Program::SchedClassifier(program) => program.load().map_err(load)?,
                 Program::CgroupSockAddr(program) => program.load().map_err(load)?,
                 _ => continue,
             }
-            if path.exists() {
-                std::fs::remove_file(&path).map_err(|source| path_error("unpin the old program", &path, source))?;
-            }
-            program.pin(&path).map_err(|error| BpfError::Load(format!("pin {name}: {}", chain(&error))))?;
+            let pinned = replace(&path, |path| match program {
+                Program::SchedClassifier(program) => program.pin(path),
+                Program::CgroupSockAddr(program) => program.pin(path),
+                _ => Ok(()),
+            })?;
+            pinned.map_err(|error| BpfError::Load(format!("pin {name}: {}", chain(&error))))?;
         }
         Ok(())
     }
@@ -123,8 +125,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Hooks the socket calls of processes in `cgroup` and below. The new program is attached before the old one goes: for a moment both
-    /// run, and the second finds nothing left to do.
+    /// Hooks the socket calls of processes in `cgroup` and below. The new program is attached and pinned before the old one goes, so
+    /// that they are hooked at every moment, even if this agent dies here: for a moment both run, and the second finds nothing left to do.
     pub(super) fn hook_sockets(&mut self, cgroup: &Path) -> Result<(), BpfError> {
         let file = File::open(cgroup).map_err(|source| path_error("open the cgroup", cgroup, source))?;
         for (name, program) in self.ebpf.programs_mut() {
@@ -140,10 +142,7 @@ impl Dataplane {
             let link: FdLink =
                 link.try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
             let path = self.dir.join("links").join(name);
-            if path.exists() {
-                std::fs::remove_file(&path).map_err(|source| path_error("unpin the old link", &path, source))?;
-            }
-            link.pin(&path).map_err(|error| failed(chain(&error)))?;
+            replace(&path, |path| link.pin(path).map(drop))?.map_err(|error| failed(chain(&error)))?;
         }
         Ok(())
     }

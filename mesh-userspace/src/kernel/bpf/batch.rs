@@ -41,10 +41,12 @@ pub fn update<K: aya::Pod, V: aya::Pod>(map: &MapData, keys: &[K], values: &[V])
     bpf(UPDATE_BATCH, &mut attr)
 }
 
-/// Reads every entry of a hash map in chunks, handing each to `each`.
-pub fn for_each<K: aya::Pod, V: aya::Pod>(map: &MapData, mut each: impl FnMut(K, V)) -> io::Result<()> {
-    /// Entries a call. A bucket with more than this fails with ENOSPC; hash maps have about one entry a bucket.
-    const CHUNK: usize = 4_096;
+/// Reads every entry of a hash map, `CHUNK` a call, handing each to `each`. A bucket with more than that fails with ENOSPC; hash maps have
+/// about one entry a bucket.
+pub fn for_each<const CHUNK: usize, K: aya::Pod, V: aya::Pod>(
+    map: &MapData,
+    mut each: impl FnMut(K, V),
+) -> io::Result<()> {
     // SAFETY: Pod types accept any bit pattern, zero included.
     let (mut keys, mut values) =
         unsafe { (vec![std::mem::zeroed::<K>(); CHUNK], vec![std::mem::zeroed::<V>(); CHUNK]) };

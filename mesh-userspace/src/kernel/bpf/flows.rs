@@ -1,12 +1,14 @@
 //! The flow table from outside: walked in batches, swept through the program `sweep`, which looks again before it acts.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{Map, MapData};
-use aya::programs::{TestRun, TestRunOptions};
+use aya::maps::{Array, Map, MapData, MapError};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mesh_common::flow::{order, seen, timeout_s, twin};
 use mesh_common::schema::{Flow, FlowKey, MAX_FLOWS, flow_flag, rewrite};
 
+use super::pin::chain;
 use super::{BpfError, Dataplane, batch};
 
 /// A flow entry as found.
@@ -22,6 +24,8 @@ pub struct Swept {
     pub entries: usize,
     pub expired: usize,
     pub killed: usize,
+    /// Entries that found the table full and live beside it.
+    pub spilled: usize,
 }
 
 /// Above this many entries (80 %) the longest silent ones go, down to `AT_EASE`.
@@ -29,29 +33,55 @@ const CROWDED: usize = MAX_FLOWS / 10 * 8;
 /// Entries that are left after a sweep under pressure (70 %).
 const AT_EASE: usize = MAX_FLOWS / 10 * 7;
 
+/// Seconds without a new one before an empty overflow is taken for over: a program may be about to write.
+const OVERFLOW_SETTLES_S: u32 = 10;
+
+/// The flow table, by its pins: walked and swept beside the [`Dataplane`], so that a walk over a full table holds nobody up.
+pub struct FlowTable {
+    map: MapData,
+    /// What found the table full …
+    overflow: MapData,
+    /// … and when something last did, in seconds of the monotonic clock; 0: nothing that still lives.
+    overflowed: Mutex<Array<MapData, u32>>,
+    sweep: SchedClassifier,
+}
+
 impl Dataplane {
-    /// Every entry of the flow table.
+    /// A hold of its own on the flow table.
+    pub fn flow_table(&self) -> Result<FlowTable, BpfError> {
+        let failed = |map, error: &dyn std::error::Error| BpfError::Map { attempt: "open", map, reason: chain(error) };
+        let open =
+            |map: &'static str| MapData::from_pin(self.dir.join("maps").join(map)).map_err(|error| failed(map, &error));
+        let overflowed =
+            Array::try_from(Map::Array(open("OVERFLOWED")?)).map_err(|error| failed("OVERFLOWED", &error))?;
+        let sweep = SchedClassifier::from_pin(self.dir.join("progs/sweep"));
+        Ok(FlowTable {
+            map: open("FLOWS4")?,
+            overflow: open("OVERFLOW4")?,
+            overflowed: Mutex::new(overflowed),
+            sweep: sweep.map_err(|error| failed("FLOWS4", &error))?,
+        })
+    }
+}
+
+impl FlowTable {
+    /// Every entry: those of the table, then those that found it full.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
-        let mut flows = Vec::new();
-        let failed =
-            |error: std::io::Error| BpfError::Map { attempt: "read", map: "FLOWS4", reason: error.to_string() };
-        batch::for_each(self.flow_map()?, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
+        let mut flows = entries(&self.map, "FLOWS4")?;
+        flows.extend(entries(&self.overflow, "OVERFLOW4")?);
         Ok(flows)
     }
 
-    fn flow_map(&self) -> Result<&MapData, BpfError> {
-        match self.ebpf.map("FLOWS4") {
-            Some(Map::HashMap(data)) => Ok(data),
-            _ => Err(super::tables::missing("FLOWS4")),
-        }
-    }
-
-    /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`.
-    pub fn sweep(&mut self, now_s: u32, backends: &BTreeSet<u32>) -> Result<Swept, BpfError> {
-        let flows = self.flows()?;
-        let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
-        let mut swept = Swept { entries: flows.len(), ..Swept::default() };
+    /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`. These are
+    /// asked for after the walk: a backend that came meanwhile must not be taken for one that is gone.
+    pub fn sweep(&self, now_s: u32, backends: impl FnOnce() -> BTreeSet<u32>) -> Result<Swept, BpfError> {
+        let mut flows = entries(&self.map, "FLOWS4")?;
         let too_old = oldest_kept(&flows);
+        let spilled = self.spilled(now_s)?;
+        let mut swept = Swept { entries: flows.len() + spilled.len(), spilled: spilled.len(), ..Swept::default() };
+        flows.extend(spilled);
+        let backends = backends();
+        let by_key: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>> = flows.iter().map(|seen| (seen.key, seen.flow)).collect();
         for FlowSeen { key, flow } in &flows {
             let is_orphan = flow.backend != 0 && !backends.contains(&flow.backend);
             if is_orphan && flow.flags & flow_flag::DEAD == 0 {
@@ -67,6 +97,22 @@ impl Dataplane {
         Ok(swept)
     }
 
+    /// What found the table full. Where that is over, the programs are told, so that they need not look there any more.
+    fn spilled(&self, now_s: u32) -> Result<Vec<FlowSeen>, BpfError> {
+        let failed = |error: MapError| BpfError::Map { attempt: "use", map: "OVERFLOWED", reason: chain(&error) };
+        let mut overflowed = self.overflowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_s = overflowed.get(&0, 0).map_err(failed)?;
+        if last_s == 0 {
+            return Ok(Vec::new());
+        }
+        let flows = entries(&self.overflow, "OVERFLOW4")?;
+        if flows.is_empty() && now_s.saturating_sub(last_s) > OVERFLOW_SETTLES_S {
+            overflowed.set(0, 0, 0).map_err(failed)?;
+            log::info!("the flow table has room for every flow again");
+        }
+        Ok(flows)
+    }
+
     /// Has the program look at one entry; true if it acted.
     fn order(&self, key: &FlowKey<[u8; 4]>, order: u8, last_seen_s: u32) -> Result<bool, BpfError> {
         let mut packet = [0u8; 64];
@@ -78,15 +124,18 @@ impl Dataplane {
         packet[30] = order;
         packet[34..38].copy_from_slice(&last_seen_s.to_ne_bytes());
         let failed = |reason: String| BpfError::Map { attempt: "sweep", map: "FLOWS4", reason };
-        let program =
-            self.ebpf.program("sweep").ok_or_else(|| failed("the object has no program sweep".to_string()))?;
-        let program: &aya::programs::SchedClassifier =
-            program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.to_string()))?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&packet);
-        let result = program.test_run(options).map_err(|error| failed(super::pin::chain(&error)))?;
+        let result = self.sweep.test_run(options).map_err(|error| failed(chain(&error)))?;
         Ok(result.return_value == 1)
     }
+}
+
+fn entries(map: &MapData, name: &'static str) -> Result<Vec<FlowSeen>, BpfError> {
+    let mut flows = Vec::new();
+    let failed = |error: std::io::Error| BpfError::Map { attempt: "read", map: name, reason: error.to_string() };
+    batch::for_each::<4_096, _, _>(map, |key, flow| flows.push(FlowSeen { key, flow })).map_err(failed)?;
+    Ok(flows)
 }
 
 /// Under pressure: entries last seen before this second are given up. 0 without.

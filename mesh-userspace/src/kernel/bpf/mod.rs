@@ -8,18 +8,20 @@ mod attach;
 mod batch;
 mod flows;
 mod pin;
+pub mod survey;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mesh_common::schema::{Echo, LAYOUT_VERSION};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
 pub use attach::Attachment;
-pub use flows::{FlowSeen, Swept};
+pub use flows::{FlowSeen, FlowTable, Swept};
+pub use pin::check_file_system;
 
 /// The compiled programs, as `cargo xtask build-ebpf` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH"));
@@ -88,8 +90,22 @@ impl Dataplane {
 
     /// The last answers of peers to the reachability echo, by node number.
     pub fn echoes(&self) -> Result<BTreeMap<u32, Echo>, BpfError> {
-        let map = self.hash::<u32, Echo>("ECHOES")?;
-        map.iter().map(|entry| entry.map_err(tables::map_error("read", "ECHOES"))).collect()
+        let Some(Map::HashMap(map)) = self.ebpf.map("ECHOES") else { return Err(tables::missing("ECHOES")) };
+        let mut echoes = BTreeMap::new();
+        batch::for_each::<256, _, _>(map, |node: u32, echo: Echo| {
+            echoes.insert(node, echo);
+        })
+        .map_err(|error| BpfError::Map { attempt: "read", map: "ECHOES", reason: error.to_string() })?;
+        Ok(echoes)
+    }
+
+    /// The last answer of the node with this number, if it ever gave one.
+    pub fn echo(&self, node: u32) -> Result<Option<Echo>, BpfError> {
+        match self.hash::<u32, Echo>("ECHOES")?.get(&node, 0) {
+            Ok(echo) => Ok(Some(echo)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(tables::map_error("read", "ECHOES")(error)),
+        }
     }
 
     /// Drops so far by hook and reason, zeros left out.

@@ -1,7 +1,7 @@
 //! The pin directory: made, checked, removed.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use mesh_common::schema::*;
@@ -9,6 +9,8 @@ use mesh_common::verdict::{Hook, STRIDE};
 
 use super::BpfError;
 
+/// End of the name of a pin that is about to take the place of another.
+const NEXT: &str = "_next";
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -35,6 +37,8 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, u32>("RINGS", MapType::Array, MAX_RING_SLOTS),
     spec::<u32, u64>("TURNS", MapType::Hash, MAX_ENDPOINTS),
     spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash, MAX_FLOWS),
+    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash, MAX_OVERFLOW),
+    spec::<u32, u32>("OVERFLOWED", MapType::Array, 1),
     spec::<u32, Peer>("PEERS", MapType::Hash, MAX_NODES),
     spec::<u32, Uplink>("UPLINKS", MapType::Hash, MAX_NODES),
     spec::<u32, Echo>("ECHOES", MapType::Hash, MAX_NODES),
@@ -42,22 +46,43 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
 ];
 
+/// Whether the directory, or the nearest one above it that exists, is on a BPF file system.
+pub fn is_on_bpffs(dir: &Path) -> bool {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+}
+
+/// The directory, or where it is to be made, must be on a BPF file system.
+pub fn check_file_system(bpf_dir: &Path) -> Result<(), BpfError> {
+    if is_on_bpffs(bpf_dir) { Ok(()) } else { Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() }) }
+}
+
 /// Makes the directories; they must be on a BPF file system.
 pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
-    let mut existing = bpf_dir;
-    while !existing.exists() {
-        let Some(parent) = existing.parent() else { break };
-        existing = parent;
-    }
-    let is_bpffs = nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
-    if !is_bpffs {
-        return Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() });
-    }
+    check_file_system(bpf_dir)?;
     for name in ["maps", "progs", "links"] {
         let path = dir.join(name);
         std::fs::create_dir_all(&path).map_err(|source| path_error("make the directory", &path, source))?;
     }
     Ok(())
+}
+
+/// Pins in place of what is there: under another name first, then renamed, so that at no moment nothing is pinned there. A link that is let
+/// go goes out of effect only when its successor is pinned already.
+pub fn replace<E>(path: &Path, pin: impl FnOnce(&Path) -> Result<(), E>) -> Result<Result<(), E>, BpfError> {
+    // No dots: bpffs keeps names with them for itself (bpf_lookup in kernel/bpf/inode.c).
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(NEXT);
+    let beside = PathBuf::from(beside);
+    // Of an agent that died between the two steps.
+    if beside.exists() {
+        std::fs::remove_file(&beside).map_err(|source| path_error("unpin what was left half-way", &beside, source))?;
+    }
+    if let Err(error) = pin(&beside) {
+        return Ok(Err(error));
+    }
+    std::fs::rename(&beside, path).map_err(|source| path_error("put the new pin in place", path, source))?;
+    Ok(Ok(()))
 }
 
 /// A map that is pinned already must have this build's shape.
@@ -79,22 +104,30 @@ pub fn check(spec: &Spec, path: &Path) -> Result<(), BpfError> {
     if found == needed { Ok(()) } else { Err(BpfError::Layout { path: path.display().to_string(), found, needed }) }
 }
 
-/// Unpins everything below the directory and the directory itself. Links first: a map must not go while a program may read it.
+/// Unpins everything below the directory and the directory itself. Links first: a map must not go while a program may read it. Everything
+/// is tried; the first error is told.
 pub fn remove(bpf_dir: &Path) -> Result<(), BpfError> {
     let Ok(versions) = std::fs::read_dir(bpf_dir) else { return Ok(()) };
+    let mut outcome = Ok(());
+    let mut note = |attempt, path: &Path, done: std::io::Result<()>| {
+        if let (Err(source), Ok(())) = (done, &outcome) {
+            outcome = Err(path_error(attempt, path, source));
+        }
+    };
     for version in versions.flatten().map(|entry| entry.path()) {
         for name in ["links", "progs", "maps"] {
             let dir = version.join(name);
             for pin in std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
-                std::fs::remove_file(&pin).map_err(|source| path_error("unpin", &pin, source))?;
+                note("unpin", &pin, std::fs::remove_file(&pin));
             }
             if dir.exists() {
-                std::fs::remove_dir(&dir).map_err(|source| path_error("remove the directory", &dir, source))?;
+                note("remove the directory", &dir, std::fs::remove_dir(&dir));
             }
         }
-        std::fs::remove_dir(&version).map_err(|source| path_error("remove the directory", &version, source))?;
+        note("remove the directory", &version, std::fs::remove_dir(&version));
     }
-    std::fs::remove_dir(bpf_dir).map_err(|source| path_error("remove the directory", bpf_dir, source))
+    note("remove the directory", bpf_dir, std::fs::remove_dir(bpf_dir));
+    outcome
 }
 
 pub fn path_error(attempt: &'static str, path: &Path, source: std::io::Error) -> BpfError {

@@ -87,6 +87,21 @@ fn describe(link: &Link) -> String {
     if link.kind.is_empty() { "physical".into() } else { link.kind.clone() }
 }
 
+/// Tries the port as the kernel does when the device goes up: an exclusive UDP socket for each family.
+pub(super) async fn check_port(handle: &Handle, port: u16) -> Result<(), NetError> {
+    let ours = link::named(handle, MESH0).await?.filter(Link::is_our_mesh0);
+    if ours.is_some_and(|there| there.is_up && there.vxlan.is_some_and(|(its_port, _)| its_port == port)) {
+        return Ok(());
+    }
+    match ports::try_udp(port) {
+        Ok(()) => Ok(()),
+        Err(nix::errno::Errno::EADDRINUSE) => {
+            Err(NetError::DataPortInUse { port, owner: port_owner(handle, port).await })
+        }
+        Err(errno) => Err(NetError::os(format!("open UDP port {port} for the tunnel"), errno.into())),
+    }
+}
+
 /// Who has the port, as far as this namespace shows.
 async fn port_owner(handle: &Handle, port: u16) -> String {
     let links = link::all(handle).await.unwrap_or_default();

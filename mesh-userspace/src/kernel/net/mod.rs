@@ -16,6 +16,7 @@ pub mod namespace;
 mod observe;
 mod on_mesh0;
 mod ports;
+mod survey;
 mod sysctl;
 mod task_link;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use rtnetlink::Handle;
 
 pub use changes::Changes;
 pub use error::NetError;
+pub use survey::{LinkProgram, PortHolder};
 
 use crate::model::Id;
 use crate::plan::net::{HeldPort, MESH0, NetImage, NetOp, TaskLink, diff};
@@ -170,6 +172,11 @@ impl HostNet {
     /// Index of a link of this namespace, for programs to be attached to.
     pub async fn ifindex(&self, name: &str) -> Result<Option<u32>, NetError> {
         Ok(link::named(&self.handle, name).await?.map(|link| link.index))
+    }
+
+    /// Whether `mesh0` can have this UDP port; an error names who has it. A `mesh0` of ours that has it already is fine.
+    pub async fn check_data_port(&self, port: u16) -> Result<(), NetError> {
+        mesh0::check_port(&self.handle, port).await
     }
 
     /// Watches links, addresses and routes from now on.

@@ -82,8 +82,39 @@ fn placeholder(port: HeldPort, family: AddressFamily) -> nix::Result<OwnedFd> {
     Ok(held)
 }
 
+/// Binds a UDP port on all addresses of both families, and gives it back at once. A host without IPv6 has no second family.
+pub(super) fn try_udp(port: u16) -> nix::Result<()> {
+    let open = |family| socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    let v4 = open(AddressFamily::Inet)?;
+    bind(v4.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+    let Ok(v6) = open(AddressFamily::Inet6) else { return Ok(()) };
+    setsockopt(&v6, sockopt::Ipv6V6Only, &true)?;
+    match bind(v6.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0))) {
+        Err(Errno::EADDRNOTAVAIL) => Ok(()), // IPv6 is switched off
+        bound => bound,
+    }
+}
+
+/// Who has a port, as far as this namespace shows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Nobody,
+    /// Name and process number.
+    Process(String, u32),
+    /// A socket that no process shows: a kernel's, or a closed one.
+    Unseen,
+}
+
 /// The process that listens on this port, as `name (pid 123)`; None where no process shows (a kernel socket, a closed one).
 pub(super) fn owner(transport: Transport, port: u16) -> Option<String> {
+    match holder(transport, port) {
+        Holder::Process(name, pid) => Some(format!("{name} (pid {pid})")),
+        Holder::Nobody | Holder::Unseen => None,
+    }
+}
+
+/// Who listens on this port.
+pub(super) fn holder(transport: Transport, port: u16) -> Holder {
     let tables = match transport {
         Transport::Tcp => ["tcp", "tcp6"],
         Transport::Udp => ["udp", "udp6"],
@@ -91,18 +122,19 @@ pub(super) fn owner(transport: Transport, port: u16) -> Option<String> {
     let inode = tables.iter().find_map(|table| {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;
         text.lines().find_map(|line| inode_of(line, transport, port))
-    })?;
+    });
+    let Some(inode) = inode else { return Holder::Nobody };
     let link = format!("socket:[{inode}]");
-    let processes =
-        fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let processes = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     for pid in processes {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         if descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == link.as_str())) {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
+            return Holder::Process(name.trim().to_string(), pid);
         }
     }
-    None
+    Holder::Unseen
 }
 
 /// From a line of `/proc/net/{tcp,udp}`: slot, local address:port, remote, state, queues, timer, retransmits, uid, timeout, inode.

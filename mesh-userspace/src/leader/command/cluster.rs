@@ -12,6 +12,11 @@ use crate::model::{Cluster, Network, NetworkSpec, Node, Settings};
 use super::node::{NewNode, enter};
 use super::{CommandError, Commit};
 
+/// Where networks come from unless `init` says otherwise.
+pub const DEFAULT_ADDRESS_POOL: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), 8);
+/// VXLAN's own port (RFC 7348, 5).
+pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
+
 /// What `swarm init` asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InitCluster {
@@ -25,8 +30,8 @@ pub struct InitCluster {
 impl InitCluster {
     /// The pool, subnet length and port that `init` takes where the user names none.
     pub fn with_defaults(node: NewNode) -> Self {
-        let address_pool = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 0, 0, 0), 8);
-        InitCluster { address_pool, subnet_len: 20, data_path_port: 4789, node }
+        let address_pool = DEFAULT_ADDRESS_POOL;
+        InitCluster { address_pool, subnet_len: 20, data_path_port: DEFAULT_DATA_PATH_PORT, node }
     }
 
     fn check(&self) -> Result<(), CommandError> {
@@ -82,6 +87,7 @@ pub fn init_cluster(cluster: &Cluster, request: InitCluster, ctx: &mut Ctx) -> R
         subnet,
         gateway: super::network::first_host(subnet),
         ingress: true,
+        removing: false,
         created_at: ctx.now,
     };
     after.networks.insert(ingress.id.clone(), ingress);

@@ -16,10 +16,11 @@ mod scale;
 mod service;
 mod stack;
 
-pub use cluster::{InitCluster, init_cluster};
+pub use cluster::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT, InitCluster, init_cluster};
 pub use error::CommandError;
 pub(in crate::leader) use error::runtime_name;
 pub use network::{create_network, remove_network};
+pub(super) use network::{forget, is_vacant};
 pub use node::{Joined, NewNode, NodeUpdate, join_node, leave_node, remove_node, update_node};
 pub use resolve::{network, node, service, task};
 pub use scale::{remove_service, rollback_service, scale_services};

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use crate::leader::Ctx;
 use crate::leader::allocate::{networks_of, next_subnet, next_vni, overlap};
-use crate::model::{Cluster, Network, NetworkSpec, TaskState};
+use crate::model::{Cluster, Id, Network, NetworkSpec, TaskState};
 
 use super::{CommandError, Commit, resolve};
 
@@ -37,7 +37,8 @@ pub(super) fn add(after: &mut Cluster, spec: NetworkSpec, ctx: &mut Ctx) -> Resu
     };
     let vni = next_vni(after).ok_or_else(|| CommandError::VnisUsedUp { network: name() })?;
     let gateway = spec.gateway.unwrap_or_else(|| first_host(subnet));
-    let network = Network { id: ctx.new_id(), spec, vni, subnet, gateway, ingress: false, created_at: ctx.now };
+    let network =
+        Network { id: ctx.new_id(), spec, vni, subnet, gateway, ingress: false, removing: false, created_at: ctx.now };
     after.networks.insert(network.id.clone(), network.clone());
     Ok(network)
 }
@@ -97,7 +98,18 @@ fn check_subnet(network: &str, subnet: Ipv4Net) -> Result<(), CommandError> {
     Err(CommandError::BadSubnet { network: network.to_string(), subnet: subnet.to_string(), rule })
 }
 
-/// `network rm`. Refused while a service is on it; tasks that are only ending lose it at once.
+/// No task has an address in it, not even one that is ending.
+pub(in crate::leader) fn is_vacant(cluster: &Cluster, network: &Id) -> bool {
+    cluster.tasks.values().flat_map(|task| &task.attachments).all(|at| at.network_id != *network)
+}
+
+/// A vacant network and what the allocator knows of it.
+pub(in crate::leader) fn forget(after: &mut Cluster, network: &Id) {
+    after.networks.remove(network);
+    after.counters.addresses.remove(network);
+}
+
+/// `network rm`. Refused while a service is on it; tasks that are only ending keep it until they have ended.
 pub fn remove_network(cluster: &Cluster, reference: &str) -> Result<Commit<Network>, CommandError> {
     let network = resolve::network(cluster, reference)?.clone();
     let mut after = cluster.clone();
@@ -105,7 +117,8 @@ pub fn remove_network(cluster: &Cluster, reference: &str) -> Result<Commit<Netwo
     Ok(Commit::of(cluster, &after, network))
 }
 
-/// Takes a network out of the copy of the cluster that a command works on; leaves no reference to it.
+/// Takes a network out of the copy of the cluster that a command works on: at once where no task has an address in it, else its name now and
+/// the rest by the tick.
 pub(super) fn take_out(after: &mut Cluster, network: &Network) -> Result<(), CommandError> {
     if network.ingress {
         return Err(CommandError::IngressStays);
@@ -123,10 +136,10 @@ pub(super) fn take_out(after: &mut Cluster, network: &Network) -> Result<(), Com
         users.sort();
         return Err(CommandError::NetworkInUse { network: network.spec.name.clone(), users: users.join(", ") });
     }
-    after.networks.remove(&network.id);
-    after.counters.addresses.remove(&network.id);
-    for task in after.tasks.values_mut() {
-        task.attachments.retain(|at| at.network_id != network.id);
+    if is_vacant(after, &network.id) {
+        forget(after, &network.id);
+    } else if let Some(network) = after.networks.get_mut(&network.id) {
+        network.removing = true;
     }
     // A spec that could be rolled back to must not name what is gone: the network would be missing without a word.
     for service in after.services.values_mut() {

@@ -168,7 +168,7 @@ fn a_network_may_go_while_tasks_of_a_removed_service_still_end() {
     world.settle();
     world.command(|cluster, _| remove_service(cluster, "web")).expect("remove service");
     world.command(|cluster, _| remove_network(cluster, "demo")).expect("remove network");
-    assert!(world.cluster.tasks.values().all(|task| task.attachments.is_empty()));
+    assert!(world.cluster.network_named("demo").is_none(), "its name is free at once");
     world.settle();
     assert!(world.cluster.tasks.is_empty());
 }

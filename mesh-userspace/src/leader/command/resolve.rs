@@ -49,7 +49,7 @@ fn unique<'a, T>(
 
 /// The network of this name, id or id prefix.
 pub fn network<'a>(cluster: &'a Cluster, reference: &str) -> Result<&'a Network, CommandError> {
-    let all = cluster.networks.values();
+    let all = cluster.shown_networks();
     resolve("network", reference, all.map(|one| Candidate { id: &one.id, name: one.spec.name.clone(), object: one }))
 }
 

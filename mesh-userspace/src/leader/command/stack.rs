@@ -25,7 +25,7 @@ fn services_of(cluster: &Cluster, stack: &str) -> Vec<Service> {
 }
 
 fn networks_of(cluster: &Cluster, stack: &str) -> Vec<Network> {
-    cluster.networks.values().filter(|network| is_of(&network.spec.labels, stack)).cloned().collect()
+    cluster.shown_networks().filter(|network| is_of(&network.spec.labels, stack)).cloned().collect()
 }
 
 /// `stack deploy`: creates what is missing, updates what is there; with `prune` removes what the manifest names no more.

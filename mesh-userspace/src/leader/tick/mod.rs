@@ -10,7 +10,8 @@
 //! ```
 //! All steps change one copy of the cluster; the result is its difference to the original. Invariant: the steps are repeated
 //! until they find nothing to do, so a second tick with the same observation and time finds nothing either. It never waits:
-//! what is due later is found by a later tick, so it wants to be called on every change and at least every second.
+//! what is due later is found by a later tick, so it wants to be called on every change and when something is due
+//! ([`super::due`]).
 
 mod ending;
 mod learn;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use crate::model::{Change, Cluster, Id, Node, Observed, Task, TaskSpec, TaskState};
 
 pub(super) use restart::{Next, next};
+pub(super) use rolling::trial_ms;
 pub(super) use slots::{slots_of, wanted};
 
 use super::{Ctx, Health, allocate, node_health, view};

@@ -1,11 +1,14 @@
-//! The history of ended tasks: a few per slot, for `service ps` and for counting restarts.
+//! The history of ended tasks: a few per slot, for `service ps` and for counting restarts. And networks that only waited for their last
+//! task.
 
-use crate::model::{Id, Service, Task, TaskState};
+use crate::leader::command::{forget, is_vacant};
+use crate::model::{Id, Network, Service, Task, TaskState};
 
 use super::Work;
 use super::slots::{slots_of, wanted};
 
-/// Deletes ended tasks beyond the history, and those of slots that are gone. A task that may still hold an address stays.
+/// Deletes ended tasks beyond the history, and those of slots that are gone. A task that may still hold an address stays, and so does the
+/// removed network that it holds it in.
 pub(super) fn prune(work: &mut Work) {
     let services: Vec<Service> = work.after.services.values().cloned().collect();
     for service in services {
@@ -21,4 +24,7 @@ pub(super) fn prune(work: &mut Work) {
             surplus.iter().for_each(|id| drop(work.after.tasks.remove(id)));
         }
     }
+    let vacant = |network: &&Network| network.removing && is_vacant(&work.after, &network.id);
+    let vacant: Vec<Id> = work.after.networks.values().filter(vacant).map(|network| network.id.clone()).collect();
+    vacant.iter().for_each(|id| forget(&mut work.after, id));
 }

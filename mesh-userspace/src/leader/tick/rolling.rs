@@ -135,6 +135,11 @@ fn pausing_between(work: &Work, service: &Service, rules: &UpdateConfig) -> bool
     ready.map(|status| status.since.min(work.ctx.now)).any(|since| since + rules.delay_ms > work.ctx.now)
 }
 
+/// How long a new task must stay ready. Swarm's rule: the trial outlasts the delay.
+pub(in crate::leader) fn trial_ms(rules: &UpdateConfig) -> u64 {
+    if rules.delay_ms >= rules.monitor_ms { rules.delay_ms + 1_000 } else { rules.monitor_ms }
+}
+
 /// The update is done when every slot has a new task that stood its trial, or has given up by the restart policy.
 pub(super) fn complete(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
@@ -142,8 +147,7 @@ pub(super) fn complete(work: &mut Work, id: &Id) {
         return;
     };
     let (rules, now) = (config(work, &service), work.ctx.now);
-    // Swarm's rule: the trial outlasts the delay.
-    let trial_ms = if rules.delay_ms >= rules.monitor_ms { rules.delay_ms + 1_000 } else { rules.monitor_ms };
+    let trial_ms = trial_ms(&rules);
     let stood = |task: &Task| {
         let since = work.observed.tasks.get(&task.id).map_or(now, |status| status.since.min(now));
         work.is_ready(task) && since + trial_ms <= now

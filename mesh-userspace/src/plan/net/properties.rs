@@ -164,6 +164,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
         ingress: vni == 4096,
+        removing: false,
         created_at: 0,
     };
     let node = |n: u8| Node {

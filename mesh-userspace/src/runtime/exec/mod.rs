@@ -22,7 +22,6 @@ mod health;
 mod identity;
 mod output;
 mod privileges;
-mod process;
 mod record;
 mod session;
 mod supervise;
@@ -49,6 +48,7 @@ use self::health::{Patient, Probers};
 use self::record::{LaunchRecord, StateRecord, TaskDir};
 use self::supervise::Report;
 use self::watch::Watches;
+use super::process;
 use super::{
     ExecStreams, LogRequest, Phase, Prepared, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch,
     TaskRuntime,

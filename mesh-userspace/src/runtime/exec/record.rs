@@ -3,17 +3,17 @@
 //!
 //! Invariant: a file is either whole or not there (written beside, then renamed). Must not: decide what a state means.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthRecord;
 use super::process::ProcessRef;
 use crate::model::{Id, UnixMs};
+use crate::runtime::json_file::{read_if_there, read_json, write_json};
 use crate::runtime::{Phase, TaskLaunch};
 
 /// The folder of one task.
@@ -126,29 +126,6 @@ impl TaskDir {
     pub fn write_health(&self, health: &HealthRecord) -> io::Result<()> {
         write_json(&self.health_file(), health)
     }
-}
-
-fn read_if_there<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match read_json(path) {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    serde_json::from_slice(&fs::read(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// Whole or not at all: a reader sees the old file or the new one.
-pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(&text)?;
-    // A machine that loses power must not come back with an empty record under the final name.
-    file.sync_data()?;
-    fs::rename(&beside, path)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
 pub use devices::{Devices, HERE, ROUTER_MAC};
 pub use kernel::RunOptions;
-pub use outcome::{Action, Outcome, Packet};
+pub use outcome::{Action, FlowEntry, Outcome, Packet};
 pub use world::{PEER_2, PEER_3, Service, Task, ip};
 
 /// Counters of drops, zeros left out.
@@ -74,6 +74,7 @@ impl Rig {
         let path = object()?;
         let ebpf = EbpfLoader::new()
             .map_max_entries("FLOWS4", flow_entries)
+            .map_max_entries("OVERFLOW4", 1_024)
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
         let mut rig = Rig { ebpf, devices, tunnelled: None, numbers: 0, slots: 1, links: 0, stays: PhantomData };

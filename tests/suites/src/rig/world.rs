@@ -155,6 +155,12 @@ impl Rig {
         task
     }
 
+    /// The task has ended, as this node sees it.
+    pub fn ended(&mut self, task: &Task) {
+        self.delete::<u32, Backend>("BACKENDS", task.number);
+        self.delete::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4", task.addr);
+    }
+
     /// A service with a VIP, round robin over these tasks.
     pub fn service(&mut self, vip: &str, tasks: &[&Task]) -> Service {
         self.numbers += 1;

@@ -7,7 +7,7 @@
 //!                                      Node: plan::net, plan::maps, dns::zone ──▶ Maps: the kernel's part, checked op by op
 //! ```
 //! Invariant: the same file gives the same text. Nothing here decides anything that the product decides; what it adds is time, cables, hosts
-//! and the behaviour of agent and runtime, as agent/{reconcile,tasks}.rs have it. Must not: sleep, or touch the machine.
+//! and the behaviour of agent and runtime, as agent/{reconcile.rs,tasks/} have it. Must not: sleep, or touch the machine.
 //!
 //! A file is comments (`#`), commands and, after a command that says something, `---` and what it says up to an empty line:
 //!

@@ -221,7 +221,7 @@ impl Node {
         }
     }
 
-    /// Brings each of this node's tasks one step further, as agent/tasks.rs does; returns how many it moved.
+    /// Brings each of this node's tasks one step further, as agent/tasks/ does; returns how many it moved.
     pub fn act(&mut self, is_fresh: bool, now: UnixMs) -> usize {
         if !self.is_alive {
             return 0;

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::model::WindowSize;
-use crate::runtime::exec::process::ProcessRef;
+use crate::runtime::process::ProcessRef;
 
 /// The master side.
 pub struct Terminal(AsyncFd<OwnedFd>);

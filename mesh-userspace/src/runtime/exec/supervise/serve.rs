@@ -20,8 +20,8 @@ use crate::model::{LogStream, UnixMs};
 use crate::runtime::exec::cgroup::TaskCgroup;
 use crate::runtime::exec::control::{self, Answer, Question};
 use crate::runtime::exec::output::LogWriter;
-use crate::runtime::exec::process::pidfd_signal;
 use crate::runtime::exec::record::{StateRecord, TaskDir};
+use crate::runtime::process::pidfd_signal;
 use crate::runtime::{Phase, TaskExit, TaskLaunch};
 
 /// As much as a pipe holds by default.
@@ -211,7 +211,8 @@ impl Supervisor {
         while let Some(info) = self.signals.read_signal()? {
             // The machine goes down, or somebody wants this task gone: as if an agent had asked. A hang-up is nothing to us.
             if info.ssi_signo.cast_signed() != libc::SIGHUP {
-                self.stop(self.task.stop_signal, Duration::from_millis(self.task.stop_grace_ms))?;
+                let signal = self.task.stop_signal.unwrap_or(libc::SIGTERM);
+                self.stop(signal, Duration::from_millis(self.task.stop_grace_ms))?;
             }
         }
         Ok(())

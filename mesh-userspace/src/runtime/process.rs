@@ -1,6 +1,6 @@
 //! Naming a process so that nobody else can be meant: process ids are re-used, a pid with its start time is not.
 //!
-//! Used by the agent (is this supervisor still the one we started?) and by the supervisor itself.
+//! Used by the agent (is this supervisor, this container's process still the one we started?) and by the supervisor itself.
 //! Invariant: a [`ProcessRef`] that [`is_alive`](ProcessRef::is_alive) is the very process that was recorded.
 
 use std::fs;

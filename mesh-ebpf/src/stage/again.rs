@@ -1,0 +1,178 @@
+//! Choosing again: a first packet whose task turned out to be gone comes back from its node, and goes to another task.
+//!
+//! Nodes hear of a task's end at different moments. The node that should have had the task hands the packet back unchanged
+//! ([`turn_back`]); the node that chose, and knows the caller, chooses anew ([`call`], [`vip()`]). The second choice is marked as such and is not
+//! turned back again, so nothing goes round for ever. Must not: take back what no call of this node's stands for.
+
+use mesh_common::parse::{self, Ethernet, Form, Packet};
+use mesh_common::schema::{Address, Config, Endpoint, Flow, FlowKey, deliver as way, endpoint, flow_flag, rewrite};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::{mac, vni};
+
+use crate::hook::{Code, Stop, encode};
+use crate::maps::{PEERS, Tables};
+use crate::packet::tc::Tc;
+use crate::stage::deliver::{deliver, peer_of, send_tunnel};
+use crate::stage::ingress::{Call, Entry, enter};
+use crate::stage::owner::WayBack;
+use crate::stage::{balance, flow, nat, vip};
+
+/// What turned-back packets come through.
+const HOOK: Hook = Hook::FromOverlay;
+
+/// Hands a packet back to the peer it came from. Only one that opens something: what belongs to a connection has nowhere else to go.
+#[inline(always)]
+pub fn turn_back<F: Tables>(
+    tc: &Tc,
+    config: &Config,
+    peer: &Address,
+    packet: &Packet<F>,
+    id: u32,
+    reason: DropReason,
+) -> Result<i32, Stop> {
+    if !packet.may_open() || !matches!(packet.form, Form::Ports | Form::EchoRequest) {
+        return Err(Stop::drop(reason));
+    }
+    // SAFETY: values change only as a whole.
+    match unsafe { PEERS.get(peer.node) } {
+        Some(target) => send_tunnel(tc, HOOK, config, target.addr, id),
+        None => Err(Stop::drop(reason)),
+    }
+}
+
+/// A call that came back: see [`call`]. A real call, as `nat::apply`, and one for both origins: the verifier goes through it once.
+#[inline(never)]
+pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Code {
+    encode(call::<F>(tc, eth, config, peer, from_wire))
+}
+
+/// North–south, at the ingress node. The frame is as it was sent: its destination names the task that is gone, its source the last hop.
+#[inline(always)]
+fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Result<i32, Stop> {
+    let packet = &parse::packet::<F>(tc)?;
+    let Some((mac::KIND_ENDPOINT, gone)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
+    let (entry, client) = match mac::split(eth.src) {
+        _ if from_wire => (Entry::Wire, 0),
+        Some((mac::KIND_HOST, _)) => (Entry::Host, 0),
+        Some((mac::KIND_CLIENT, number)) => (Entry::Client, number),
+        _ => return Err(Stop::drop(DropReason::WireFormat)),
+    };
+    let key = flow::key(packet);
+    let chosen: &Flow<F::Addr> = match F::flow(&key) {
+        // SAFETY: a live map value, read only.
+        Some(chosen) => unsafe { &*chosen },
+        None => return Err(Stop::drop(DropReason::ForgedReply)),
+    };
+    if chosen.flags & flow_flag::REVERSE != 0 {
+        return Err(Stop::drop(DropReason::ForgedReply));
+    }
+    let mut gateway = packet.src;
+    // A datagram that was on its way while the one before it chose again goes where that one went.
+    let flow = if chosen.backend != gone {
+        chosen
+    } else {
+        if chosen.deliver != way::TUNNEL || chosen.node != peer.node {
+            return Err(Stop::drop(DropReason::ForgedReply));
+        }
+        let (frontend, target_port) = match balance::published::<F>(packet.dport, packet.protocol) {
+            Some(frontend) if F::address(&packet.dst).is_some() => (frontend, frontend.target_port),
+            _ => match balance::vip::<F>(packet.dst) {
+                Some(frontend) => (frontend, 0),
+                // The call meant this very task.
+                None => return Err(Stop::drop(DropReason::EndpointGone)),
+            },
+        };
+        let mut back = WayBack { deliver: way::UPLINK, ifindex: chosen.ifindex, node: 0, vni: 0, mac: eth.src };
+        if let Entry::Host = entry {
+            back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
+        }
+        if let Entry::Client = entry {
+            let caller = match F::endpoint(&packet.src) {
+                Some(caller) if caller.number == client && caller.ifindex != 0 => caller,
+                _ => return Err(Stop::drop(DropReason::ForgedReply)),
+            };
+            gateway = caller.gateway;
+            back = WayBack { deliver: way::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac };
+        }
+        F::remove_flow(&key);
+        let call = Call { entry, target_port, node: config.node, back, gateway, gone };
+        let code = enter(packet, frontend, &call);
+        if code != 0 {
+            return Ok(code);
+        }
+        let again = flow::decided_mut::<F>()?;
+        if again.deliver == way::TUNNEL {
+            again.vni += vni::SECOND_CHANCE_WIRE - vni::REQUEST_WIRE;
+        }
+        again
+    };
+    let to = peer_of(flow)?;
+    nat::apply(tc, packet, flow, &gateway)?;
+    deliver(tc, HOOK, config, flow, to, client)
+}
+
+/// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply`.
+#[inline(never)]
+pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Code {
+    encode(vip::<F>(tc, eth, config, peer))
+}
+
+#[inline(always)]
+fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Result<i32, Stop> {
+    let packet = &parse::packet::<F>(tc)?;
+    let gone = match F::endpoint(&packet.dst) {
+        Some(target) if target.node == peer.node && target.kind == endpoint::TASK => target.number,
+        _ => return Err(Stop::drop(DropReason::NoEndpoint)),
+    };
+    let source: &Endpoint<F::Addr> = match F::endpoint(&packet.src) {
+        Some(source) if source.ifindex != 0 && source.kind == endpoint::TASK => source,
+        _ => return Err(Stop::drop(DropReason::ForgedReply)),
+    };
+    // The reply's entry knows what was called. Without one the task was called by its own address: nobody else can answer.
+    let reply = FlowKey {
+        src: packet.dst,
+        dst: packet.src,
+        sport: packet.dport,
+        dport: packet.sport,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    let called: &Flow<F::Addr> = match F::flow(&reply) {
+        // SAFETY: a live map value, read only.
+        Some(called) => unsafe { &*called },
+        None => return Err(Stop::drop(DropReason::NoEndpoint)),
+    };
+    if called.rewrite != rewrite::SOURCE || called.ifindex != source.ifindex || called.backend != gone {
+        return Err(Stop::drop(DropReason::NoEndpoint));
+    }
+    let undo = flow::decided_mut::<F>()?;
+    flow::blank::<F>(undo);
+    undo.rewrite = rewrite::DESTINATION;
+    undo.addr = called.addr;
+    undo.port = called.port;
+    undo.other_port = called.other_port;
+    nat::apply(tc, packet, undo, &source.gateway)?;
+    tc.set_macs(eth.dst, mac::SECOND_CHANCE)?;
+
+    let packet = parse::packet::<F>(tc)?;
+    let key = flow::key(&packet);
+    // SAFETY: a live map value, read only.
+    let chosen: Option<&Flow<F::Addr>> = F::flow(&key).map(|chosen| unsafe { &*chosen });
+    let flow = match chosen {
+        Some(chosen) if chosen.backend != gone => chosen,
+        _ => {
+            let Some(frontend) = balance::vip::<F>(packet.dst) else { return Err(Stop::drop(DropReason::NoEndpoint)) };
+            F::remove_flow(&key);
+            let code = vip::enter(&packet, config.node, source, frontend, gone);
+            if code != 0 {
+                return Ok(code);
+            }
+            let again = flow::decided_mut::<F>()?;
+            again.flags |= flow_flag::KEEP_MAC;
+            again
+        }
+    };
+    let to = peer_of(flow)?;
+    nat::apply(tc, &packet, flow, &source.gateway)?;
+    deliver(tc, HOOK, config, flow, to, source.number)
+}

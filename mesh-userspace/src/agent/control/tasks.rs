@@ -1,0 +1,87 @@
+//! Commands in tasks and their output: from this node's runtime, or from the agent of the node that has the task.
+
+use tokio::sync::mpsc;
+
+use crate::agent::member::Member;
+use crate::agent::peers;
+use crate::api::{ApiError, Caller, ExecSession, LogFeed, LogQuery, LogRequest};
+use crate::model::{ExecRequest, Id, Node, Task};
+use crate::runtime::{LogRequest as TaskLogs, RuntimeError, TaskRuntime};
+
+pub async fn exec(member: &Member, caller: &Caller, task: &Id, request: ExecRequest) -> Result<ExecSession, ApiError> {
+    match place_of(member, task)? {
+        (_, None) => {
+            let (input, events) = member.runtime.exec(task, request).await.map_err(of_runtime)?;
+            Ok(ExecSession { input, events })
+        }
+        (_, Some(node)) if *caller == Caller::Local => {
+            peers::client(&member.dialer, &node).exec(task.as_str(), &request).await
+        }
+        (task, Some(node)) => Err(ApiError::conflict(format!("task {} runs on {}, ask there", task.name(), node.name))),
+    }
+}
+
+pub async fn logs(member: &Member, caller: &Caller, query: LogQuery) -> Result<LogFeed, ApiError> {
+    let (sender, feed) = mpsc::channel(256);
+    for id in &query.tasks {
+        match place_of(member, id) {
+            Ok((_, None)) => {
+                let asked = TaskLogs { follow: query.follow, tail: query.tail.map(|lines| lines as usize) };
+                // A task whose output is gone has no lines; that is no reason to withhold the others'.
+                let Ok(mut lines) = member.runtime.logs(id, asked).await else { continue };
+                let sender = sender.clone();
+                let since = query.since.unwrap_or(0);
+                tokio::spawn(async move {
+                    while let Some(line) = lines.recv().await {
+                        if line.at >= since && sender.send(Ok(line)).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            Ok((_, Some(node))) if *caller == Caller::Local => {
+                let asked =
+                    LogRequest { target: id.to_string(), follow: query.follow, tail: query.tail, since: query.since };
+                let client = peers::client(&member.dialer, &node);
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    match client.logs(&asked).await {
+                        Ok(mut records) => {
+                            while let Some(record) = records.recv().await {
+                                if sender.send(record.map(|record| record.line)).await.is_err() {
+                                    return;
+                                }
+                            }
+                        }
+                        Err(error) => {
+                            let _ = sender.send(Err(error)).await; // nobody listens any more
+                        }
+                    }
+                });
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(feed)
+}
+
+/// A task, and this node if it runs here.
+fn place_of(member: &Member, task: &Id) -> Result<(Task, Option<Node>), ApiError> {
+    let cluster = member.desired.get();
+    let task = cluster
+        .tasks
+        .get(task)
+        .ok_or_else(|| ApiError::not_found("the task is gone; 'mesh service ps' shows those there are"))?;
+    let node = task.node_id.as_ref().and_then(|id| cluster.nodes.get(id));
+    let node = node.ok_or_else(|| {
+        ApiError::conflict(format!("task {} has no node yet; 'mesh service ps' says why", task.name()))
+    })?;
+    Ok((task.clone(), (node.id != member.id).then(|| node.clone())))
+}
+
+fn of_runtime(error: RuntimeError) -> ApiError {
+    match error {
+        RuntimeError::NotFound { .. } => ApiError::not_found(error.to_string()),
+        _ => ApiError::conflict(error.to_string()),
+    }
+}

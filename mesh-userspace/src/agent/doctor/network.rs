@@ -1,0 +1,124 @@
+//! Facts of the host's network.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::agent::Settings;
+use crate::agent::member::Member;
+use crate::api::tls::API_PORT;
+use crate::doctor::{Network, OtherProgram, PURPOSE_TUNNEL, PortFact, PortUser};
+use crate::kernel::bpf::survey;
+use crate::kernel::net::{HostNet, LinkProgram, PortHolder};
+use crate::leader::command::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT};
+use crate::membership::GOSSIP_PORT;
+use crate::plan::net::{MESH0, Transport};
+
+/// `cgroup` is None where its programs can't be looked at.
+pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member: Option<&Arc<Member>>) -> Network {
+    let cluster = member.map(|member| member.desired.get());
+    let settings = cluster.as_ref().and_then(|cluster| cluster.settings.clone());
+    let me = member.and_then(|member| cluster.as_ref()?.nodes.get(&member.id));
+    let data_port = settings.as_ref().map_or(DEFAULT_DATA_PATH_PORT, |settings| settings.data_path_port);
+    let routes = net.routes_elsewhere().await.map_err(|error| error.to_string());
+    let networks = cluster.iter().flat_map(|cluster| cluster.networks.values());
+    Network {
+        ports: ports(net, data_port).await,
+        not_taken: match member {
+            Some(member) => not_taken(net, member).await,
+            None => Vec::new(),
+        },
+        pool: settings.map_or(DEFAULT_ADDRESS_POOL, |settings| settings.address_pool),
+        networks: networks.map(|network| (network.spec.name.clone(), network.subnet)).collect(),
+        routes,
+        reported: me.map(|node| node.routed_prefixes.clone()),
+        others: match cgroup {
+            Some(cgroup) => others(args, net, Path::new(cgroup)).await,
+            None => Vec::new(),
+        },
+    }
+}
+
+async fn ports(net: &HostNet, data_port: u16) -> Vec<PortFact> {
+    let needed = [
+        (Transport::Tcp, API_PORT, "the cluster's API"),
+        (Transport::Tcp, GOSSIP_PORT, "gossip"),
+        (Transport::Udp, GOSSIP_PORT, "gossip"),
+        (Transport::Udp, data_port, PURPOSE_TUNNEL),
+    ];
+    let mut facts = Vec::new();
+    for (transport, port, purpose) in needed {
+        let name = if transport == Transport::Tcp { "tcp" } else { "udp" };
+        facts.push(PortFact {
+            port: format!("{port}/{name}"),
+            purpose,
+            user: match net.port_holder(transport, port).await {
+                None => PortUser::Free,
+                Some(holder) => user(holder),
+            },
+        });
+    }
+    facts
+}
+
+fn user(holder: PortHolder) -> PortUser {
+    match holder {
+        PortHolder::Mesh0 => PortUser::Ours,
+        PortHolder::Process { pid, .. } if pid == std::process::id() => PortUser::Ours,
+        PortHolder::Process { name, pid } => PortUser::Other(format!("{name} (pid {pid})")),
+        PortHolder::Device(name) => PortUser::Other(format!("the VXLAN device {name}")),
+        PortHolder::Kernel => {
+            PortUser::Other("the kernel or another container (Docker Swarm's overlay shows so)".into())
+        }
+    }
+}
+
+/// `tcp/8000` as the node reports it, with the user of the moment.
+async fn not_taken(net: &HostNet, member: &Member) -> Vec<(String, Option<String>)> {
+    let observed = member.observed();
+    let reported = observed.nodes.get(&member.id).map(|status| status.ports_not_taken.clone()).unwrap_or_default();
+    let mut found = Vec::new();
+    for port in reported {
+        let (transport, number) = port.split_once('/').unwrap_or_default();
+        let transport = if transport == "udp" { Transport::Udp } else { Transport::Tcp };
+        let holder = match number.parse() {
+            Ok(number) => net.port_holder(transport, number).await,
+            Err(_) => None,
+        };
+        let by = holder.map(user).and_then(|user| match user {
+            PortUser::Other(name) => Some(name),
+            PortUser::Free | PortUser::Ours => None,
+        });
+        found.push((port, by));
+    }
+    found
+}
+
+/// Programs of others on uplinks, on mesh0 and on the cgroup's socket hooks.
+async fn others(args: &Settings, net: &HostNet, cgroup: &Path) -> Vec<OtherProgram> {
+    let mut links: Vec<(u32, String)> = Vec::new();
+    match net.uplinks(&args.publish_interfaces).await {
+        Ok(uplinks) => links.extend(uplinks.into_iter().map(|uplink| (uplink.ifindex, uplink.name))),
+        Err(error) => log::warn!("{error}"),
+    }
+    if let Ok(Some(index)) = net.ifindex(MESH0).await {
+        links.push((index, MESH0.to_string()));
+    }
+    let mut others = Vec::new();
+    let mut add = |place: String, name: String| others.push(OtherProgram { place, name });
+    for (_, link) in &links {
+        // A kernel without TCX is told elsewhere.
+        for (direction, name) in survey::other_tcx_programs(link).unwrap_or_default() {
+            add(format!("{link} {direction} (TCX)"), name);
+        }
+    }
+    for (link, program) in net.link_programs(&links).await.unwrap_or_default() {
+        match program {
+            LinkProgram::Xdp(id) => add(format!("{link} (XDP)"), survey::program_name(id)),
+            LinkProgram::Filter(direction, name) => add(format!("{link} {direction} (TC filter)"), name),
+        }
+    }
+    for (hook, name) in survey::other_socket_programs(cgroup).unwrap_or_default() {
+        add(format!("{} ({hook})", cgroup.display()), name);
+    }
+    others
+}

@@ -1,0 +1,153 @@
+//! The host's network: ports that nodes talk on, published ports, routes into the pool, other programs on our hooks, and what a
+//! firewall can and can't do.
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{Finding, Network, PortFact, PortUser};
+
+pub(super) fn judge(network: &Network) -> Vec<Finding> {
+    let mut findings = ports(&network.ports);
+    findings.extend(published(network));
+    findings.extend(routes(network));
+    findings.extend(programs(network));
+    // Not looked at, because nothing there can matter: docs/decisions/0015-firewalls-by-behaviour.md.
+    findings.push(Finding::ok(
+        "forward",
+        "FORWARD policies don't matter: tasks' packets pass from link to link by programs, never through the host's stack",
+    ));
+    findings
+}
+
+fn ports(ports: &[PortFact]) -> Vec<Finding> {
+    let taken = |fact: &PortFact| match &fact.user {
+        PortUser::Other(user) => Some(Finding::failed(
+            "ports",
+            format!("{}, which mesh needs for {}, is in use by {user}", fact.port, fact.purpose),
+            remedy_for_port(fact, user),
+        )),
+        _ => None,
+    };
+    let found: Vec<Finding> = ports.iter().filter_map(taken).collect();
+    if !found.is_empty() || ports.is_empty() {
+        return found;
+    }
+    let list = |user: PortUser| -> Vec<&str> {
+        ports.iter().filter(|fact| fact.user == user).map(|fact| fact.port.as_str()).collect()
+    };
+    let said: Vec<String> = [(list(PortUser::Ours), "held by this agent"), (list(PortUser::Free), "free")]
+        .into_iter()
+        .filter(|(ports, _)| !ports.is_empty())
+        .map(|(ports, what)| format!("{} {what}", ports.join(", ")))
+        .collect();
+    vec![Finding::ok("ports", said.join("; "))]
+}
+
+fn remedy_for_port(fact: &PortFact, user: &str) -> String {
+    let is_docker = user.starts_with("dockerd");
+    let is_data_port = fact.purpose == PURPOSE_TUNNEL;
+    match (is_docker, is_data_port) {
+        (true, _) => "Docker Swarm holds it: `docker swarm leave --force` when its services are taken over".into(),
+        (false, true) => "stop it, or start the cluster on another port with `mesh swarm init --data-path-port`".into(),
+        (false, false) if user.starts_with("mesh ") => {
+            "it looks like an agent of another socket: use that one (--socket), or end it".into()
+        }
+        (false, false) => "stop it or move it to another port: this one can't be changed".into(),
+    }
+}
+
+/// What the data port is for; the one port that can be chosen.
+pub const PURPOSE_TUNNEL: &str = "the tunnel";
+
+fn published(network: &Network) -> Vec<Finding> {
+    let finding = |(port, user): &(String, Option<String>)| {
+        let by = user.as_ref().map(|user| format!(" by {user}")).unwrap_or_default();
+        Finding::warning(
+            "published",
+            format!("published port {port} is in use on this host{by}: this node does not publish it"),
+            "stop that program, or publish another port with `mesh service update`; the other nodes answer on it",
+        )
+    };
+    network.not_taken.iter().map(finding).collect()
+}
+
+fn routes(network: &Network) -> Vec<Finding> {
+    let pool = network.pool;
+    let routes = match &network.routes {
+        Ok(routes) => routes,
+        Err(why) => {
+            return vec![Finding::warning("routes", why.clone(), "ask again; `ip route show table all` lists them")];
+        }
+    };
+    let inside: Vec<(Ipv4Net, &str)> = routes
+        .iter()
+        .filter_map(|(to, link)| match to {
+            IpNet::V4(to) if overlap(to, &pool) => Some((*to, link.as_str())),
+            _ => None,
+        })
+        .collect();
+    let found: Vec<Finding> = inside.iter().filter_map(|(to, link)| route(network, *to, link)).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let said = if inside.is_empty() {
+        format!("none leads into the pool {pool}")
+    } else {
+        let kept: Vec<String> = inside.iter().map(|(to, link)| format!("{to} by {link}")).collect();
+        format!("networks come from {pool} and keep out of {}", kept.join(", "))
+    };
+    vec![Finding::ok("routes", said)]
+}
+
+/// What is wrong with a route into the pool, if anything.
+fn route(network: &Network, to: Ipv4Net, link: &str) -> Option<Finding> {
+    let pool = network.pool;
+    if let Some((name, subnet)) = network.networks.iter().find(|(_, subnet)| overlap(subnet, &to)) {
+        return Some(Finding::failed(
+            "routes",
+            format!("this host reaches {to} by {link}, and network {name} is {subnet}: one of them is out of reach"),
+            format!(
+                "remove that route (ip route del {to}), or create the network again elsewhere: \
+                 mesh network rm {name}; mesh network create --subnet … {name}"
+            ),
+        ));
+    }
+    let leaves_little = to.prefix_len() <= pool.prefix_len().saturating_add(1);
+    let Some(reported) = &network.reported else {
+        return leaves_little.then(|| {
+            Finding::warning(
+                "routes",
+                format!("this host reaches {to} by {link}, which leaves little of the pool {pool} for networks"),
+                "start the cluster with another pool: mesh swarm init --default-addr-pool CIDR",
+            )
+        });
+    };
+    let is_known = reported.iter().any(|prefix| matches!(prefix, IpNet::V4(prefix) if prefix.contains(&to)));
+    (!is_known).then(|| {
+        Finding::warning(
+            "routes",
+            format!(
+                "this host reaches {to} by {link} since after it joined: a new network may be put there (pool {pool})"
+            ),
+            "create networks with --subnet outside of it, or let this node leave and join again, which reports it",
+        )
+    })
+}
+
+fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+fn programs(network: &Network) -> Vec<Finding> {
+    if network.others.is_empty() {
+        return vec![Finding::ok("hooks", "no program but ours on the hooks that mesh uses")];
+    }
+    let finding = |other: &super::OtherProgram| {
+        Finding::warning(
+            "hooks",
+            format!("another program on a hook of ours: {} at {}", other.name, other.place),
+            "if published ports or names fail on this node, take it away (`bpftool net`, `bpftool cgroup tree` show whose \
+             it is) or keep its owner off this interface; one that only watches does no harm",
+        )
+    };
+    network.others.iter().map(finding).collect()
+}

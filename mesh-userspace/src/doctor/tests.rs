@@ -1,0 +1,249 @@
+//! Facts of a good machine, one of them made bad at a time: the finding names it and says what to do.
+
+use super::*;
+
+fn good() -> Facts {
+    Facts {
+        machine: Machine {
+            is_root: true,
+            capabilities: Some(u64::MAX),
+            release: "6.12.9-amd64".into(),
+            has_btf: true,
+            tcx: Some(Ok(())),
+            has_xdp: Some(true),
+            programs: Programs::Loaded,
+            bpf_dir: "/sys/fs/bpf/mesh".into(),
+            is_bpffs: true,
+            cgroup: Ok("/sys/fs/cgroup".into()),
+            is_cgroup_hybrid: false,
+            engine: Engine::Absent { at: "/var/run/docker.sock".into() },
+            wants_engine: false,
+            state_dir: StateDir {
+                path: "/var/lib/mesh".into(),
+                problem: None,
+                mode: Some(0o755),
+                free_bytes: Some(9 << 30),
+            },
+            clock: Clock::Synchronised,
+        },
+        network: Network {
+            ports: vec![
+                port("2377/tcp", "the cluster's API", PortUser::Ours),
+                port("4789/udp", network::PURPOSE_TUNNEL, PortUser::Ours),
+            ],
+            not_taken: Vec::new(),
+            pool: "10.0.0.0/8".parse().unwrap(),
+            networks: vec![("demo".into(), "10.0.16.0/20".parse().unwrap())],
+            routes: Ok(vec![("192.168.1.0/24".parse().unwrap(), "eth0".into())]),
+            reported: Some(Vec::new()),
+            others: Vec::new(),
+        },
+        peers: Some(Peers {
+            overlay_mtu: Some(1450),
+            outer_mtu: Some(1500),
+            data_port: 4789,
+            peers: vec![peer()],
+            names: Some(("web.1".into(), Ok(()))),
+        }),
+    }
+}
+
+fn port(port: &str, purpose: &'static str, user: PortUser) -> PortFact {
+    PortFact { port: port.into(), purpose, user }
+}
+
+fn peer() -> Peer {
+    Peer {
+        name: "n2".into(),
+        advertise_addr: "192.168.1.2".parse().unwrap(),
+        data_path_addr: "192.168.2.2".parse().unwrap(),
+        is_alive: Some(true),
+        is_reached: true,
+        api: Api::Answered { ahead_ms: 12, took_ms: 8 },
+        path: PathMtu::Whole,
+    }
+}
+
+/// The one finding that is not ok, after `spoil`.
+fn bad(spoil: impl FnOnce(&mut Facts)) -> Finding {
+    let mut facts = good();
+    spoil(&mut facts);
+    let findings: Vec<Finding> = judge(&facts).into_iter().filter(|finding| finding.state != State::Ok).collect();
+    let [finding] = findings.as_slice() else { panic!("not one finding: {findings:#?}") };
+    assert!(finding.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "{finding:?}");
+    finding.clone()
+}
+
+#[track_caller]
+fn says(finding: &Finding, check: &str, state: State, words: &[&str]) {
+    assert_eq!((finding.check.as_str(), finding.state), (check, state), "{finding:?}");
+    let said = finding.complaint().expect("a complaint");
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in: {said}");
+    }
+}
+
+fn routes_of(facts: &mut Facts) -> &mut Vec<(ipnet::IpNet, String)> {
+    facts.network.routes.as_mut().expect("a list")
+}
+
+fn peers_of(facts: &mut Facts) -> &mut Peers {
+    facts.peers.as_mut().expect("a cluster")
+}
+
+#[test]
+fn a_good_machine_has_nothing_to_complain_of() {
+    let findings = judge(&good());
+    assert!(findings.iter().all(|finding| finding.state == State::Ok && finding.remedy.is_none()), "{findings:#?}");
+    let checks: Vec<&str> = findings.iter().map(|finding| finding.check.as_str()).collect();
+    assert_eq!(
+        checks,
+        [
+            "rights",
+            "kernel",
+            "programs",
+            "bpffs",
+            "cgroup2",
+            "engine",
+            "state",
+            "clock source",
+            "ports",
+            "routes",
+            "hooks",
+            "forward",
+            "peers",
+            "clock",
+            "mtu",
+            "names"
+        ]
+    );
+}
+
+#[test]
+fn the_kernel_is_judged_by_release_and_by_what_it_can_do() {
+    says(&bad(|f| f.machine.release = "6.1.0-41-amd64".into()), "kernel", State::Failed, &["6.1.0-41", "6.6"]);
+    says(&bad(|f| f.machine.has_btf = false), "kernel", State::Failed, &["BTF", "CONFIG_DEBUG_INFO_BTF"]);
+    says(&bad(|f| f.machine.tcx = Some(Err("EINVAL".into()))), "kernel", State::Failed, &["TCX", "EINVAL"]);
+    let refused = Programs::Tried(Err("R1 invalid".into()));
+    says(&bad(|f| f.machine.programs = refused), "programs", State::Failed, &["R1 invalid"]);
+    assert_eq!(kernel_version("6.18.44-fc-v669"), Some((6, 18)));
+    assert_eq!(kernel_version("weird"), None);
+}
+
+#[test]
+fn rights_mounts_and_the_state_directory() {
+    says(&bad(|f| f.machine.is_root = false), "rights", State::Failed, &["sudo"]);
+    let without_admin = !(1u64 << 21);
+    says(
+        &bad(|f| f.machine.capabilities = Some(without_admin)),
+        "rights",
+        State::Failed,
+        &["CAP_SYS_ADMIN", "privileged"],
+    );
+    says(&bad(|f| f.machine.is_bpffs = false), "bpffs", State::Failed, &["mount -t bpf"]);
+    says(&bad(|f| f.machine.cgroup = Err("none is mounted".into())), "cgroup2", State::Failed, &["mount -t cgroup2"]);
+    let problem = Some("read-only file system".to_string());
+    says(&bad(|f| f.machine.state_dir.problem = problem), "state", State::Failed, &["/var/lib/mesh", "--state-dir"]);
+    says(&bad(|f| f.machine.state_dir.mode = Some(0o777)), "state", State::Warning, &["777", "chmod go-w"]);
+    says(&bad(|f| f.machine.state_dir.free_bytes = Some(3 << 20)), "state", State::Warning, &["3 MiB"]);
+}
+
+#[test]
+fn an_engine_is_needed_only_where_it_is_asked_for() {
+    says(&bad(|f| f.machine.wants_engine = true), "engine", State::Failed, &["systemctl start docker"]);
+    let silent = Engine::Silent { at: "/run/d.sock".into(), why: "no HTTP".into() };
+    says(&bad(|f| f.machine.engine = silent), "engine", State::Warning, &["/run/d.sock", "no HTTP"]);
+    let swarm = Engine::Answers { at: "/run/d.sock".into(), version: "27.3.1".into(), is_in_swarm: true };
+    says(&bad(|f| f.machine.engine = swarm), "engine", State::Warning, &["27.3.1", "docker swarm leave"]);
+}
+
+#[test]
+fn a_clock_that_nobody_sets_is_told_where_no_other_node_can_be_asked() {
+    says(
+        &bad(|f| {
+            f.machine.clock = Clock::Alone;
+            f.peers = None;
+        }),
+        "clock source",
+        State::Warning,
+        &["NTP"],
+    );
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_user() {
+    let nginx = PortUser::Other("nginx (pid 7)".into());
+    says(&bad(|f| f.network.ports[0].user = nginx.clone()), "ports", State::Failed, &["2377/tcp", "nginx (pid 7)"]);
+    says(&bad(|f| f.network.ports[1].user = nginx), "ports", State::Failed, &["4789/udp", "--data-path-port"]);
+    let docker = PortUser::Other("dockerd (pid 9)".into());
+    says(&bad(|f| f.network.ports[0].user = docker), "ports", State::Failed, &["docker swarm leave"]);
+    let not_taken = vec![("tcp/8000".to_string(), Some("nginx (pid 7)".to_string()))];
+    says(&bad(|f| f.network.not_taken = not_taken), "published", State::Warning, &["tcp/8000", "nginx"]);
+}
+
+#[test]
+fn a_route_into_the_pool_is_judged_by_what_lies_there() {
+    let route = |to: &str| (to.parse().unwrap(), "tun0".to_string());
+    says(
+        &bad(|f| routes_of(f).push(route("10.0.0.0/9"))),
+        "routes",
+        State::Failed,
+        &["10.0.0.0/9", "tun0", "demo", "ip route del 10.0.0.0/9"],
+    );
+    says(&bad(|f| routes_of(f).push(route("10.0.17.0/24"))), "routes", State::Failed, &["demo"]);
+    says(&bad(|f| routes_of(f).push(route("10.77.0.0/16"))), "routes", State::Warning, &["--subnet"]);
+    says(&bad(|f| f.network.routes = Err("cannot list routes".into())), "routes", State::Warning, &["cannot list"]);
+    let mut facts = good();
+    routes_of(&mut facts).push(route("10.77.1.0/24"));
+    facts.network.reported = Some(vec!["10.77.0.0/16".parse().unwrap()]);
+    assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok), "the allocator was told");
+    let mut facts = good();
+    (facts.network.reported, facts.network.networks) = (None, Vec::new());
+    routes_of(&mut facts).push(route("10.77.1.0/24"));
+    assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok), "networks will keep out of it");
+    routes_of(&mut facts).push(route("10.0.0.0/8"));
+    let said: Vec<String> = judge(&facts).iter().filter_map(Finding::complaint).collect();
+    assert!(said.len() == 1 && said[0].contains("--default-addr-pool"), "{said:?}");
+}
+
+#[test]
+fn another_program_on_our_hook_is_named() {
+    let other = OtherProgram { place: "eth0 ingress (TCX)".into(), name: "cil_from_netdev".into() };
+    says(&bad(|f| f.network.others.push(other)), "hooks", State::Warning, &["cil_from_netdev", "eth0 ingress"]);
+}
+
+#[test]
+fn a_peer_that_answers_in_part_points_at_a_firewall() {
+    let half = bad(|f| peers_of(f).peers[0].is_reached = false);
+    says(&half, "peers", State::Warning, &["n2", "4789/udp of 192.168.2.2", "INPUT"]);
+    let whole = bad(|f| {
+        let peer = &mut peers_of(f).peers[0];
+        (peer.is_alive, peer.is_reached, peer.path) = (Some(false), false, PathMtu::NotTried);
+        peer.api = Api::Failed("timed out".into());
+    });
+    says(&whole, "peers", State::Warning, &["timed out", "systemctl start mesh"]);
+    let names = Err("nothing within 2 s".to_string());
+    let names = bad(|f| peers_of(f).names = Some(("web.1".into(), names)));
+    says(&names, "names", State::Failed, &["web.1", "53/udp", "mesh0"]);
+}
+
+#[test]
+fn clocks_are_compared_within_what_can_be_measured() {
+    let apart = |ahead_ms, took_ms| move |f: &mut Facts| peers_of(f).peers[0].api = Api::Answered { ahead_ms, took_ms };
+    says(&bad(apart(2_500, 10)), "clock", State::Warning, &["n2", "2.5 s ahead", "NTP"]);
+    says(&bad(apart(-90_000, 10)), "clock", State::Failed, &["90.0 s behind"]);
+    let mut facts = good();
+    apart(1_400, 900)(&mut facts);
+    assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok), "a slow answer is no wrong clock");
+}
+
+#[test]
+fn a_narrow_path_is_told_in_bytes_on_the_wire() {
+    let narrow = bad(|f| peers_of(f).peers[0].path = PathMtu::Only(1350));
+    says(&narrow, "mtu", State::Failed, &["n2", "1500", "1400", "ip link set mtu 1400", "1350"]);
+    let swallowed = bad(|f| {
+        let peer = &mut peers_of(f).peers[0];
+        (peer.path, peer.api) = (PathMtu::Only(1350), Api::Failed("timed out".into()));
+    });
+    says(&swallowed, "mtu", State::Failed, &["n2"]);
+}
