@@ -50,7 +50,7 @@ pub(super) struct Deploy {
 /// Where the manifest is.
 #[derive(Debug, Args)]
 struct Source {
-    /// The manifest, a Compose file; '-' reads it from standard input
+    /// The manifest, a Compose file; '-' reads it from standard input; of several the later one wins
     #[arg(short, long, required = true, value_name = "FILE|-")]
     compose_file: Vec<String>,
 }
@@ -127,28 +127,32 @@ async fn deploy(flags: Deploy, client: &Client, screen: &mut Screen<'_>) -> Resu
 impl Source {
     /// Reads and understands the manifest; warnings go to standard error, errors each with its place.
     fn read(&self, screen: &mut Screen<'_>) -> Result<Manifest, Fault> {
-        let [path] = self.compose_file.as_slice() else {
-            return Err(Fault::failed(
-                "several manifests are not merged yet: write one, with YAML anchors for what repeats",
-            ));
-        };
-        let (name, text) = if path == "-" {
-            let mut text = String::new();
-            let read = std::io::stdin().read_to_string(&mut text);
-            read.map_err(|error| Fault::failed(format!("cannot read the manifest from standard input: {error}")))?;
-            ("<stdin>", text)
-        } else {
-            let text = std::fs::read_to_string(Path::new(path));
-            (path.as_str(), text.map_err(|error| Fault::failed(format!("cannot read the manifest {path}: {error}")))?)
-        };
+        let mut texts = Vec::new();
+        for path in &self.compose_file {
+            texts.push(if path == "-" { ("<stdin>", from_input()?) } else { (path.as_str(), from_file(path)?) });
+        }
+        let manifests: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let around = Around {
-            folder: folder(path),
+            // Of the first one, as Docker has it.
+            folder: self.compose_file.first().and_then(|path| folder(path)),
             variable: &|name| std::env::var(name).ok(),
             read: &|path| std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display())),
         };
-        let manifest = manifest::parse_in(name, &text, &around).map_err(|errors| Fault::failed(errors.to_string()))?;
+        let manifest = manifest::parse_all(&manifests, &around).map_err(|errors| Fault::failed(errors.to_string()))?;
         manifest.warnings().iter().for_each(|warning| screen.remark(format!("mesh: warning: {warning}")));
         Ok(manifest)
+    }
+}
+
+fn from_file(path: &str) -> Result<String, Fault> {
+    std::fs::read_to_string(path).map_err(|error| Fault::failed(format!("cannot read the manifest {path}: {error}")))
+}
+
+fn from_input() -> Result<String, Fault> {
+    let mut text = String::new();
+    match std::io::stdin().read_to_string(&mut text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Fault::failed(format!("cannot read the manifest from standard input: {error}"))),
     }
 }
 

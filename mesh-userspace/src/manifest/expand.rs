@@ -114,7 +114,7 @@ mod tests {
             _ => None,
         };
         let around = Around { folder: None, variable: &variable, read: &|_| Err(String::new()) };
-        let mut reader = Reader::new("test.yaml", &around);
+        let mut reader = Reader::new(&[], &around);
         expand_text(text, Place::START, &mut reader).unwrap_or_else(|told| format!("error: {told}"))
     }
 

@@ -1,7 +1,7 @@
 //! A manifest – a Compose file as `docker stack deploy` takes it – from text to a [`Stack`]. Pure: variables and files
 //! come through an argument ([`Around`]).
 //!
-//! Walk: text → [`tree`] (YAML with places) → [`expand`] (`${VAR}`) → sections ([`services`] and what belongs to one,
+//! Walk: text → [`tree`] (YAML with places) → [`expand`] (`${VAR}`) → [`merge`] (of several) → sections ([`services`] and what belongs to one,
 //! [`networks`], [`volumes`]) → [`Manifest`] → [`Manifest::stack`] (names get the stack's prefix).
 //! Invariant: a key is understood, warned of by name or refused; none is dropped in silence. A shape error (wrong
 //! type, unknown key) stops at once; errors of meaning come all together, each with file, line, column and key.
@@ -15,6 +15,7 @@ mod errors;
 mod expand;
 mod health;
 mod keys;
+mod merge;
 mod mounts;
 mod networks;
 mod notation;
@@ -48,7 +49,7 @@ const DEFAULT_NETWORK: &str = "default";
 /// A manifest as understood, before a stack's name is known: services and networks under their short names.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    file: String,
+    files: Vec<String>,
     services: Vec<ServiceSpec>,
     networks: BTreeMap<String, DeclaredNetwork>,
     volumes: BTreeMap<String, DeclaredVolume>,
@@ -71,22 +72,41 @@ pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) 
 
 /// Understands a manifest where it is.
 pub fn parse_in(file: &str, text: &str, around: &Around) -> Result<Manifest, Errors> {
-    let mut reader = Reader::new(file, around);
-    let read = tree::parse(text).and_then(|tree| {
-        let tree = expand::expand(tree, &mut reader);
-        read_document(&tree, &mut reader)
-    });
+    parse_all(&[(file, text)], around)
+}
+
+/// Understands several manifests as one: a later one says more, and wins where both speak.
+///
+/// # Errors
+/// What is wrong, each with file, line, column and key; without a manifest there is nothing to read either.
+pub fn parse_all(manifests: &[(&str, &str)], around: &Around) -> Result<Manifest, Errors> {
+    let files: Vec<String> = manifests.iter().map(|(file, _)| file.to_string()).collect();
+    let mut reader = Reader::new(&files, around);
+    let read = read_all(manifests, &mut reader);
     let document = match read {
         Ok(document) => document,
         // Meaning errors found before the shape broke are true as well, but may be its consequence.
-        Err(stop) => return Err(Errors::new(file, vec![stop])),
+        Err(stop) => return Err(Errors::new(&files, vec![stop])),
     };
     let (problems, warnings) = reader.finish();
     if !problems.is_empty() {
-        return Err(Errors::new(file, problems));
+        return Err(Errors::new(&files, problems));
     }
     let Document { services, networks, volumes } = document;
-    Ok(Manifest { file: file.to_string(), services, networks, volumes, warnings })
+    Ok(Manifest { files, services, networks, volumes, warnings })
+}
+
+fn read_all(manifests: &[(&str, &str)], reader: &mut Reader) -> Result<Document, Problem> {
+    let mut merged: Option<tree::Tree> = None;
+    for (file, (_, text)) in manifests.iter().enumerate() {
+        let tree = expand::expand(tree::parse(file, text)?, reader);
+        merged = Some(match merged {
+            Some(base) => merge::merge(base, tree),
+            None => tree,
+        });
+    }
+    let tree = merged.ok_or_else(|| Problem::new(Place::START, "", "there is no manifest"))?;
+    read_document(&tree, reader)
 }
 
 struct Document {
@@ -147,7 +167,7 @@ impl Manifest {
             services.push(service);
         }
         if !problems.is_empty() {
-            return Err(Errors::new(&self.file, problems));
+            return Err(Errors::new(&self.files, problems));
         }
         let own = self.networks.iter().filter(|(short, _)| used.contains(&short.as_str()));
         let networks = own.filter_map(|(short, network)| match network {

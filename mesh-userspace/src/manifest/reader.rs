@@ -18,15 +18,15 @@ pub(super) struct Field<'a> {
 
 /// Collects what does not stop the reading.
 pub(super) struct Reader<'a> {
-    file: &'a str,
+    files: &'a [String],
     pub around: &'a Around<'a>,
     problems: Vec<Problem>,
     warnings: Vec<(Place, String)>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(file: &'a str, around: &'a Around<'a>) -> Self {
-        Reader { file, around, problems: Vec::new(), warnings: Vec::new() }
+    pub fn new(files: &'a [String], around: &'a Around<'a>) -> Self {
+        Reader { files, around, problems: Vec::new(), warnings: Vec::new() }
     }
 
     pub fn variable(&self, name: &str) -> Option<String> {
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn warn(&mut self, problem: Problem) {
-        let warning = (problem.place, line(self.file, &problem));
+        let warning = (problem.place, line(self.files, &problem));
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
@@ -52,7 +52,7 @@ impl<'a> Reader<'a> {
 
     /// Problems, and warnings in the order of the text.
     pub fn finish(mut self) -> (Vec<Problem>, Vec<String>) {
-        self.warnings.sort_by_key(|(place, _)| (place.line, place.column));
+        self.warnings.sort_by_key(|(place, _)| *place);
         (self.problems, self.warnings.into_iter().map(|(_, warning)| warning).collect())
     }
 

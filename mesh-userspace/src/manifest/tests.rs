@@ -447,3 +447,35 @@ fn runtime_exec_refuses_what_it_would_have_to_drop() {
     assert_eq!(manifest.warnings(), told);
     assert_eq!(service(&text).task.command, ["nice", "web"]);
 }
+
+#[test]
+fn several_manifests_are_one_and_the_later_wins() {
+    let base = "services:\n  web:\n    image: web:1\n    command: [a, b]\n    environment: [A=1, B=1]\n    \
+                ports: ['80:80']\n    volumes: ['/x:/data', '/y:/conf']\n    networks: [front]\n    \
+                deploy: {replicas: 2, labels: [l=1]}\nnetworks: {front: }\n";
+    let over = "services:\n  web:\n    image: web:2\n    command: [c]\n    environment: {B: 2, C: 2}\n    \
+                ports: ['80:80', '81:81']\n    volumes: ['/z:/data']\n    networks: {back: {aliases: [b]}}\n    \
+                deploy: {labels: {m: 1}}\n  more: {image: more}\nnetworks: {back: }\n";
+    let around = Around { folder: None, variable: &variable, read: &|_| Err(String::new()) };
+    let read = |manifests: &[(&str, &str)]| parse_all(manifests, &around);
+    let stack = read(&[("base.yaml", base), ("over.yaml", over)]).unwrap_or_else(|errors| panic!("{errors}"));
+    let stack = stack.stack("s").expect("a stack");
+    let web = &stack.services[0];
+    assert_eq!((web.task.image.as_str(), web.task.command.join(" ").as_str()), ("web:2", "c"));
+    assert_eq!(web.task.env, ["A=1", "B=2", "C=2"]);
+    assert_eq!(web.ports.iter().map(|port| port.published).collect::<Vec<_>>(), [80, 81]);
+    let mounts: Vec<_> = web.task.mounts.iter().map(|mount| format!("{}:{}", mount.source, mount.target)).collect();
+    assert_eq!(mounts, ["/y:/conf", "/z:/data"]);
+    let networks: Vec<_> = web.networks.iter().map(|at| at.network.as_str()).collect();
+    assert_eq!((networks, web.mode), (vec!["s_back", "s_front"], Mode::Replicated { replicas: 2 }));
+    assert!(web.labels.contains_key("l") && web.labels.contains_key("m"));
+    assert_eq!(stack.services[1].name, "s_more");
+
+    let wrong = "services:\n  web:\n    ports: ['x:80']\n";
+    let errors = read(&[("base.yaml", base), ("over.yaml", wrong)]).expect_err("no port").to_string();
+    assert_eq!(errors, "over.yaml:3:13: services.web.ports[1]: 'x' is not a port: 1 to 65535 are allowed");
+    let torn = read(&[("base.yaml", base), ("over.yaml", "services: [")]).expect_err("no YAML").to_string();
+    assert!(torn.starts_with("over.yaml:1:"), "{torn}");
+    let empty = read(&[("base.yaml", base), ("over.yaml", "services:\n  web:\n    environment:\n")]);
+    assert_eq!(empty.expect("fine").stack("s").expect("a stack").services[0].task.env, ["A=1", "B=1"]);
+}

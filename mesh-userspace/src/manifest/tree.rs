@@ -42,11 +42,13 @@ impl Tree {
 }
 
 /// The document's tree, or what is wrong with its YAML.
-pub(super) fn parse(text: &str) -> Result<Tree, Problem> {
+/// `file`: which of several, for the places.
+pub(super) fn parse(file: usize, text: &str) -> Result<Tree, Problem> {
+    let start = Place { file, ..Place::START };
     match serde_yaml::from_str::<Spanned<Raw>>(text) {
-        Ok(raw) => Ok(locate(raw, text)),
+        Ok(raw) => Ok(locate(raw, file, text)),
         Err(error) => {
-            let place = error.location().map_or(Place::START, |at| Place { line: at.line(), column: at.column() });
+            let place = error.location().map_or(start, |at| Place { file, line: at.line(), column: at.column() });
             let told = error.without_snippet().to_string();
             let told = told.lines().next().unwrap_or_default();
             // The library repeats the place behind its words.
@@ -65,23 +67,23 @@ enum Raw {
     Map(Vec<(Spanned<String>, Spanned<Raw>)>),
 }
 
-fn locate(raw: Spanned<Raw>, text: &str) -> Tree {
+fn locate(raw: Spanned<Raw>, file: usize, text: &str) -> Tree {
     let at = raw.defined;
-    let place = Place { line: at.line(), column: at.column() };
+    let place = Place { file, line: at.line(), column: at.column() };
     let node = match raw.value {
         Raw::Null => Node::Null,
         Raw::Text(text) => Node::Scalar(text),
         Raw::Typed(value) => Node::Scalar(written(at, text).unwrap_or(value)),
-        Raw::List(items) => Node::List(items.into_iter().map(|item| locate(item, text)).collect()),
+        Raw::List(items) => Node::List(items.into_iter().map(|item| locate(item, file, text)).collect()),
         Raw::Map(entries) => {
-            Node::Map(entries.into_iter().map(|(key, value)| (located(key), locate(value, text))).collect())
+            Node::Map(entries.into_iter().map(|(key, value)| (located(key, file), locate(value, file, text))).collect())
         }
     };
     Tree { place, node }
 }
 
-fn located(key: Spanned<String>) -> Key {
-    Key { place: Place { line: key.defined.line(), column: key.defined.column() }, text: key.value }
+fn located(key: Spanned<String>, file: usize) -> Key {
+    Key { place: Place { file, line: key.defined.line(), column: key.defined.column() }, text: key.value }
 }
 
 /// The scalar as it stands in the text; None where the library gives no bytes for it.
@@ -179,9 +181,9 @@ mod tests {
 
     #[test]
     fn scalars_keep_their_text_and_merge_keys_merge() {
-        let tree = parse("a: 1.10\nb: yes\nc: 0x10\nd: '5'\ne:\nf: 8000:80\nt: true # said\n").expect("YAML");
+        let tree = parse(0, "a: 1.10\nb: yes\nc: 0x10\nd: '5'\ne:\nf: 8000:80\nt: true # said\n").expect("YAML");
         assert_eq!(flat(&tree), "{a=1.10 b=yes c=0x10 d=5 e=~ f=8000:80 t=true}");
-        let tree = parse("x: &x {k: 1, l: [2, 0.50]}\ny:\n  <<: *x\n  k: 3\nz: *x\n").expect("YAML");
+        let tree = parse(0, "x: &x {k: 1, l: [2, 0.50]}\ny:\n  <<: *x\n  k: 3\nz: *x\n").expect("YAML");
         assert!(
             flat(&tree).contains("y={k=3 l=[2 0.50]}") || flat(&tree).contains("y={l=[2 0.50] k=3}"),
             "{}",
@@ -192,19 +194,19 @@ mod tests {
 
     #[test]
     fn places_are_those_of_the_text() {
-        let tree = parse("a:\n  b:\n    - c: 1\n").expect("YAML");
+        let tree = parse(0, "a:\n  b:\n    - c: 1\n").expect("YAML");
         let Node::Map(top) = &tree.node else { panic!("a mapping") };
         let Node::Map(a) = &top[0].1.node else { panic!("a mapping") };
-        assert_eq!(a[0].0.place, Place { line: 2, column: 3 });
+        assert_eq!(a[0].0.place, Place { file: 0, line: 2, column: 3 });
         let Node::List(b) = &a[0].1.node else { panic!("a list") };
         assert_eq!(b[0].place.line, 3);
     }
 
     #[test]
     fn what_is_not_yaml_is_told_with_its_place() {
-        let problem = parse("a: [1, 2\nb: 3\n").expect_err("an open list");
+        let problem = parse(0, "a: [1, 2\nb: 3\n").expect_err("an open list");
         assert!(problem.message.starts_with("this is not YAML: "), "{problem:?}");
-        let problem = parse("a: 1\na: 2\n").expect_err("a key twice");
+        let problem = parse(0, "a: 1\na: 2\n").expect_err("a key twice");
         assert_eq!(problem.place.line, 2, "{problem:?}");
     }
 }
