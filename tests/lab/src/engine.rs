@@ -98,8 +98,19 @@ impl Engine {
         self.signal(Signal::SIGTERM)
     }
 
+    /// SIGKILL for it and its containerd, which would keep its database locked. Containers live on.
     pub fn kill(&self) -> Result<()> {
-        self.signal(Signal::SIGKILL)
+        self.signal(Signal::SIGKILL)?;
+        let file = self.dir.join("exec/containerd/containerd.pid");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let Ok(pid) = text.trim().parse::<u32>() else { return Ok(()) };
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if words.contains(&self.dir.display().to_string()) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL); // gone meanwhile is as good
+            ensure!(wait_for_pid(pid, STOP_LIMIT)?, "containerd {pid} did not end");
+        }
+        // Where nobody reaps orphans, the next dockerd would take the dead one for alive.
+        fs::remove_file(&file).with_context(|| file.display().to_string())
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
