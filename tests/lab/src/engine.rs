@@ -134,6 +134,15 @@ impl Engine {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
+    /// Every container, running or not.
+    pub(crate) fn remove_containers(&self) -> Result<()> {
+        let names = if self.is_running() { self.containers()? } else { Vec::new() };
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.docker(["rm", "-f", "-v"].into_iter().map(str::to_owned).chain(names))?.ok().map(drop)
+    }
+
     /// Image `busybox`: Debian's static one, with a name for each of its tools.
     pub fn import_busybox(&self) -> Result<()> {
         let root = self.fresh_root("busybox")?;

@@ -146,6 +146,13 @@ impl Stage<'_> {
         timeout(SOON, self.events.recv()).await.context("no event")?.context("the runtime ended")
     }
 
+    /// As `run`, until the task has said its first word: before, it has no handlers for signals yet.
+    async fn run_until_up(&self, launch: &TaskLaunch) -> Result<()> {
+        self.run(launch).await?;
+        let mut lines = self.runtime.logs(&launch.task_id, LogRequest { follow: true, tail: None }).await?;
+        timeout(SOON, lines.recv()).await.context("silence")?.context("it ended without a word").map(drop)
+    }
+
     /// The next end that is told.
     async fn end(&mut self) -> Result<(Id, TaskExit)> {
         loop {
@@ -323,20 +330,20 @@ fn a_task_ends_as_asked_or_says_why() {
     with_engine("a task ends as asked, or says why", &[], async |mut stage| {
         step("the image's own signal, where the service names none");
         stage.engine.derive("busybox", "polite", &["STOPSIGNAL SIGQUIT"])?;
-        let script = "trap 'exit 3' QUIT; trap 'exit 4' TERM; while :; do sleep 0.1; done";
+        let script = "trap 'exit 3' QUIT; trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done";
         let mut task = launch(1, &["sh", "-c", script]);
         task.image = "polite".into();
-        stage.run(&task).await?;
+        stage.run_until_up(&task).await?;
         ensure!(stage.runtime.stop(&task.task_id, TERM).await?.code == 3);
         ensure!(matches!(stage.event().await?, TaskEvent::Exited { exit: TaskExit { code: 3, .. }, .. }));
         let mut named = launch(2, &["sh", "-c", script]);
         (named.image, named.stop_signal) = ("polite".into(), Some(libc::SIGTERM));
-        stage.run(&named).await?;
+        stage.run_until_up(&named).await?;
         ensure!(stage.runtime.stop(&named.task_id, TERM).await?.code == 4);
 
         step("one that does not listen is killed after its grace time");
-        let deaf = launch(3, &["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]);
-        stage.run(&deaf).await?;
+        let deaf = launch(3, &["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"]);
+        stage.run_until_up(&deaf).await?;
         let asked = Instant::now();
         let request = StopRequest { grace: Duration::from_millis(700), ..TERM };
         let exit = stage.runtime.stop(&deaf.task_id, request).await?;
@@ -360,9 +367,8 @@ fn a_task_ends_as_asked_or_says_why() {
                 break;
             }
         }
-        let mut greedy = launch(6, &["sh", "-c", "cat /dev/zero | head -c 200000000 | tail > /dev/null; sleep 1000"]);
+        let mut greedy = launch(6, &["tail", "/dev/zero"]);
         greedy.resources.limit_memory_bytes = Some(16 << 20);
-        greedy.command = vec!["tail".into(), "/dev/zero".into()];
         stage.run(&greedy).await?;
         let (_, exit) = stage.end().await?;
         ensure!(exit.code == 137 && exit.error.as_ref().is_some_and(|error| error.contains("memory")), "{exit:?}");
