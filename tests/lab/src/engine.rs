@@ -98,8 +98,19 @@ impl Engine {
         self.signal(Signal::SIGTERM)
     }
 
+    /// SIGKILL for it and its containerd, which would keep its database locked. Containers live on.
     pub fn kill(&self) -> Result<()> {
-        self.signal(Signal::SIGKILL)
+        self.signal(Signal::SIGKILL)?;
+        let file = self.dir.join("exec/containerd/containerd.pid");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let Ok(pid) = text.trim().parse::<u32>() else { return Ok(()) };
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if words.contains(&self.dir.display().to_string()) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL); // gone meanwhile is as good
+            ensure!(wait_for_pid(pid, STOP_LIMIT)?, "containerd {pid} did not end");
+        }
+        // Where nobody reaps orphans, the next dockerd would take the dead one for alive.
+        fs::remove_file(&file).with_context(|| file.display().to_string())
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
@@ -121,6 +132,15 @@ impl Engine {
     pub fn containers(&self) -> Result<Vec<String>> {
         let text = self.docker(["ps", "-a", "--format", "{{.Names}}"])?.ok()?;
         Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Every container, running or not.
+    pub(crate) fn remove_containers(&self) -> Result<()> {
+        let names = if self.is_running() { self.containers()? } else { Vec::new() };
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.docker(["rm", "-f", "-v"].into_iter().map(str::to_owned).chain(names))?.ok().map(drop)
     }
 
     /// Image `busybox`: Debian's static one, with a name for each of its tools.

@@ -233,6 +233,7 @@ impl Lab {
     fn take_down(&self) -> Result<()> {
         for node in &self.nodes {
             teardown::purge(node);
+            teardown::end_engine(node);
         }
         let names: Vec<String> = self.nodes.iter().map(|node| node.name().to_owned()).collect();
         teardown::remove(&self.id, &names)

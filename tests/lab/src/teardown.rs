@@ -40,7 +40,11 @@ pub(crate) fn purge(node: &Node) {
     {
         eprintln!("lab: {error:#}");
     }
-    if let Err(error) = node.engine().stop() {
+}
+
+/// Ends the node's Engine in order: containers first, whose shims would leave sockets of theirs on the machine.
+pub(crate) fn end_engine(node: &Node) {
+    if let Err(error) = node.engine().remove_containers().and_then(|()| node.engine().stop()) {
         eprintln!("lab: {error:#}");
     }
 }

@@ -1,165 +1,20 @@
 //! The runtime `docker` by itself, against an Engine of its own: what a service asks for is what a container is, and how it ends.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use mesh_lab::{Engine, Lab, Namespace, lacks_engine, scenario, skip, step};
+use anyhow::{Context, ensure};
+use mesh_lab::step;
+use mesh_tests::containers::{SOON, Said, TERM, hear, launch, mount, request, with_engine};
 use mesh_userspace::model::{
-    Container, ExecEvent, ExecInput, ExecRequest, HealthCheck, Id, LogStream, Mount, Resources, TaskHealth, WindowSize,
+    Container, ExecInput, ExecRequest, HealthCheck, Id, LogStream, Resources, TaskHealth, WindowSize,
 };
 use mesh_userspace::runtime::docker::{DockerConfig, DockerRuntime};
 use mesh_userspace::runtime::{
-    ExecStreams, LogRequest, Phase, Prepared, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskLaunch, TaskRuntime,
+    LogRequest, Phase, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskLaunch, TaskRuntime,
 };
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
-
-const SOON: Duration = Duration::from_secs(20);
-const TERM: StopRequest = StopRequest { signal: libc::SIGTERM, grace: Duration::from_secs(10) };
-
-/// An Engine with the image `busybox`, and a runtime on it.
-struct Stage<'a> {
-    engine: &'a Engine,
-    namespace: &'a Namespace,
-    folder: PathBuf,
-    config: DockerConfig,
-    runtime: DockerRuntime,
-    events: UnboundedReceiver<TaskEvent>,
-}
-
-fn with_engine(title: &str, flags: &[&str], play: impl AsyncFnOnce(Stage<'_>) -> Result<()>) {
-    if let Some(reason) = lacks_engine() {
-        return skip(title, &reason);
-    }
-    scenario(title, Lab::builder().nodes(["n1"]), |lab| {
-        let node = lab.node("n1");
-        node.engine().start(flags)?;
-        node.engine().import_busybox()?;
-        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let done = threads.block_on(async {
-            // Not the agent's own: no agent runs here, and none is to be asked to purge.
-            let folder = node.dir().join("runtime");
-            std::fs::create_dir_all(&folder)?;
-            let host = Some(node.engine().address());
-            let config = DockerConfig { state_dir: folder.clone(), node: Id::from_bytes([9; 16]), host };
-            let runtime = DockerRuntime::new(config.clone())?;
-            let events = runtime.events();
-            let (engine, namespace) = (node.engine(), node.namespace());
-            play(Stage { engine, namespace, folder, config, runtime, events }).await
-        });
-        threads.shutdown_background();
-        done
-    });
-}
-
-fn launch(number: u8, words: &[&str]) -> TaskLaunch {
-    let task_id = Id::from_bytes([number; 16]);
-    TaskLaunch {
-        name: format!("web.{number}.{task_id}"),
-        hostname: task_id.short().to_owned(),
-        task_id,
-        image: "busybox".into(),
-        container: Container::default(),
-        command: words.iter().map(|word| (*word).to_owned()).collect(),
-        env: vec![],
-        user: None,
-        workdir: None,
-        mounts: vec![],
-        resources: Resources::default(),
-        health: None,
-        nameservers: vec!["10.0.0.1".parse().expect("an address")],
-        search: vec![],
-        addresses: vec!["10.0.0.7".parse().expect("an address")],
-        extra_hosts: vec![],
-        stop_signal: None,
-        stop_grace_ms: 10_000,
-    }
-}
-
-fn mount(kind: &str, source: &Path, target: &str, read_only: bool) -> Mount {
-    let source = source.display().to_string();
-    Mount { kind: kind.into(), source, target: target.into(), read_only, ..Mount::default() }
-}
-
-fn request(words: &[&str]) -> ExecRequest {
-    ExecRequest {
-        command: words.iter().map(|word| (*word).to_owned()).collect(),
-        env: vec!["FROM=exec".into()],
-        user: None,
-        workdir: None,
-        interactive: false,
-        tty: None,
-    }
-}
-
-/// What a command in the task said, and its exit code.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
-    out: String,
-    err: String,
-    code: Option<i32>,
-}
-
-/// Until the command ends, or `enough` is in its output.
-async fn hear(streams: &mut ExecStreams, enough: Option<&str>) -> Result<Said> {
-    let mut said = Said::default();
-    while said.code.is_none() && enough.is_none_or(|text| !said.out.contains(text)) {
-        let event = timeout(SOON, streams.1.recv()).await.with_context(|| format!("no more after {said:?}"))?;
-        match event.with_context(|| format!("no exit code after {said:?}"))? {
-            ExecEvent::Stdout(bytes) => said.out += &String::from_utf8_lossy(&bytes),
-            ExecEvent::Stderr(bytes) => said.err += &String::from_utf8_lossy(&bytes),
-            ExecEvent::Exit(code) => said.code = Some(code),
-        }
-    }
-    Ok(said)
-}
-
-impl Stage<'_> {
-    async fn run(&self, launch: &TaskLaunch) -> Result<Prepared, RuntimeError> {
-        let prepared = self.runtime.prepare(launch.clone()).await?;
-        self.runtime.start(&launch.task_id).await?;
-        Ok(prepared)
-    }
-
-    async fn exec(&self, launch: &TaskLaunch, words: &[&str]) -> Result<Said> {
-        hear(&mut self.runtime.exec(&launch.task_id, request(words)).await?, None).await
-    }
-
-    /// Output of a command that must succeed.
-    async fn inside(&self, launch: &TaskLaunch, script: &str) -> Result<String> {
-        let said = self.exec(launch, &["sh", "-c", script]).await?;
-        ensure!(said.code == Some(0), "{script}: {said:?}");
-        Ok(said.out)
-    }
-
-    async fn lines(&self, launch: &TaskLaunch, request: LogRequest) -> Result<Vec<(LogStream, String)>> {
-        let mut lines = self.runtime.logs(&launch.task_id, request).await?;
-        let mut read = Vec::new();
-        while let Some(line) = timeout(SOON, lines.recv()).await.with_context(|| format!("no more after {read:?}"))? {
-            read.push((line.stream, line.text));
-        }
-        Ok(read)
-    }
-
-    async fn event(&mut self) -> Result<TaskEvent> {
-        timeout(SOON, self.events.recv()).await.context("no event")?.context("the runtime ended")
-    }
-
-    /// The next end that is told.
-    async fn end(&mut self) -> Result<(Id, TaskExit)> {
-        loop {
-            if let TaskEvent::Exited { task_id, exit } = self.event().await? {
-                return Ok((task_id, exit));
-            }
-        }
-    }
-
-    fn inspect(&self, launch: &TaskLaunch, template: &str) -> Result<String> {
-        Ok(self.engine.docker(["inspect", "-f", template, &launch.name])?.ok()?.trim().to_owned())
-    }
-}
 
 #[test]
 fn what_a_service_asks_for_is_seen_inside() {
@@ -324,20 +179,20 @@ fn a_task_ends_as_asked_or_says_why() {
     with_engine("a task ends as asked, or says why", &[], async |mut stage| {
         step("the image's own signal, where the service names none");
         stage.engine.derive("busybox", "polite", &["STOPSIGNAL SIGQUIT"])?;
-        let script = "trap 'exit 3' QUIT; trap 'exit 4' TERM; while :; do sleep 0.1; done";
+        let script = "trap 'exit 3' QUIT; trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done";
         let mut task = launch(1, &["sh", "-c", script]);
         task.image = "polite".into();
-        stage.run(&task).await?;
+        stage.run_until_up(&task).await?;
         ensure!(stage.runtime.stop(&task.task_id, TERM).await?.code == 3);
         ensure!(matches!(stage.event().await?, TaskEvent::Exited { exit: TaskExit { code: 3, .. }, .. }));
         let mut named = launch(2, &["sh", "-c", script]);
         (named.image, named.stop_signal) = ("polite".into(), Some(libc::SIGTERM));
-        stage.run(&named).await?;
+        stage.run_until_up(&named).await?;
         ensure!(stage.runtime.stop(&named.task_id, TERM).await?.code == 4);
 
         step("one that does not listen is killed after its grace time");
-        let deaf = launch(3, &["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]);
-        stage.run(&deaf).await?;
+        let deaf = launch(3, &["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"]);
+        stage.run_until_up(&deaf).await?;
         let asked = Instant::now();
         let request = StopRequest { grace: Duration::from_millis(700), ..TERM };
         let exit = stage.runtime.stop(&deaf.task_id, request).await?;
@@ -361,9 +216,8 @@ fn a_task_ends_as_asked_or_says_why() {
                 break;
             }
         }
-        let mut greedy = launch(6, &["sh", "-c", "cat /dev/zero | head -c 200000000 | tail > /dev/null; sleep 1000"]);
+        let mut greedy = launch(6, &["tail", "/dev/zero"]);
         greedy.resources.limit_memory_bytes = Some(16 << 20);
-        greedy.command = vec!["tail".into(), "/dev/zero".into()];
         stage.run(&greedy).await?;
         let (_, exit) = stage.end().await?;
         ensure!(exit.code == 137 && exit.error.as_ref().is_some_and(|error| error.contains("memory")), "{exit:?}");

@@ -9,7 +9,7 @@ use crate::api::{
     ApiError, Created, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy, StackStep, StepAction, StepKind,
 };
 use crate::leader::{Ctx, command};
-use crate::model::{Cluster, Id, NetworkSpec, Observed, Runtime, ServiceSpec};
+use crate::model::{Cluster, Id, NetworkSpec, ServiceSpec};
 
 pub async fn create_network(member: &Member, spec: NetworkSpec) -> Result<Created, ApiError> {
     match seat(member)? {
@@ -42,22 +42,9 @@ pub async fn create_service(member: &Member, spec: ServiceSpec) -> Result<Create
             let made =
                 lead::command(member, keeper, |cluster, ctx| command::create_service(cluster, spec.clone(), ctx))
                     .await?;
-            let warnings = without_engine(&member.observed(), &spec).into_iter().collect();
-            Ok(Created { id: made.id, warnings })
+            Ok(Created { id: made.id, warnings: Vec::new() })
         }
     }
-}
-
-/// A service of containers where no Engine answers at this moment: it waits for one.
-fn without_engine(observed: &Observed, spec: &ServiceSpec) -> Option<String> {
-    let is_away = observed.nodes.values().all(|node| !node.runtimes.contains(&Runtime::Docker));
-    (spec.task.runtime == Runtime::Docker && is_away).then(|| {
-        format!(
-            "no node of this cluster has a Docker Engine that answers: '{}' waits for one; start or install it (apt-get install \
-             docker.io), or run a command of the host with --runtime exec",
-            spec.name
-        )
-    })
 }
 
 pub async fn update_service(member: &Member, service: &Id, update: ServiceUpdate) -> Result<(), ApiError> {
@@ -115,9 +102,7 @@ pub async fn deploy_stack(member: &Member, request: StackDeploy) -> Result<Stack
                 command::deploy_stack(cluster, request.stack.clone(), request.prune, ctx)
             };
             let outcome = lead::command(member, keeper, decide).await?;
-            let observed = member.observed();
-            let warnings = request.stack.services.iter().filter_map(|spec| without_engine(&observed, spec)).collect();
-            Ok(StackAnswer { steps: stack_steps(&before, &member.desired.get(), &outcome), warnings })
+            Ok(StackAnswer { steps: stack_steps(&before, &member.desired.get(), &outcome), warnings: Vec::new() })
         }
     }
 }

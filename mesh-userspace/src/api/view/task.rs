@@ -147,6 +147,11 @@ fn error_of(task: &Task, state: TaskState, status: Option<&TaskStatus>) -> Strin
         TaskState::Failed | TaskState::Rejected => {
             error.or_else(|| status.map(|status| status.message.clone())).unwrap_or_else(|| task.message.clone())
         }
+        // What it waits for: an image that is pulled, an Engine.
+        TaskState::Preparing => {
+            let said = status.and_then(|status| status.message.strip_prefix("preparing: "));
+            error.unwrap_or_else(|| said.unwrap_or_default().to_owned())
+        }
         TaskState::New | TaskState::Pending | TaskState::Orphaned => task.message.clone(),
         _ => error.unwrap_or_default(),
     }
@@ -170,6 +175,17 @@ mod tests {
         observed.tasks.clear();
         task.leader_state = None;
         assert_eq!(task_state(&task, &observed), TaskState::Assigned);
+    }
+
+    #[test]
+    fn a_task_in_preparation_says_what_it_waits_for() {
+        let facts = facts();
+        let task = facts.find_task("whoami.1").expect("in the fixture");
+        let mut status = facts.observed.tasks[&task.id].clone();
+        (status.error, status.message) = (None, "preparing: pulling nginx:1.27 (42 %)".into());
+        assert_eq!(error_of(task, TaskState::Preparing, Some(&status)), "pulling nginx:1.27 (42 %)");
+        status.message = "preparing".into();
+        assert_eq!(error_of(task, TaskState::Preparing, Some(&status)), "");
     }
 
     #[test]
