@@ -12,7 +12,6 @@
 
 mod choice;
 pub mod docker;
-pub mod engine;
 mod error;
 pub mod exec;
 mod json_file;

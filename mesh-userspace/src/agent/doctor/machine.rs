@@ -11,7 +11,7 @@ use crate::doctor::{Clock, Engine, Machine, Programs, StateDir};
 use crate::kernel::bpf::survey;
 use crate::kernel::net::namespace;
 use crate::model::Runtime;
-use crate::runtime::engine::{self, EngineError};
+use crate::runtime::docker::{Unseen, look};
 use crate::runtime::exec::cgroup2_root;
 
 /// `runs`: an agent in a cluster has the programs loaded.
@@ -63,11 +63,10 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 async fn ask_engine() -> Engine {
-    let at = engine::address();
-    match engine::ask(&at).await {
-        Ok(engine) => Engine::Answers { at, version: engine.version, is_in_swarm: engine.is_in_swarm },
-        Err(EngineError::Absent(at)) => Engine::Absent { at },
-        Err(EngineError::Silent(why)) => Engine::Silent { at, why },
+    match look().await {
+        (at, Ok(seen)) => Engine::Answers { at, version: seen.version, is_in_swarm: seen.is_in_swarm },
+        (at, Err(Unseen::Absent)) => Engine::Absent { at },
+        (at, Err(Unseen::Silent(why))) => Engine::Silent { at, why },
     }
 }
 

@@ -51,6 +51,11 @@ impl Engine {
         Engine { socket: parse_host(host), state: watch::Sender::new(State::Unknown) }
     }
 
+    /// Where it is; the error is a sentence.
+    pub fn socket(&self) -> Result<&Path, &str> {
+        self.socket.as_deref().map_err(String::as_str)
+    }
+
     pub fn now(&self) -> Option<Arc<Connected>> {
         match &*self.state.borrow() {
             State::Here(connected) => Some(connected.clone()),

@@ -19,6 +19,7 @@ mod engine;
 mod gate;
 mod image;
 mod logs;
+mod look;
 mod record;
 mod request;
 mod session;
@@ -37,6 +38,8 @@ use bollard::query_parameters::{
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+pub use self::look::{Unseen, look};
 
 use self::engine::{Connected, Engine, State, has_status, words};
 use self::record::{Record, Records};
