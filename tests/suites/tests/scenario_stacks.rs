@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_lab::{Lab, Swarm, eventually, scenario, step};
+use mesh_lab::{Lab, Swarm, eventually, lacks_engine, scenario, skip, step};
 
 const SOON: Duration = Duration::from_secs(10);
 /// The monitor time of an update and something on top.
@@ -22,6 +22,88 @@ fn a_stack_changes_only_where_its_manifest_does() {
         stack.is_pruned()?;
         stack.is_refused_whole()?;
         stack.leaves_nothing()
+    });
+}
+
+/// A Compose file with images, a named volume and a folder beside it.
+const NOTES: &str = r#"version: "3.8"
+services:
+  notes:
+    image: busybox
+    command: ["sh", "-c", "while true; do sleep 3600; done"]
+    env_file: notes.env
+    labels: {kind: notes}
+    read_only: true
+    tmpfs: /scratch:size=1m
+    ulimits: {nofile: {soft: 512, hard: 1024}}
+    volumes:
+      - data:/data
+      - ./given:/given:ro
+    depends_on: [whoami]
+  whoami:
+    image: jwilder/whoami
+    ports: ["8000:8000"]
+volumes:
+  data:
+"#;
+
+#[test]
+fn a_compose_file_with_images_and_a_named_volume() {
+    let title = "a Compose file with images and a named volume";
+    if let Some(reason) = lacks_engine() {
+        return skip(title, &reason);
+    }
+    scenario(title, Lab::builder().nodes(["n1"]), |lab| {
+        let engine = lab.node("n1").engine();
+        engine.start(&[])?;
+        engine.import_busybox()?;
+        engine.import_whoami()?;
+        let swarm = Swarm::form(lab)?;
+        let file = lab.dir().join("notes.yaml");
+        std::fs::write(&file, NOTES)?;
+        std::fs::write(lab.dir().join("notes.env"), "COLOUR=green\n")?;
+        std::fs::create_dir(lab.dir().join("given"))?;
+        std::fs::write(lab.dir().join("given/said"), "beside the manifest")?;
+        let file = file.display().to_string();
+
+        step("deployed: all that the file asks for is there");
+        let output = swarm.node().mesh(["stack", "deploy", "-c", &file, "n"])?;
+        ensure!(output.stderr.contains("services.notes.depends_on: is ignored"), "{}", output.describe());
+        output.ok()?;
+        lab.client().ask(swarm.node().address(), 8000)?;
+        let notes = swarm.inside("n_notes.1");
+        ensure!(notes.run(&["cat", "/given/said"])? == "beside the manifest");
+        let said = notes.run(&["sh", "-c", "echo $COLOUR; ulimit -n; touch /x 2>/dev/null || echo read-only"])?;
+        ensure!(said.lines().collect::<Vec<_>>() == ["green", "512", "read-only"], "{said}");
+        let said = notes.run(&["sh", "-c", "echo kept > /data/note; df -k /scratch | awk 'END {print $2}'"])?;
+        ensure!(said.trim() == "1024", "{said}");
+        let volumes = ["volume", "ls", "-q", "--filter", "label=com.docker.stack.namespace=n"];
+        ensure!(engine.docker(volumes)?.ok()?.trim() == "n_data");
+        let labelled = ["ps", "-q", "--filter", "label=kind=notes"];
+        ensure!(engine.docker(labelled)?.ok()?.lines().count() == 1);
+
+        step("deployed again: the same tasks; by force: another task, the same data");
+        let ids = || -> Result<BTreeSet<String>> {
+            let tasks = [swarm.running("n_notes")?, swarm.running("n_whoami")?].concat();
+            Ok(tasks.into_iter().map(|task| task.id).collect())
+        };
+        let before = ids()?;
+        let said = swarm.mesh(["stack", "deploy", "-c", &file, "n"])?;
+        ensure!(said.matches("Unchanged service").count() == 2 && ids()? == before, "{said}");
+        swarm.mesh(["service", "update", "--force", "n_notes"])?;
+        ensure!(ids()?.intersection(&before).count() == 1, "{:?}, were {before:?}", ids()?);
+        ensure!(swarm.inside("n_notes.1").run(&["cat", "/data/note"])?.trim() == "kept");
+
+        step("mesh stack rm leaves no container; the data stays, as with Docker");
+        swarm.mesh(["stack", "rm", "n"])?;
+        eventually(WATCHED, "no container of the stack", || {
+            let left = engine.containers()?;
+            ensure!(left.is_empty(), "{left:?}");
+            ensure!(!swarm.mesh(["network", "ls"])?.contains("n_default"));
+            Ok(())
+        })?;
+        ensure!(engine.docker(volumes)?.ok()?.trim() == "n_data");
+        Ok(())
     });
 }
 
