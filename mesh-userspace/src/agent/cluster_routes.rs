@@ -13,9 +13,10 @@ use serde::Deserialize;
 
 use super::control::Control;
 use super::member::{Member, seeds_of};
+use super::renewal::{self, RENEW_PATH, RenewAnswer, RenewRequest};
 use super::{Agent, desired, lead, now, peers, random};
 use crate::api::server;
-use crate::api::tls::{CallerAddr, Expect};
+use crate::api::tls::CallerAddr;
 use crate::api::{ApiError, Caller, ControlPlane};
 use crate::leader::command;
 use crate::membership::Seed;
@@ -33,6 +34,7 @@ pub fn router(agent: &Arc<Agent>, member: &Arc<Member>) -> Router {
         .route(JOIN_PATH, post(join))
         .route("/cluster/desired", get(desired_state))
         .route("/cluster/leave", post(leave))
+        .route(RENEW_PATH, post(renew))
         .with_state(Arc::downgrade(member));
     server::router(control).merge(own)
 }
@@ -136,28 +138,27 @@ fn joiner(caller: &Caller, source: IpAddr, headers: &HeaderMap) -> IpAddr {
 }
 
 async fn pass_on(member: &Member, request: &JoinRequest, joiner: IpAddr) -> Result<JoinAnswer, ApiError> {
-    let cluster = member.desired.get();
-    let store = cluster.nodes.values().find(|node| node.holds_store);
-    let store = store.ok_or_else(|| ApiError::unavailable("the store's node is not known here yet; join there"))?;
     let body = serde_json::to_vec(request).map_err(|error| ApiError::internal(error.to_string()))?;
     let passed = hyper::Request::post(JOIN_PATH)
         .header(hyper::header::CONTENT_TYPE, "application/json")
         .header(JOINER, joiner.to_string())
         .body(axum::body::Body::from(body))
         .map_err(|error| ApiError::internal(error.to_string()))?;
-    let answer = member
-        .dialer
-        .request(peers::api_addr(store), &Expect::Node(store.id.clone()), passed)
-        .await
-        .map_err(peers::refusal)?;
-    let status = answer.status();
-    let body = http_body_util::BodyExt::collect(answer.into_body()).await;
-    let body = body.map_err(|error| ApiError::unavailable(error.to_string()))?.to_bytes();
-    if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|error| ApiError::internal(error.to_string()));
-    }
-    Err(serde_json::from_slice(&body)
-        .unwrap_or_else(|_| ApiError::internal(String::from_utf8_lossy(&body).into_owned())))
+    peers::ask_store(&member.dialer, &member.desired.get(), passed).await
+}
+
+/// A member whose certificate grows old gets another one, for a key of its own; it is proven by the one it has.
+async fn renew(
+    State(member): State<Weak<Member>>,
+    Extension(caller): Extension<Caller>,
+    Json(request): Json<RenewRequest>,
+) -> Result<Json<RenewAnswer>, ApiError> {
+    let member = alive(&member)?;
+    let Caller::Node { id, fingerprint, .. } = &caller else {
+        return Err(ApiError::forbidden("only a member has a certificate to renew"));
+    };
+    let Some(keeper) = &member.keeper else { return Err(ApiError::conflict("ask the store's node")) };
+    renewal::sign(&member, keeper, id, fingerprint, &request).await.map(Json)
 }
 
 #[derive(Deserialize)]

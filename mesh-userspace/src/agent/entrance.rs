@@ -168,6 +168,7 @@ fn store_node(answer: &door::JoinAnswer, remote: std::net::SocketAddr) -> Node {
         advertise_addr: addr,
         data_path_addr: addr,
         cert_fingerprint: String::new(),
+        renewed_fingerprint: None,
         holds_store: true,
         runtimes: Vec::new(),
         routed_prefixes: Vec::new(),

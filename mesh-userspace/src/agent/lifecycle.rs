@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::desired::load_cache;
 use super::member::{Keeper, Member, store_path};
 use super::ports::Ports;
-use super::{Agent, lead, reach};
+use super::{Agent, lead, reach, renewal};
 use crate::api::tls::{self, ServeLimits};
 use crate::membership::Seed;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
@@ -52,7 +52,7 @@ pub async fn begin(
 fn spawn_loops(
     this: &Arc<Member>,
     agent: &Arc<Agent>,
-    identity: &NodeIdentity,
+    identity: &Arc<NodeIdentity>,
     listener: TcpListener,
     events: mpsc::UnboundedReceiver<TaskEvent>,
 ) -> anyhow::Result<()> {
@@ -63,8 +63,9 @@ fn spawn_loops(
     loops.spawn(async move {
         let is_revoked = move |id: &Id, fingerprint: &str| member.is_revoked(id, fingerprint);
         tls::serve(listener, config, router, is_revoked, ServeLimits::default(), std::future::pending()).await;
-        drop(config_keeper);
     });
+    let (member, identity) = (this.clone(), identity.clone());
+    loops.spawn(async move { renewal::run(&member, identity, config_keeper).await });
     let member = this.clone();
     loops.spawn(async move { member.merge_observed().await });
     let member = this.clone();

@@ -133,7 +133,7 @@ impl Member {
         if cluster.nodes.is_empty() {
             return false; // nothing heard yet: the certificate's signature has to do
         }
-        cluster.nodes.get(id).is_none_or(|node| node.cert_fingerprint != fingerprint)
+        cluster.nodes.get(id).is_none_or(|node| !node.has_certificate(fingerprint))
     }
 
     /// Everything observed, echo included.

@@ -27,6 +27,7 @@ mod purge;
 mod reach;
 mod reconcile;
 mod remembered;
+mod renewal;
 mod settings;
 mod tasks;
 

@@ -49,6 +49,7 @@ pub(crate) fn node(number: u32) -> Node {
         advertise_addr: new.advertise_addr,
         data_path_addr: new.data_path_addr,
         cert_fingerprint: new.cert_fingerprint,
+        renewed_fingerprint: None,
         holds_store: number == 1,
         runtimes: new.runtimes,
         routed_prefixes: Vec::new(),

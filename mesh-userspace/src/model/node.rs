@@ -46,6 +46,9 @@ pub struct Node {
     pub data_path_addr: IpAddr,
     /// SHA-256 of the node's certificate (DER), hex; requests of another certificate under this id are refused.
     pub cert_fingerprint: String,
+    /// The certificate that it asked for since: both are good, until the older one ends by itself.
+    #[serde(default)]
+    pub renewed_fingerprint: Option<String>,
     /// This node keeps the embedded store and runs the leader.
     pub holds_store: bool,
     /// Runtimes that answer on this node, as its agent last reported: at join, then whenever the leader sees a change.
@@ -53,4 +56,11 @@ pub struct Node {
     /// Prefixes that the node routes elsewhere (reported at join): the allocator keeps out of them.
     pub routed_prefixes: Vec<ipnet::IpNet>,
     pub joined_at: UnixMs,
+}
+
+impl Node {
+    /// Whether a certificate of this fingerprint is this node's.
+    pub fn has_certificate(&self, fingerprint: &str) -> bool {
+        self.cert_fingerprint == fingerprint || self.renewed_fingerprint.as_deref() == Some(fingerprint)
+    }
 }

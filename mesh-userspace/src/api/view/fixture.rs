@@ -63,6 +63,7 @@ pub fn node(byte: u8, number: u32, name: &str, role: Role) -> Node {
         advertise_addr: addr,
         data_path_addr: addr,
         cert_fingerprint: String::new(),
+        renewed_fingerprint: None,
         holds_store: number == 1,
         runtimes: vec![Runtime::Exec],
         routed_prefixes: Vec::new(),

@@ -21,7 +21,7 @@ pub use error::CommandError;
 pub(in crate::leader) use error::runtime_name;
 pub use network::{create_network, remove_network};
 pub(super) use network::{forget, is_vacant};
-pub use node::{Joined, NewNode, NodeUpdate, join_node, leave_node, remove_node, update_node};
+pub use node::{Joined, NewNode, NodeUpdate, join_node, leave_node, remove_node, renew_certificate, update_node};
 pub use resolve::{network, node, service, task};
 pub use scale::{remove_service, rollback_service, scale_services};
 pub(in crate::leader) use service::replace_spec;

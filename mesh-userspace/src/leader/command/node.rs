@@ -68,6 +68,7 @@ pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &
         advertise_addr: new.advertise_addr,
         data_path_addr: new.data_path_addr,
         cert_fingerprint: new.cert_fingerprint,
+        renewed_fingerprint: None,
         holds_store,
         runtimes: new.runtimes,
         routed_prefixes: new.routed_prefixes,
@@ -145,8 +146,42 @@ pub fn leave_node(cluster: &Cluster, id: &Id, force: bool) -> Result<Commit<Node
     Ok(take_out(cluster, node))
 }
 
+/// A node that was proven by the certificate `shown` gets another one. The one it shows stays good: the answer may be lost, and it asks again.
+pub fn renew_certificate(cluster: &Cluster, id: &Id, shown: &str, renewed: &str) -> Result<Commit<()>, CommandError> {
+    let node = resolve::node(cluster, id.as_str())?;
+    let mut after = cluster.clone();
+    if let Some(node) = after.nodes.get_mut(&node.id) {
+        node.cert_fingerprint = shown.to_string();
+        node.renewed_fingerprint = Some(renewed.to_string());
+    }
+    Ok(Commit::of(cluster, &after, ()))
+}
+
 fn take_out(cluster: &Cluster, node: &Node) -> Commit<Node> {
     let mut after = cluster.clone();
     after.nodes.remove(&node.id);
     Commit::of(cluster, &after, node.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leader::world::{World, node_id};
+
+    #[test]
+    fn a_node_keeps_the_certificate_it_showed_beside_the_renewed_one() {
+        let mut world = World::of_nodes(2);
+        let renew = |world: &mut World, shown: &str, renewed: &str| {
+            let outcome = world.command(|cluster, _| renew_certificate(cluster, &node_id(2), shown, renewed));
+            outcome.expect("renewed");
+            world.cluster.nodes[&node_id(2)].clone()
+        };
+        // The first answer was lost: the old one asks again.
+        renew(&mut world, "old", "lost");
+        let node = renew(&mut world, "old", "new");
+        assert!(node.has_certificate("old") && node.has_certificate("new") && !node.has_certificate("lost"));
+        let node = renew(&mut world, "new", "newer");
+        assert!(node.has_certificate("new") && node.has_certificate("newer") && !node.has_certificate("old"));
+        assert!(world.command(|cluster, _| renew_certificate(cluster, &node_id(9), "a", "b")).is_err());
+    }
 }

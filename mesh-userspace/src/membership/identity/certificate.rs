@@ -72,6 +72,12 @@ pub(super) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certi
     }
 }
 
+/// When the certificate begins to be good: some time before it was signed, for clocks differ.
+pub(super) fn not_before(certificate: &CertificateDer<'_>) -> Result<UnixMs, IdentityError> {
+    let seconds = parse(certificate)?.validity().not_before.timestamp();
+    Ok(UnixMs::try_from(seconds).unwrap_or(0) * 1000)
+}
+
 /// When the certificate ends.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<UnixMs, IdentityError> {
     let seconds = parse(certificate)?.validity().not_after.timestamp();

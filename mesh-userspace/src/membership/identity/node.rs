@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::certificate::{fingerprint, not_after, parse};
+use super::certificate::{fingerprint, not_after, not_before, parse};
 use super::secret::SecretText;
 use super::{CertifiedName, IdentityError, state_file};
 use crate::membership::envelope::GossipKeys;
@@ -49,6 +49,7 @@ impl NodeKey {
 pub struct NodeIdentity {
     name: CertifiedName,
     fingerprint: String,
+    renew_at: UnixMs,
     not_after: UnixMs,
     certificate: CertificateDer<'static>,
     ca: CertificateDer<'static>,
@@ -87,6 +88,7 @@ impl NodeIdentity {
         Ok(NodeIdentity {
             name: CertifiedName::of(&certificate)?,
             fingerprint: fingerprint(&certificate),
+            renew_at: not_before(&certificate)?.midpoint(not_after(&certificate)?),
             not_after: not_after(&certificate)?,
             file: File {
                 format: 1,
@@ -130,7 +132,22 @@ impl NodeIdentity {
         &self.fingerprint
     }
 
-    /// When the certificate ends; ask for a new one well before, with a new [`NodeKey`].
+    /// Half of the certificate's life is over: time to ask for a new one, with a new [`NodeKey`]. So an outage of the signer of as long is
+    /// survived.
+    pub fn renew_at(&self) -> UnixMs {
+        self.renew_at
+    }
+
+    /// The same node with a new key and what the signer answered; save it.
+    pub fn renewed(&self, key: NodeKey, certificate_pem: &str) -> Result<Self, IdentityError> {
+        let renewed = key.certified(certificate_pem, &self.file.ca, self.gossip_keys.clone())?;
+        if renewed.name.node_id != self.name.node_id {
+            return Err(IdentityError::BadCertificate { detail: "it names another node than this one".to_string() });
+        }
+        Ok(renewed)
+    }
+
+    /// When the certificate ends.
     pub fn not_after(&self) -> UnixMs {
         self.not_after
     }
@@ -187,10 +204,33 @@ mod tests {
         let again = NodeIdentity::load(dir.path()).unwrap().unwrap();
         assert_eq!((again.name(), again.fingerprint()), (&name, signed.fingerprint.as_str()));
         assert_eq!(again.not_after(), NOW + 90 * 24 * 3600 * 1000);
+        // It is good from a day before it was signed.
+        assert_eq!(again.renew_at(), NOW + (90 - 1) * 24 * 3600 * 1000 / 2);
         assert_eq!(again.gossip_keys(), identity.gossip_keys());
         assert!(!format!("{again:?}").contains("PRIVATE"));
         NodeIdentity::remove(dir.path()).unwrap();
         assert!(NodeIdentity::load(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_renewed_identity_is_the_same_node_with_another_key_and_certificate() {
+        let ca = ClusterCa::create(&Id::from_bytes([9; 16]), NOW).unwrap();
+        let identity = |node: u8, now: UnixMs| {
+            let name = CertifiedName { node_id: Id::from_bytes([node; 16]), role: Role::Worker };
+            let key = NodeKey::generate().unwrap();
+            let signed = ca.sign(&key.csr_pem().unwrap(), &name, now).unwrap();
+            (key, signed.pem)
+        };
+        let (key, pem) = identity(1, NOW);
+        let first = key.certified(&pem, ca.certificate_pem(), GossipKeys::generate()).unwrap();
+        let later = first.renew_at();
+        let (key, pem) = identity(1, later);
+        let second = first.renewed(key, &pem).unwrap();
+        assert_eq!(second.name(), first.name());
+        assert_ne!(second.fingerprint(), first.fingerprint());
+        assert!(second.not_after() > first.not_after() && second.gossip_keys() == first.gossip_keys());
+        let (key, pem) = identity(2, later);
+        assert!(first.renewed(key, &pem).unwrap_err().to_string().contains("another node"));
     }
 
     #[test]

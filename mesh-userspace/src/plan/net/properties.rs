@@ -177,6 +177,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         advertise_addr: IpAddr::from([192, 168, 7, n]),
         data_path_addr: IpAddr::from([192, 168, 7, n]),
         cert_fingerprint: String::new(),
+        renewed_fingerprint: None,
         holds_store: n == 1,
         runtimes: vec![Runtime::Exec],
         routed_prefixes: vec![],
