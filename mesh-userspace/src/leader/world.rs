@@ -59,37 +59,9 @@ pub(crate) fn node(number: u32) -> Node {
 
 /// One task of `sleep`, on no network of its own.
 pub(crate) fn spec(name: &str) -> ServiceSpec {
-    ServiceSpec {
-        name: name.to_string(),
-        labels: BTreeMap::new(),
-        mode: Mode::Replicated { replicas: 1 },
-        task: TaskSpec {
-            runtime: Runtime::Exec,
-            image: String::new(),
-            command: vec!["sleep".into(), "3600".into()],
-            env: Vec::new(),
-            user: None,
-            hostname: None,
-            workdir: None,
-            mounts: Vec::new(),
-            health: None,
-            stop_signal: None,
-            stop_grace_period_ms: 10_000,
-            resources: Resources::default(),
-            restart: RestartPolicy::default(),
-            constraints: Vec::new(),
-            max_replicas_per_node: 0,
-            force_update: 0,
-            container: Default::default(),
-        },
-        networks: Vec::new(),
-        ports: Vec::new(),
-        endpoint_mode: EndpointMode::Vip,
-        lb: Algorithm::RoundRobin,
-        affinity: None,
-        update: UpdateConfig::default(),
-        rollback: UpdateConfig::default(),
-    }
+    let mut spec = ServiceSpec::new(name, Runtime::Exec);
+    spec.task.command = vec!["sleep".into(), "3600".into()];
+    spec
 }
 
 pub(crate) fn network_spec(name: &str, subnet: Option<&str>) -> NetworkSpec {

@@ -14,25 +14,7 @@ pub fn id(byte: u8) -> Id {
 pub const NOW: UnixMs = 1_000_000_000;
 
 pub fn exec_spec(command: &[&str]) -> TaskSpec {
-    TaskSpec {
-        runtime: Runtime::Exec,
-        image: String::new(),
-        command: command.iter().map(|word| word.to_string()).collect(),
-        env: Vec::new(),
-        user: None,
-        hostname: None,
-        workdir: None,
-        mounts: Vec::new(),
-        health: None,
-        stop_signal: None,
-        stop_grace_period_ms: 10_000,
-        resources: Resources::default(),
-        restart: RestartPolicy::default(),
-        constraints: Vec::new(),
-        max_replicas_per_node: 0,
-        force_update: 0,
-        container: Default::default(),
-    }
+    TaskSpec { command: command.iter().map(|word| word.to_string()).collect(), ..TaskSpec::new(Runtime::Exec) }
 }
 
 pub fn service_spec(name: &str, replicas: u32) -> ServiceSpec {

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::model::{
-    Algorithm, Attachment, Cluster, EndpointMode, Mode, Network, NetworkAttachment, NetworkSpec, Observed, Resources,
-    RestartPolicy, Runtime, Service, ServiceSpec, Stack, Task, TaskSpec, TaskState, TaskStatus, UpdateConfig, Vip,
+    Algorithm, Attachment, Cluster, EndpointMode, Mode, Network, NetworkAttachment, NetworkSpec, Observed, Runtime,
+    Service, ServiceSpec, Stack, Task, TaskSpec, TaskState, TaskStatus, UpdateConfig, Vip,
 };
 
 const DEMO: u8 = 1;
@@ -45,25 +45,7 @@ fn network(number: u8, name: &str) -> Network {
 }
 
 fn task_spec() -> TaskSpec {
-    TaskSpec {
-        runtime: Runtime::Exec,
-        image: String::new(),
-        command: vec!["whoami".into()],
-        env: vec![],
-        user: None,
-        hostname: None,
-        workdir: None,
-        mounts: vec![],
-        health: None,
-        stop_signal: None,
-        stop_grace_period_ms: 10_000,
-        resources: Resources::default(),
-        restart: RestartPolicy::default(),
-        constraints: vec![],
-        max_replicas_per_node: 0,
-        force_update: 0,
-        container: Default::default(),
-    }
+    TaskSpec { command: vec!["whoami".into()], ..TaskSpec::new(Runtime::Exec) }
 }
 
 /// The service's VIP on network n is 10.0.n.(100 + service number).

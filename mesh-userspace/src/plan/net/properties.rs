@@ -268,23 +268,5 @@ fn task() -> Task {
 }
 
 fn task_spec() -> TaskSpec {
-    TaskSpec {
-        runtime: Runtime::Exec,
-        image: String::new(),
-        command: vec!["whoami".into()],
-        env: vec![],
-        user: None,
-        hostname: None,
-        workdir: None,
-        mounts: vec![],
-        health: None,
-        stop_signal: None,
-        stop_grace_period_ms: 10_000,
-        resources: Resources::default(),
-        restart: RestartPolicy::default(),
-        constraints: vec![],
-        max_replicas_per_node: 0,
-        force_update: 0,
-        container: Default::default(),
-    }
+    TaskSpec { command: vec!["whoami".into()], ..TaskSpec::new(Runtime::Exec) }
 }
