@@ -13,7 +13,8 @@ use crate::leader::{Ctx, command};
 use crate::membership::Seed;
 use crate::membership::identity::{CertifiedName, ClusterSecrets, JoinToken, NodeIdentity, NodeKey};
 use crate::membership::join as door;
-use crate::model::{Cluster, Id, Node, Role};
+use crate::model::{Cluster, Id, Node, Role, Runtime};
+use crate::runtime::docker;
 use crate::store::{EmbeddedStore, Outcome, objects};
 
 /// Addresses as the user named them, or as the host has them.
@@ -27,6 +28,12 @@ async fn addresses(agent: &Agent, asked: Option<&str>) -> Result<(std::net::IpAd
         None => advertise,
     };
     Ok((advertise, data_path))
+}
+
+/// The runtimes that answer at this moment: a node that enters with more would be given tasks that it can't run.
+async fn answering(allowed: &[Runtime]) -> Vec<Runtime> {
+    let has_engine = allowed.contains(&Runtime::Docker) && docker::look().await.1.is_ok();
+    allowed.iter().copied().filter(|runtime| *runtime != Runtime::Docker || has_engine).collect()
 }
 
 pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::Result<InitAnswer> {
@@ -45,7 +52,7 @@ pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::
         advertise_addr,
         data_path_addr,
         cert_fingerprint: signed.fingerprint.clone(),
-        runtimes: agent.args.runtimes.clone(),
+        runtimes: answering(&agent.args.runtimes).await,
         routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
     });
     if let Some(pool) = request.default_addr_pool {
@@ -90,7 +97,7 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
         name: agent.name.clone(),
         advertise_addr,
         data_path_addr,
-        runtimes: agent.args.runtimes.clone(),
+        runtimes: answering(&agent.args.runtimes).await,
         routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
     };
     let answer = tls::join(remote, &token, &asked).await?;
