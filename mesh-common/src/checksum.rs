@@ -34,6 +34,27 @@ pub const fn finish(sum: u32) -> u16 {
     !fold(sum)
 }
 
+/// What a sum over words in memory order changes by when `old` becomes `new`, as the kernel's checksum helpers take it: the 32-bit
+/// one's-complement sum of `new` and of `old`'s complement.
+#[inline(always)]
+pub fn difference<const WORDS: usize>(old: [u32; WORDS], new: [u32; WORDS]) -> u32 {
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < WORDS {
+        sum += !old[i] as u64 + new[i] as u64;
+        i += 1;
+    }
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+}
+
+/// A checksum field in memory order after its words changed by this [`difference`] (RFC 1624, equation 3).
+#[inline(always)]
+pub const fn apply(field: u16, difference: u32) -> u16 {
+    // Folded first: the sum of three would not fit.
+    !fold((!field) as u32 + fold(difference) as u32)
+}
+
 /// RFC 1624, equation 3: the new checksum when the word `old` becomes `new`.
 #[inline(always)]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
@@ -58,6 +79,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_difference_does_what_word_for_word_updates_do(field in any::<u16>(), old in any::<[u32; 4]>(), new in any::<[u32; 4]>()) {
+            let halves = |words: [u32; 4]| words.map(|word| [word as u16, (word >> 16) as u16]).concat();
+            let stepwise = halves(old).into_iter().zip(halves(new)).fold(field, |field, (old, new)| update(field, old, new));
+            // Zero has two forms in one's complement.
+            let same = |sum: u16| if sum == 0xffff { 0 } else { sum };
+            prop_assert_eq!(same(apply(field, difference(old, new))), same(stepwise));
+        }
+
         #[test]
         fn incremental_equals_recomputed(mut words in proptest::collection::vec(any::<u16>(), 2..40), at in any::<proptest::sample::Index>(), new in any::<u16>()) {
             let sum = |words: &[u16]| finish(words.iter().fold(0u32, |sum, word| fold(sum + *word as u32) as u32));

@@ -2,6 +2,8 @@
 //!
 //! A hook is written once, generic over [`Family`]; maps exist once per family. Addresses are byte arrays in network order.
 
+use crate::checksum;
+
 /// IPv4 or IPv6, as a type.
 pub trait Family: Copy + 'static {
     /// An address in network order.
@@ -27,6 +29,8 @@ pub trait Family: Copy + 'static {
     fn to_16(addr: Self::Addr) -> [u8; 16];
     /// Back from 16 bytes; IPv4 takes the last four.
     fn from_16(bytes: [u8; 16]) -> Self::Addr;
+    /// What a checksum's sum changes by when one address becomes the other ([`crate::checksum::difference`]).
+    fn difference(old: Self::Addr, new: Self::Addr) -> u32;
     /// Mixes an address into a 32-bit word for hashing.
     fn fold(addr: Self::Addr) -> u32;
     /// Multicast or limited broadcast: never routed by us.
@@ -63,6 +67,10 @@ impl Family for V4 {
         [b[12], b[13], b[14], b[15]]
     }
     #[inline(always)]
+    fn difference(old: [u8; 4], new: [u8; 4]) -> u32 {
+        checksum::difference([u32::from_ne_bytes(old)], [u32::from_ne_bytes(new)])
+    }
+    #[inline(always)]
     fn fold(a: [u8; 4]) -> u32 {
         u32::from_be_bytes(a)
     }
@@ -94,6 +102,14 @@ impl Family for V6 {
     #[inline(always)]
     fn from_16(b: [u8; 16]) -> [u8; 16] {
         b
+    }
+    #[inline(always)]
+    fn difference(old: [u8; 16], new: [u8; 16]) -> u32 {
+        let words = |a: [u8; 16]| {
+            let word = |i: usize| u32::from_ne_bytes([a[i], a[i + 1], a[i + 2], a[i + 3]]);
+            [word(0), word(4), word(8), word(12)]
+        };
+        checksum::difference(words(old), words(new))
     }
     #[inline(always)]
     fn fold(a: [u8; 16]) -> u32 {

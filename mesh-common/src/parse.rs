@@ -6,15 +6,29 @@
 use crate::family::{Family, V4, V6};
 use crate::verdict::DropReason;
 
-/// Reads bytes at an offset of the frame.
+/// A value that any bytes make, at any even address: headers begin at even offsets of frames that do (`NET_IP_ALIGN`, include/linux/skbuff.h),
+/// and the BPF target reads two bytes at once only where it may believe so.
+///
+/// # Safety
+/// Only for bytes, `u16`, arrays of them, and `repr(C)` structures of those without padding.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: bytes.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: two bytes each.
+unsafe impl<const N: usize> Plain for [u16; N] {}
+
+/// Reads values at an offset of the frame.
 pub trait Cursor {
-    /// `N` bytes from `offset`; None past the end.
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The bytes from `offset` as a `T`; None past the end.
+    fn load<T: Plain>(&self, offset: usize) -> Option<T>;
 }
 
 impl Cursor for &[u8] {
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.get(offset..)?.first_chunk().copied()
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let bytes = self.get(offset..)?.get(..size_of::<T>())?;
+        // SAFETY: the slice has as many bytes, and any bytes are a `T`.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 }
 
@@ -62,14 +76,99 @@ pub struct Ethernet {
     pub ethertype: u16,
 }
 
+/// An Ethernet header as it lies in a frame.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct EthernetHeader {
+    dst: [u16; 3],
+    src: [u16; 3],
+    ethertype: u16,
+}
+
+/// An IPv4 header without options (RFC 791, 3.1) as it lies in a packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4Header {
+    version_ihl: u8,
+    tos: u8,
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    src: [u16; 2],
+    dst: [u16; 2],
+}
+
+/// The start of a TCP header (RFC 9293, 3.1), up to the flags.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpHeader {
+    sport: u16,
+    dport: u16,
+    sequence: [u16; 2],
+    acknowledgement: [u16; 2],
+    data_offset: u8,
+    flags: u8,
+}
+
+/// What TCP, UDP and SCTP begin with.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ports {
+    sport: u16,
+    dport: u16,
+}
+
+// SAFETY: integers and byte arrays, each at a multiple of its alignment from the start, the sizes even: no padding.
+unsafe impl Plain for EthernetHeader {}
+// SAFETY: as above.
+unsafe impl Plain for Ipv4Header {}
+// SAFETY: as above.
+unsafe impl Plain for TcpHeader {}
+// SAFETY: as above.
+unsafe impl Plain for Ports {}
+
+const _: () = {
+    assert!(size_of::<EthernetHeader>() == ETHERNET_LEN && size_of::<Ipv4Header>() == 20);
+    assert!(size_of::<TcpHeader>() == 14 && size_of::<Ports>() == 4);
+};
+
+/// A MAC address as it lies in memory, two bytes at a time.
+#[inline(always)]
+pub fn words_of_6(b: [u8; 6]) -> [u16; 3] {
+    [[b[0], b[1]], [b[2], b[3]], [b[4], b[5]]].map(u16::from_ne_bytes)
+}
+
+/// An address as it lies in memory, two bytes at a time.
+#[inline(always)]
+pub fn words_of_4(b: [u8; 4]) -> [u16; 2] {
+    [[b[0], b[1]], [b[2], b[3]]].map(u16::from_ne_bytes)
+}
+
+/// An address as two words of memory.
+#[inline(always)]
+fn bytes_of_2(words: [u16; 2]) -> [u8; 4] {
+    let [a, b] = words.map(u16::to_ne_bytes);
+    [a[0], a[1], b[0], b[1]]
+}
+
+/// A MAC address as three words of memory.
+#[inline(always)]
+fn bytes_of_3(words: [u16; 3]) -> [u8; 6] {
+    let [a, b, c] = words.map(u16::to_ne_bytes);
+    [a[0], a[1], b[0], b[1], c[0], c[1]]
+}
+
 /// Reads the Ethernet header.
 #[inline(always)]
 pub fn ethernet(cursor: &impl Cursor) -> Option<Ethernet> {
-    let b: [u8; ETHERNET_LEN] = cursor.load(0)?;
+    let header: EthernetHeader = cursor.load(0)?;
     Some(Ethernet {
-        dst: [b[0], b[1], b[2], b[3], b[4], b[5]],
-        src: [b[6], b[7], b[8], b[9], b[10], b[11]],
-        ethertype: u16::from_be_bytes([b[12], b[13]]),
+        dst: bytes_of_3(header.dst),
+        src: bytes_of_3(header.src),
+        ethertype: u16::from_be(header.ethertype),
     })
 }
 
@@ -108,8 +207,8 @@ pub struct Packet<F: Family> {
     pub tcp_flags: u8,
     /// What the ports mean.
     pub form: Form,
-    /// Offset of the transport header in the frame.
-    pub l4: u16,
+    /// Offset of the transport header in the frame. One byte, which the verifier takes for a bound wherever it is loaded.
+    pub l4: u8,
     /// Bytes behind the IP header, as the IP header says.
     pub l4_len: u16,
 }
@@ -133,7 +232,7 @@ pub struct Ip<F: Family> {
     src: F::Addr,
     dst: F::Addr,
     protocol: u8,
-    l4: usize,
+    l4: u8,
     l4_len: u16,
     later_fragment: bool,
 }
@@ -147,19 +246,19 @@ pub trait ParseIp: Family {
 impl ParseIp for V4 {
     #[inline(always)]
     fn ip(cursor: &impl Cursor) -> Result<Ip<V4>, DropReason> {
-        let b: [u8; 20] = cursor.load(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
-        let header_len = (b[0] & 0xf) as usize * 4;
-        let total_len = u16::from_be_bytes([b[2], b[3]]) as usize;
-        if b[0] >> 4 != 4 || header_len < Self::HEADER_LEN || total_len < header_len {
+        let header: Ipv4Header = cursor.load(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+        let header_len = (header.version_ihl & 0xf) as usize * 4;
+        let total_len = u16::from_be(header.total_len) as usize;
+        if header.version_ihl >> 4 != 4 || header_len < Self::HEADER_LEN || total_len < header_len {
             return Err(DropReason::Malformed);
         }
         Ok(Ip {
-            src: [b[12], b[13], b[14], b[15]],
-            dst: [b[16], b[17], b[18], b[19]],
-            protocol: b[9],
-            l4: ETHERNET_LEN + header_len,
+            src: bytes_of_2(header.src),
+            dst: bytes_of_2(header.dst),
+            protocol: header.protocol,
+            l4: (ETHERNET_LEN + header_len) as u8,
             l4_len: (total_len - header_len) as u16,
-            later_fragment: u16::from_be_bytes([b[6], b[7]]) & 0x1fff != 0,
+            later_fragment: u16::from_be(header.fragment) & 0x1fff != 0,
         })
     }
 }
@@ -179,7 +278,7 @@ impl ParseIp for V6 {
             src,
             dst,
             protocol: b[6],
-            l4: ETHERNET_LEN + 40,
+            l4: ETHERNET_LEN as u8 + 40,
             l4_len: u16::from_be_bytes([b[4], b[5]]),
             later_fragment: false,
         })
@@ -198,7 +297,7 @@ pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Result<Packet<F>, DropReason>
         protocol: ip.protocol,
         tcp_flags: 0,
         form: Form::Other,
-        l4: ip.l4 as u16,
+        l4: ip.l4,
         l4_len: ip.l4_len,
     };
     if ip.later_fragment {
@@ -207,26 +306,26 @@ pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Result<Packet<F>, DropReason>
     }
     match ip.protocol {
         protocol::TCP => {
-            let b: [u8; 14] = cursor.load(ip.l4).ok_or(DropReason::Malformed)?;
-            if ip.l4_len < 20 || b[12] >> 4 < 5 {
+            let header: TcpHeader = cursor.load(ip.l4 as usize).ok_or(DropReason::Malformed)?;
+            if ip.l4_len < 20 || header.data_offset >> 4 < 5 {
                 return Err(DropReason::Malformed);
             }
-            packet.sport = u16::from_be_bytes([b[0], b[1]]);
-            packet.dport = u16::from_be_bytes([b[2], b[3]]);
-            packet.tcp_flags = b[13];
+            packet.sport = u16::from_be(header.sport);
+            packet.dport = u16::from_be(header.dport);
+            packet.tcp_flags = header.flags;
             packet.form = Form::Ports;
         }
         protocol::UDP | protocol::SCTP => {
-            let b: [u8; 4] = cursor.load(ip.l4).ok_or(DropReason::Malformed)?;
+            let header: Ports = cursor.load(ip.l4 as usize).ok_or(DropReason::Malformed)?;
             if ip.l4_len < 8 {
                 return Err(DropReason::Malformed);
             }
-            packet.sport = u16::from_be_bytes([b[0], b[1]]);
-            packet.dport = u16::from_be_bytes([b[2], b[3]]);
+            packet.sport = u16::from_be(header.sport);
+            packet.dport = u16::from_be(header.dport);
             packet.form = Form::Ports;
         }
         icmp if icmp == F::ICMP => {
-            let b: [u8; 6] = cursor.load(ip.l4).ok_or(DropReason::Malformed)?;
+            let b: [u8; 6] = cursor.load(ip.l4 as usize).ok_or(DropReason::Malformed)?;
             let id = u16::from_be_bytes([b[4], b[5]]);
             if b[0] == F::ECHO_REQUEST {
                 packet.sport = id;

@@ -5,7 +5,7 @@
 //! A change of any layout bumps [`LAYOUT_VERSION`], which is part of the pin path.
 
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Most flow entries (two a flow), `FLOWS4`.
 pub const MAX_FLOWS: usize = 1 << 18;
@@ -15,7 +15,7 @@ pub const MAX_OVERFLOW: usize = 1 << 16;
 pub const MAX_RING_SLOTS: usize = 1 << 20;
 /// Most endpoints, backends, frontends: `ENDPOINTS4`, `BACKENDS`, `FRONTENDS4`.
 pub const MAX_ENDPOINTS: usize = 1 << 16;
-/// Most nodes: `PEERS`, `ECHOES`.
+/// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
 /// Most host sockets with a rewritten destination, `SOCKETS`.
 pub const MAX_SOCKETS: usize = 1 << 16;
@@ -66,10 +66,22 @@ pub struct FlowKey<A> {
 pub struct Flow<A> {
     /// Replaces the side that `rewrite` names.
     pub addr: A,
+    /// Where its packets come from, `origin::*`: to one of elsewhere the entry says nothing.
+    pub from: u32,
+    /// Interface to deliver to; with `deliver::TUNNEL` the uplink that the call came in by (0: none), for its replies.
+    pub ifindex: u32,
+    /// VNI to tunnel with.
+    pub vni: u32,
+    /// Endpoint number of the backend, or of the task that went outside: the entry dies with it.
+    pub backend: u32,
     /// Replaces that side's port; 0 keeps it.
     pub port: u16,
     /// Replaces the other side's port; 0 keeps it.
     pub other_port: u16,
+    /// Peer to tunnel to.
+    pub node: u16,
+    /// Destination MAC of the frame delivered.
+    pub mac: [u8; 6],
     /// One of `rewrite::*`.
     pub rewrite: u8,
     /// One of `deliver::*`.
@@ -78,24 +90,28 @@ pub struct Flow<A> {
     pub seen: u8,
     /// Bits of `flow_flag::*`.
     pub flags: u8,
-    /// Interface to deliver to.
-    pub ifindex: u32,
-    /// Peer to tunnel to.
-    pub node: u32,
-    /// VNI to tunnel with.
-    pub vni: u32,
-    /// Endpoint number of the backend, or of the task that went outside: the entry dies with it.
-    pub backend: u32,
-    /// Destination MAC of the frame delivered.
-    pub mac: [u8; 6],
-    /// Zero.
-    pub pad: [u8; 2],
     /// Time of the last packet, seconds of the monotonic clock.
     pub last_seen_s: u32,
     /// Packets so far.
     pub packets: u32,
     /// Bytes so far (frames as the hook sees them).
     pub bytes: u64,
+}
+
+/// Values of `Flow::from`: who may send the packets that an entry speaks of. Any other value is the interface index of a task's link.
+pub mod origin {
+    /// A peer, by the tunnel: this and its node number.
+    pub const PEER: u32 = 0x8000_0000;
+    /// The world, by any uplink.
+    pub const WIRE: u32 = 0xc000_0000;
+    /// This node's own stack.
+    pub const HOST: u32 = 0xc000_0001;
+
+    /// The peer with this number.
+    #[inline(always)]
+    pub const fn peer(node: u32) -> u32 {
+        PEER | node
+    }
 }
 
 /// Values of `Flow::rewrite`.
@@ -271,18 +287,30 @@ pub mod backend_state {
     pub const DRAINING: u8 = 2;
 }
 
-/// Another node as tunnel target: `PEERS`, keyed by node number; written by plan.
+/// Another node as tunnel target: `PEERS`, an array with the node's number as index; written by plan. All zero: no such node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Data path address, IPv4 as ::ffff:a.b.c.d.
     pub addr: [u8; 16],
+    /// The fast way: Ethernet link towards it; 0: only through mesh0.
+    pub ifindex: u32,
+    /// MAC of the next hop on that link.
+    pub next_hop: [u8; 6],
+    /// MAC of that link.
+    pub link_mac: [u8; 6],
     /// MTU of the path to it (outer packet).
     pub mtu: u16,
     /// Bits of `peer_flag::*`.
     pub flags: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: u8,
+}
+
+impl Peer {
+    /// No such node.
+    pub const NONE: Peer =
+        Peer { addr: [0; 16], ifindex: 0, next_hop: [0; 6], link_mac: [0; 6], mtu: 0, flags: 0, pad: 0 };
 }
 
 /// Bits of `Peer::flags`.
@@ -365,7 +393,7 @@ const _: () = {
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
     assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
-    assert!(size_of::<Config>() == 32 && size_of::<Backend>() == 40 && size_of::<Peer>() == 24);
+    assert!(size_of::<Config>() == 32 && size_of::<Backend>() == 40 && size_of::<Peer>() == 36);
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);

@@ -30,7 +30,7 @@ pub static OVERFLOW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, MAX_OVERFLOW> 
 #[btf_map]
 pub static OVERFLOWED: Array<u32, 1> = Array::new();
 #[btf_map]
-pub static PEERS: HashMap<u32, Peer, MAX_NODES> = HashMap::new();
+pub static PEERS: Array<Peer, MAX_NODES> = Array::new();
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, MAX_NODES> = HashMap::new();
 #[btf_map]
@@ -49,6 +49,12 @@ pub struct Scratch<A> {
     pub forward: Flow<A>,
     /// Its reply.
     pub reverse: Flow<A>,
+}
+
+/// The peer with this node number.
+#[inline(always)]
+pub fn peer(node: u32) -> Option<&'static Peer> {
+    PEERS.get(node).filter(|peer| peer.mtu != 0)
 }
 
 /// The maps of an address family.

@@ -2,12 +2,12 @@
 
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, ETHERTYPE_ECHO, Ethernet, Form};
-use mesh_common::schema::{Config, address_flag, deliver as way, endpoint};
+use mesh_common::schema::{Config, address_flag, deliver as way, endpoint, origin};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
 use crate::hook::{Code, Stop, encode, finish};
-use crate::maps::{PEERS, Tables};
+use crate::maps::{self, Tables};
 use crate::packet::tc::{OK, SHOT, Tc};
 use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
 use crate::stage::ingress::{Call, Entry, enter, to_owner};
@@ -35,8 +35,7 @@ pub fn run(tc: &Tc) -> i32 {
 #[inline(always)]
 fn echo(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
     let Some((mac::KIND_ECHO, node)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
-    // SAFETY: values change only as a whole.
-    match unsafe { PEERS.get(node) } {
+    match maps::peer(node) {
         Some(peer) => send_tunnel(tc, HOOK, config, peer.addr, vni::ECHO),
         None => Err(Stop::drop(DropReason::NotConfigured)),
     }
@@ -59,7 +58,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
     if !is_own {
         return Err(Stop::drop(DropReason::FromOutside));
     }
-    let flow = match flow::lookup(&packet, tc.len())? {
+    let flow = match flow::lookup(&packet, tc.len(), origin::HOST)? {
         Some(flow) => flow,
         None => {
             if let Some(target) = F::endpoint(&packet.dst) {
@@ -69,7 +68,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 if target.ifindex != 0 {
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
-                to_owner(&packet, target.number, target.node, Entry::Host, 0)?
+                to_owner(&packet, target.number, target.node, Entry::Host, origin::HOST, 0)?
             } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
                 // Without ports it would be another flow, and could reach another task than the fragment that has them.
                 if packet.form == Form::Fragment {
@@ -81,6 +80,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 let back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
                 let call = Call {
                     entry: Entry::Host,
+                    from: origin::HOST,
                     target_port: 0,
                     node: config.node,
                     back,

@@ -3,12 +3,12 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet};
-use mesh_common::schema::{Address, Backend, Config, Echo, FlowKey, address_flag, deliver as way, endpoint};
+use mesh_common::schema::{Address, Backend, Config, Echo, FlowKey, address_flag, deliver as way, endpoint, origin};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
 use crate::hook::{Code, Stop, encode, finish};
-use crate::maps::{ECHOES, PEERS, Tables};
+use crate::maps::{self, ECHOES, Tables};
 use crate::packet::tc::{SHOT, Tc, Tunnel};
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
 use crate::stage::owner::{self, WayBack};
@@ -75,14 +75,13 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id
 #[inline(always)]
 fn echo(tc: &Tc, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
     if id == vni::ECHO {
-        // SAFETY: values change only as a whole.
-        let Some(target) = (unsafe { PEERS.get(peer.node) }) else { return Err(Stop::drop(DropReason::NotConfigured)) };
+        let Some(target) = maps::peer(peer.node) else { return Err(Stop::drop(DropReason::NotConfigured)) };
         return send_tunnel(tc, HOOK, config, target.addr, vni::ECHO_REPLY);
     }
     if id != vni::ECHO_REPLY {
         return Err(Stop::drop(DropReason::UnknownVni));
     }
-    let Some(sequence) = tc.load::<8>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(sequence) = tc.load::<[u8; 8]>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
     // SAFETY: no arguments.
     let answer = Echo { answered_ns: unsafe { bpf_ktime_get_ns() }, sequence: u64::from_be_bytes(sequence) };
     let _ = ECHOES.insert(peer.node, answer, flow::ANY);
@@ -99,14 +98,14 @@ fn network<F: Tables>(
     packet: &Packet<F>,
     id: u32,
 ) -> Result<i32, Stop> {
-    match F::endpoint(&packet.src) {
-        Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => {}
-        _ => return Err(Stop::drop(DropReason::WrongPeer)),
-    }
-    if let Some(flow) = flow::lookup(packet, tc.len())? {
+    if let Some(flow) = flow::lookup(packet, tc.len(), origin::peer(peer.node))? {
         let to = peer_of(flow)?;
         nat::apply(tc, packet, flow, &packet.src)?;
         return deliver(tc, HOOK, config, flow, to, 0);
+    }
+    match F::endpoint(&packet.src) {
+        Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => {}
+        _ => return Err(Stop::drop(DropReason::WrongPeer)),
     }
     match F::endpoint(&packet.dst) {
         Some(target) if target.vni == id && target.ifindex != 0 => to_task(tc, HOOK, target.ifindex, target.mac),
@@ -136,7 +135,7 @@ fn request<F: Tables>(
     if !is_named {
         return Err(Stop::drop(DropReason::WireFormat));
     }
-    let flow = match flow::lookup(packet, tc.len())? {
+    let flow = match flow::lookup(packet, tc.len(), origin::peer(peer.node))? {
         Some(flow) => flow,
         None => {
             if packet.form == Form::Fragment {
@@ -155,7 +154,7 @@ fn request<F: Tables>(
             let target_port = called_port(packet, backend, from_wire)?;
             let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
             let back = WayBack { deliver: way::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: eth.src };
-            owner::accept(packet, number, backend, target_port, &back, F::Addr::default())?
+            owner::accept(packet, number, backend, target_port, origin::peer(peer.node), &back, F::Addr::default())?
         }
     };
     let to = peer_of(flow)?;

@@ -3,7 +3,7 @@
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
-    Config, Endpoint, Flow, address_flag, deliver as way, endpoint, endpoint_flag, frontend_flag,
+    Config, Endpoint, Flow, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag, frontend_flag,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -39,6 +39,19 @@ enum Decision<A: 'static> {
     Sent(i32),
 }
 
+/// What a flow needs to know of the task that sent a packet.
+struct Caller<A> {
+    number: u32,
+    gateway: A,
+}
+
+impl<A: Copy> Caller<A> {
+    #[inline(always)]
+    fn of(source: &Endpoint<A>) -> Self {
+        Caller { number: source.number, gateway: source.gateway }
+    }
+}
+
 #[inline(never)]
 fn walk<F: Tables>(tc: &Tc, eth: &Ethernet) -> Code {
     encode(steps::<F>(tc, eth))
@@ -48,17 +61,27 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet) -> Code {
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
     let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let packet = parse::packet::<F>(tc)?;
-    let source = sender(tc, eth, &packet)?;
-    let flow = match flow::lookup(&packet, tc.len())? {
-        Some(flow) => flow,
-        None => match decide(tc, eth, config, &packet, source)? {
-            Decision::Flow(flow) => flow,
-            Decision::Sent(action) => return Ok(action),
-        },
+    let mut caller = Caller { number: 0, gateway: packet.src };
+    let flow = match flow::lookup(&packet, tc.len(), tc.ifindex())? {
+        Some(flow) => {
+            // Its link has proven who it is; the rest is asked for only where it matters.
+            if flow.flags & (flow_flag::HAIRPIN | flow_flag::FROM_CLIENT) != 0 {
+                caller = Caller::of(sender(tc, eth, &packet)?);
+            }
+            flow
+        }
+        None => {
+            let source = sender(tc, eth, &packet)?;
+            caller = Caller::of(source);
+            match decide(tc, eth, config, &packet, source)? {
+                Decision::Flow(flow) => flow,
+                Decision::Sent(action) => return Ok(action),
+            }
+        }
     };
     let to = peer_of(flow)?;
-    nat::apply(tc, &packet, flow, &source.gateway)?;
-    deliver(tc, HOOK, config, flow, to, source.number)
+    nat::apply(tc, &packet, flow, &caller.gateway)?;
+    deliver(tc, HOOK, config, flow, to, caller.number)
 }
 
 /// The sending task, if the packet's source is really its own.
@@ -110,6 +133,7 @@ fn decide<F: Tables>(
                 let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
                 let call = Call {
                     entry: Entry::Client,
+                    from: source.ifindex,
                     target_port: frontend.target_port,
                     node: config.node,
                     back,

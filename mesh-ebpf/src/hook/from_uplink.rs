@@ -2,7 +2,7 @@
 
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, Ethernet, Form, protocol};
-use mesh_common::schema::{address_flag, deliver as way, frontend_flag};
+use mesh_common::schema::{address_flag, deliver as way, frontend_flag, origin};
 use mesh_common::verdict::{DropReason, Hook};
 
 use crate::hook::{Code, Stop, encode, finish};
@@ -47,7 +47,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
     if packet.protocol == protocol::UDP && packet.dport == config.data_port {
         return Err(Stop::PASS);
     }
-    let flow = match flow::lookup(&packet, tc.len())? {
+    let flow = match flow::lookup(&packet, tc.len(), origin::WIRE)? {
         Some(flow) => flow,
         None => {
             if packet.form != Form::Ports {
@@ -60,6 +60,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
             let back = WayBack { deliver: way::UPLINK, ifindex: tc.ifindex(), node: 0, vni: 0, mac: eth.src };
             let call = Call {
                 entry: Entry::Wire,
+                from: origin::WIRE,
                 target_port: frontend.target_port,
                 node: config.node,
                 back,

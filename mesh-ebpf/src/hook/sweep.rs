@@ -14,7 +14,7 @@ use crate::packet::tc::Tc;
 
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
-    let Some(b) = tc.load::<24>(14) else { return 0 };
+    let Some(b) = tc.load::<[u8; 24]>(14) else { return 0 };
     let key = FlowKey {
         src: [b[0], b[1], b[2], b[3]],
         dst: [b[4], b[5], b[6], b[7]],

@@ -1,13 +1,14 @@
 //! A packet at a TC hook: thin, typed names for the kernel's helpers (include/uapi/linux/bpf.h).
 //!
 //! Checksums are always changed through the kernel's helpers, because only they know whether a packet's checksum is finished
-//! (docs/decisions/0003). After a change nothing read before may be used as a pointer; everything here reads by offset.
+//! (docs/decisions/0003). Bytes are read and written where they lie, after they were made linear. After a change nothing read before may be used as a pointer; everything here works by offset.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::TcContext;
-use mesh_common::parse::Cursor;
+use mesh_common::checksum;
+use mesh_common::parse::{Cursor, Plain, words_of_6};
 use mesh_common::verdict::DropReason;
 
 /// "Not ours": the next program or the stack goes on (TC_ACT_UNSPEC, which TCX calls TCX_NEXT).
@@ -49,12 +50,9 @@ pub struct Tc {
 
 impl Cursor for Tc {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
-        // SAFETY: the helper writes exactly N bytes or fails.
-        let result =
-            unsafe { raw::bpf_skb_load_bytes(self.skb().cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
-        if result == 0 { Some(bytes) } else { None }
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` proved that these bytes are there, and any bytes at an even address are a `T`.
+        self.at::<T>(offset).map(|there| unsafe { there.read() })
     }
 }
 
@@ -73,6 +71,20 @@ impl Tc {
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
         self.ctx.skb.skb
+    }
+
+    /// Where a `T` at this offset lies; None past the packet's end. What is not in the packet's linear part yet is pulled there.
+    ///
+    /// The verifier must see a bound of the offset: it is a constant, or one byte and a constant.
+    #[inline(always)]
+    fn at<T: Plain>(&self, offset: usize) -> Option<*mut T> {
+        // Of "one byte more" the compiler makes "at or past the end", from which the verifier learns nothing.
+        const { assert!(size_of::<T>() > 1) };
+        if self.ctx.data() + offset + size_of::<T>() > self.ctx.data_end() {
+            pull(self.skb(), (offset + size_of::<T>()) as u32);
+        }
+        let start = self.ctx.data() + offset;
+        if start + size_of::<T>() > self.ctx.data_end() { None } else { Some(start as *mut T) }
     }
 
     /// For tail-less helpers that take the context.
@@ -116,9 +128,11 @@ impl Tc {
     /// Overwrites bytes whose change a checksum in the packet makes up for (its update is the caller's business), or which no checksum
     /// covers (the Ethernet header): the sum over the packet, which the receive checksum is, stays what it was.
     #[inline(always)]
-    pub fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
-        // SAFETY: the helper reads exactly N bytes.
-        check(unsafe { raw::bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), N as u32, 0) })
+    pub fn store<T: Plain>(&self, offset: usize, value: &T) -> Result<(), DropReason> {
+        let there = self.at::<T>(offset).ok_or(DropReason::HelperFailed)?;
+        // SAFETY: `at` proved that these bytes are there, and a program's packet is its own: the kernel un-shares it beforehand.
+        unsafe { there.write(*value) };
+        Ok(())
     }
 
     /// Overwrites bytes and tells the receive checksum: for packets made anew, and for changes that no checksum in them makes up for.
@@ -150,8 +164,10 @@ impl Tc {
     /// Replaces what `difference` says in the IP header checksum at `offset`.
     #[inline(always)]
     pub fn replace_header(&self, offset: usize, difference: u32) -> Result<(), DropReason> {
-        // SAFETY: plain values.
-        check(unsafe { raw::bpf_l3_csum_replace(self.skb(), offset as u32, 0, difference as u64, 0) })
+        let there = self.at::<[u16; 1]>(offset).ok_or(DropReason::HelperFailed)?;
+        // SAFETY: as in `store`. The IP header's sum is finished always, and makes up for the change.
+        unsafe { *there = [checksum::apply((*there)[0], difference)] };
+        Ok(())
     }
 
     /// Makes the frame this long; what is added is undefined.
@@ -164,19 +180,23 @@ impl Tc {
     /// Writes both MAC addresses.
     #[inline(always)]
     pub fn set_macs(&self, dst: [u8; 6], src: [u8; 6]) -> Result<(), DropReason> {
-        let b = [dst[0], dst[1], dst[2], dst[3], dst[4], dst[5], src[0], src[1], src[2], src[3], src[4], src[5]];
-        self.store(0, &b)
+        let ([a, b, c], [d, e, f]) = (words_of_6(dst), words_of_6(src));
+        self.store(0, &[a, b, c, d, e, f])
     }
 
     /// Writes the destination MAC alone.
     #[inline(always)]
     pub fn set_dst_mac(&self, dst: [u8; 6]) -> Result<(), DropReason> {
-        self.store(0, &dst)
+        self.store(0, &words_of_6(dst))
     }
 
     /// Marks the frame as meant for the receiving stack, whatever its destination MAC was.
     #[inline(always)]
     pub fn set_for_host(&self) -> Result<(), DropReason> {
+        // SAFETY: the verifier rewrites this load of a context field.
+        if unsafe { (*self.skb()).pkt_type } == PACKET_HOST {
+            return Ok(());
+        }
         check(self.ctx.change_type(PACKET_HOST).map_or_else(|code| code, |()| 0))
     }
 
@@ -224,6 +244,14 @@ impl Tc {
         // SAFETY: no parameters: the kernel looks the next hop up itself.
         unsafe { raw::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }
+}
+
+/// Makes the first `len` bytes of a packet linear; where it has no more, nothing happens. A real call, for it is rare: headers are linear but
+/// where a driver put them into a page.
+#[inline(never)]
+fn pull(skb: *mut __sk_buff, len: u32) {
+    // SAFETY: plain values. What could not be pulled is missed by the caller, who looks again.
+    unsafe { raw::bpf_skb_pull_data(skb, len) };
 }
 
 /// Reads the outer source (host order) and the VNI of a packet that came through a tunnel. A real call, as is [`write_tunnel_key`]: the key

@@ -10,7 +10,7 @@ use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
 use crate::hook::{Code, Stop, encode};
-use crate::maps::{PEERS, Tables};
+use crate::maps::{self, Tables};
 use crate::packet::tc::Tc;
 use crate::stage::deliver::{deliver, peer_of, send_tunnel};
 use crate::stage::ingress::{Call, Entry, enter};
@@ -33,8 +33,7 @@ pub fn turn_back<F: Tables>(
     if !packet.may_open() || !matches!(packet.form, Form::Ports | Form::EchoRequest) {
         return Err(Stop::drop(reason));
     }
-    // SAFETY: values change only as a whole.
-    match unsafe { PEERS.get(peer.node) } {
+    match maps::peer(peer.node) {
         Some(target) => send_tunnel(tc, HOOK, config, target.addr, id),
         None => Err(Stop::drop(reason)),
     }
@@ -71,7 +70,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
     let flow = if chosen.backend != gone {
         chosen
     } else {
-        if chosen.deliver != way::TUNNEL || chosen.node != peer.node {
+        if chosen.deliver != way::TUNNEL || chosen.node as u32 != peer.node {
             return Err(Stop::drop(DropReason::ForgedReply));
         }
         let (frontend, target_port) = match balance::published::<F>(packet.dport, packet.protocol) {
@@ -95,7 +94,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
             back = WayBack { deliver: way::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac };
         }
         F::remove_flow(&key);
-        let call = Call { entry, target_port, node: config.node, back, gateway, gone };
+        let call = Call { entry, from: chosen.from, target_port, node: config.node, back, gateway, gone };
         let code = enter(packet, frontend, &call);
         if code != 0 {
             return Ok(code);

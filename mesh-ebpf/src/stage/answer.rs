@@ -26,7 +26,7 @@ pub fn arp<F: Tables<Addr = [u8; 4]>>(tc: &Tc, eth: &Ethernet) -> Code {
 
 #[inline(always)]
 fn answer_arp<F: Tables<Addr = [u8; 4]>>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
-    let Some(b) = tc.load::<28>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(b) = tc.load::<[u8; 28]>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
     // Ethernet, IPv4, six and four bytes, request or reply.
     if b[0] != 0 || b[1] != 1 || b[2] != 8 || b[3] != 0 || b[4] != 6 || b[5] != 4 || b[6] != 0 {
         return Err(Stop::drop(DropReason::Malformed));
@@ -74,7 +74,8 @@ fn answer_echo<F: Tables>(tc: &Tc, hook: Hook, eth: &Ethernet, packet: &Packet<F
     }
     let l4 = packet.l4 as usize;
     tc.replace_word(l4 + 2, (F::ECHO_REQUEST as u16) << 8, (F::ECHO_REPLY as u16) << 8, false)?;
-    tc.store(l4, &[F::ECHO_REPLY])?;
+    let Some([_, code]) = tc.load::<[u8; 2]>(l4) else { return Err(Stop::drop(DropReason::Malformed)) };
+    tc.store(l4, &[F::ECHO_REPLY, code])?;
     tc.set_macs(eth.src, eth.dst)?;
     Ok(reflect(tc, hook))
 }

@@ -5,7 +5,7 @@ use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 
 use crate::hook::Stop;
-use crate::maps::{CONFIG, PEERS, UPLINKS};
+use crate::maps::{self, CONFIG, UPLINKS};
 use crate::packet::tc::{OK, Tc};
 
 /// Mark of packets that carry a tunnel key already when they reach mesh0's egress ("mesh"); from_host takes it off.
@@ -23,8 +23,7 @@ pub fn config() -> Result<&'static Config, Stop> {
 /// The peer with this number, if it answers.
 #[inline(always)]
 pub fn reachable(node: u32) -> Result<&'static Peer, Stop> {
-    // SAFETY: values change only as a whole.
-    match unsafe { PEERS.get(node) } {
+    match maps::peer(node) {
         Some(peer) if peer.flags & peer_flag::UNREACHABLE != 0 => Err(Stop::refuse(DropReason::PeerUnreachable)),
         Some(peer) => Ok(peer),
         None => Err(Stop::drop(DropReason::NotConfigured)),
@@ -35,7 +34,7 @@ pub fn reachable(node: u32) -> Result<&'static Peer, Stop> {
 /// refused by the address that was called.
 #[inline(always)]
 pub fn peer_of<A>(flow: &Flow<A>) -> Result<Option<&'static Peer>, Stop> {
-    if flow.deliver == deliver::TUNNEL { reachable(flow.node).map(Some) } else { Ok(None) }
+    if flow.deliver == deliver::TUNNEL { reachable(flow.node as u32).map(Some) } else { Ok(None) }
 }
 
 /// Sends a packet as its flow says; `peer` is what [`peer_of`] gave. `sender` is the endpoint number of the task that sent it

@@ -35,6 +35,7 @@ pub fn key<F: Tables>(packet: &Packet<F>) -> FlowKey<F::Addr> {
 #[inline(always)]
 pub fn blank<F: Tables>(flow: &mut Flow<F::Addr>) {
     flow.addr = F::Addr::default();
+    flow.from = 0;
     flow.port = 0;
     flow.other_port = 0;
     flow.rewrite = rewrite::NONE;
@@ -46,19 +47,23 @@ pub fn blank<F: Tables>(flow: &mut Flow<F::Addr>) {
     flow.vni = 0;
     flow.backend = 0;
     flow.mac = [0; 6];
-    flow.pad = [0; 2];
     flow.last_seen_s = now_s();
     flow.packets = 0;
     flow.bytes = 0;
 }
 
-/// Finds the flow of a packet, and notes that it was seen. None: decide anew (also where a SYN re-opens a closing tuple).
+/// Finds the flow of a packet that came from `from` (`origin::*`), and notes that it was seen. None: decide anew (also where a SYN re-opens a
+/// closing tuple). An entry was judged when it was written, so what comes from the same place needs no second judgement; from any other
+/// place the same tuple is somebody else's.
 #[inline(always)]
-pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32) -> Result<Option<&'static Flow<F::Addr>>, Stop> {
+pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32, from: u32) -> Result<Option<&'static Flow<F::Addr>>, Stop> {
     let key = key(packet);
     let Some(flow) = F::flow(&key) else { return Ok(None) };
     // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
     let flow = unsafe { &mut *flow };
+    if flow.from != from {
+        return Ok(None);
+    }
     let opens = packet.protocol == protocol::TCP && packet.may_open();
     if flow.flags & flow_flag::DEAD != 0 {
         F::remove_flow(&key);

@@ -26,6 +26,8 @@ pub enum Entry {
 pub struct Call<A> {
     /// Where it came in.
     pub entry: Entry,
+    /// The same, as its flow entry says (`origin::*`).
+    pub from: u32,
     /// Port it means at the backend; 0 keeps the packet's.
     pub target_port: u16,
     /// This node.
@@ -53,9 +55,9 @@ fn decide<F: Tables>(
     let number = balance::choose(frontend, packet, call.gone)?;
     let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
     if backend.node == call.node {
-        return owner::accept(packet, number, backend, call.target_port, &call.back, call.gateway);
+        return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, call.gateway);
     }
-    to_owner(packet, number, backend.node, call.entry, call.back.ifindex)
+    to_owner(packet, number, backend.node, call.entry, call.from, call.back.ifindex)
 }
 
 /// Sends a call to the node of the endpoint `number`, and keeps the choice, and the link that the call came in by (0: none).
@@ -65,6 +67,7 @@ pub fn to_owner<F: Tables>(
     number: u32,
     node: u32,
     entry: Entry,
+    from: u32,
     came_by: u32,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
@@ -72,7 +75,8 @@ pub fn to_owner<F: Tables>(
     let forward = unsafe { &mut (*scratch).forward };
     flow::blank::<F>(forward);
     forward.deliver = deliver::TUNNEL;
-    forward.node = node;
+    forward.from = from;
+    forward.node = node as u16;
     forward.ifindex = came_by;
     forward.backend = number;
     forward.mac = mac::of(mac::KIND_ENDPOINT, number);

@@ -2,8 +2,7 @@
 //!
 //! The pseudo header covers addresses only, so an address is one helper call and a port another. A zero UDP checksum stays zero.
 
-use aya_ebpf::helpers::generated::bpf_csum_diff;
-use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag, words_of_4};
 use mesh_common::schema::{Flow, flow_flag, rewrite};
 use mesh_common::verdict::DropReason;
 
@@ -33,9 +32,7 @@ fn address<F: Tables>(
     if old == new {
         return Ok(());
     }
-    let (mut from, mut to) = (F::to_16(old), F::to_16(new));
-    // SAFETY: both buffers have 16 bytes; for IPv4 the first 12 are equal and cancel out.
-    let difference = unsafe { bpf_csum_diff(from.as_mut_ptr().cast(), 16, to.as_mut_ptr().cast(), 16, 0) } as u32;
+    let difference = F::difference(old, new);
     if packet.form != Form::Fragment
         && let Some(at) = checksum_offset(packet)
     {
@@ -44,12 +41,13 @@ fn address<F: Tables>(
     if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
         tc.replace_header(ETHERNET_LEN + at, difference)?;
     }
-    store_addr::<F>(tc, offset, to)
+    store_addr::<F>(tc, offset, new)
 }
 
 #[inline(always)]
-fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: [u8; 16]) -> Result<(), DropReason> {
-    if F::ADDR_LEN == 4 { tc.store(offset, &[addr[12], addr[13], addr[14], addr[15]]) } else { tc.store(offset, &addr) }
+fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: F::Addr) -> Result<(), DropReason> {
+    let b = F::to_16(addr);
+    if F::ADDR_LEN == 4 { tc.store(offset, &words_of_4([b[12], b[13], b[14], b[15]])) } else { tc.store(offset, &b) }
 }
 
 /// Replaces the source or destination port; an echo's identifier is the source port of a request and the destination port of a reply.
@@ -65,10 +63,10 @@ fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, new: u16, is_ex
             let is_udp = packet.protocol == protocol::UDP;
             match checksum_offset(packet) {
                 // A datagram without checksum, where nothing in the packet makes up for the change.
-                Some(at) if is_udp && matches!(tc.load::<2>(at), Some([0, 0])) => {}
+                Some(at) if is_udp && matches!(tc.load::<[u8; 2]>(at), Some([0, 0])) => {}
                 Some(at) => {
                     tc.replace_word(at, old, new, is_udp)?;
-                    return tc.store(field, &new.to_be_bytes());
+                    return tc.store(field, &[new.to_be()]);
                 }
                 None => {}
             }
@@ -122,20 +120,22 @@ pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(),
     }
     let l4 = packet.l4 as usize;
     // Options end where the header does: what follows in a SYN is data (RFC 7413).
-    let Some([words]) = tc.load::<1>(l4 + 12) else { return Ok(()) };
+    let Some([words, _]) = tc.load::<[u8; 2]>(l4 + 12) else { return Ok(()) };
     let end = l4 + (words >> 4) as usize * 4;
-    let mut at = l4 + 20;
+    // From the transport header's start; a byte, so that the verifier sees a bound.
+    let mut option = 20u8;
     // The MSS option comes first in every stack seen; a few options are enough.
     for _ in 0..6 {
+        let at = l4 + option as usize;
         if at + 4 > end {
             return Ok(());
         }
-        let Some([kind, len, high, low]) = tc.load::<4>(at) else { return Ok(()) };
+        let Some([kind, len, high, low]) = tc.load::<[u8; 4]>(at) else { return Ok(()) };
         if kind == 0 {
             return Ok(());
         }
         if kind == 1 {
-            at += 1;
+            option = option.wrapping_add(1);
             continue;
         }
         if kind == 2 && len == 4 {
@@ -152,7 +152,10 @@ pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(),
         if len < 2 {
             return Ok(());
         }
-        at += len as usize;
+        option = match option.checked_add(len) {
+            Some(next) => next,
+            None => return Ok(()),
+        };
     }
     Ok(())
 }

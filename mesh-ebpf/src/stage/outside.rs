@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::helpers::generated as raw;
 use mesh_common::parse::{Form, Packet, protocol};
-use mesh_common::schema::{Config, Endpoint, FlowKey, deliver, flow_flag, rewrite};
+use mesh_common::schema::{Config, Endpoint, FlowKey, deliver, flow_flag, origin, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
 
@@ -70,6 +70,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
 
     flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.src;
+    scratch.reverse.from = origin::WIRE;
     scratch.reverse.port = packet.sport;
     scratch.reverse.rewrite = rewrite::DESTINATION;
     scratch.reverse.deliver = deliver::TASK;
@@ -103,6 +104,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
 
     flow::blank::<F>(&mut scratch.forward);
     scratch.forward.addr = addr;
+    scratch.forward.from = source.ifindex;
     scratch.forward.port = port;
     scratch.forward.rewrite = rewrite::SOURCE;
     scratch.forward.deliver = deliver::OUTSIDE;

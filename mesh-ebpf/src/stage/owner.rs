@@ -23,14 +23,15 @@ pub struct WayBack {
     pub mac: [u8; 6],
 }
 
-/// Accepts a call for a task of this node; the flow returned delivers it. `target_port` 0 keeps the port. A task
-/// that reached itself sees `gateway` as its caller.
+/// Accepts a call for a task of this node; the flow returned delivers it. `target_port` 0 keeps the port; `from` is one of `origin::*`. A
+/// task that reached itself sees `gateway` as its caller.
 #[inline(always)]
 pub fn accept<F: Tables>(
     packet: &Packet<F>,
     number: u32,
     backend: &Backend,
     target_port: u16,
+    from: u32,
     back: &WayBack,
     gateway: F::Addr,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
@@ -44,6 +45,7 @@ pub fn accept<F: Tables>(
 
     flow::blank::<F>(&mut scratch.forward);
     scratch.forward.addr = addr;
+    scratch.forward.from = from;
     scratch.forward.port = port;
     scratch.forward.rewrite = rewrite::DESTINATION;
     scratch.forward.deliver = deliver::TASK;
@@ -54,11 +56,12 @@ pub fn accept<F: Tables>(
 
     flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.dst;
+    scratch.reverse.from = backend.ifindex;
     scratch.reverse.port = packet.dport;
     scratch.reverse.rewrite = rewrite::SOURCE;
     scratch.reverse.deliver = back.deliver;
     scratch.reverse.ifindex = back.ifindex;
-    scratch.reverse.node = back.node;
+    scratch.reverse.node = back.node as u16;
     scratch.reverse.vni = back.vni;
     scratch.reverse.backend = number;
     scratch.reverse.mac = back.mac;

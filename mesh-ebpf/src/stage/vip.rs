@@ -1,7 +1,7 @@
 //! East–west, a task's call to a VIP: its own node chooses and rewrites, and keeps both directions. The backend's node only delivers.
 
 use mesh_common::parse::{Form, Packet};
-use mesh_common::schema::{Endpoint, FlowKey, Frontend, deliver as way, flow_flag, rewrite};
+use mesh_common::schema::{Endpoint, FlowKey, Frontend, deliver as way, flow_flag, origin, rewrite};
 use mesh_common::verdict::DropReason;
 
 use crate::hook::{Code, Stop, encode};
@@ -52,6 +52,7 @@ fn decide<F: Tables>(
 
     flow::blank::<F>(&mut scratch.forward);
     scratch.forward.addr = addr;
+    scratch.forward.from = source.ifindex;
     scratch.forward.rewrite = rewrite::DESTINATION;
     scratch.forward.flags = flags;
     scratch.forward.backend = number;
@@ -61,12 +62,13 @@ fn decide<F: Tables>(
         scratch.forward.ifindex = backend.ifindex;
     } else {
         scratch.forward.deliver = way::TUNNEL;
-        scratch.forward.node = backend.node;
+        scratch.forward.node = backend.node as u16;
         scratch.forward.vni = backend.vni;
     }
 
     flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.dst;
+    scratch.reverse.from = if backend.node == node { backend.ifindex } else { origin::peer(backend.node) };
     scratch.reverse.port = packet.dport;
     scratch.reverse.rewrite = rewrite::SOURCE;
     scratch.reverse.deliver = way::TASK;

@@ -354,6 +354,7 @@ impl Kernel {
             netns_cookie: self.netns_cookie,
             addresses,
             uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
+            next_hops: BTreeMap::new(),
             task_links,
             ports_not_taken: not_taken.iter().map(as_key).collect(),
             task_mtu: mtu,

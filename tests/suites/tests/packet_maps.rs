@@ -24,7 +24,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 15] = [
     ),
     ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
     ("OVERFLOWED", &[], &[]),
-    ("PEERS", &[], &["addr", "mtu", "flags"]),
+    ("PEERS", &[], &["addr", "ifindex", "next_hop", "link_mac", "mtu", "flags"]),
     ("UPLINKS", &[], &["addr4", "mac"]),
     ("ECHOES", &[], &["answered_ns", "sequence"]),
     ("SOCKETS", &["cookie", "addr", "port"], &["addr", "port"]),
@@ -93,7 +93,7 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
         assert!(name.len() <= 15, "{name}: the kernel would cut it");
         let (_, key_fields, value_fields) =
             FIELDS.iter().find(|(known, _, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the list"));
-        let is_array = ["CONFIG", "RINGS", "DROPS"].contains(&name.as_str());
+        let is_array = ["CONFIG", "RINGS", "PEERS", "DROPS"].contains(&name.as_str());
         if !is_array {
             put_zeros(&path);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapError};
-use mesh_common::schema::{Config, Frontend, FrontendKey};
+use mesh_common::schema::{Config, Frontend, FrontendKey, Peer};
 
 use super::{BpfError, Dataplane};
 use crate::plan::maps::{Entry, Key, MapOp, Tables};
@@ -46,11 +46,29 @@ impl Dataplane {
             endpoints: self.dump("ENDPOINTS4")?,
             frontends,
             backends: self.dump("BACKENDS")?,
-            peers: self.dump("PEERS")?,
+            peers: self.peers()?,
             uplinks: self.dump("UPLINKS")?,
             rings: lists,
             turns: self.dump::<u32, u64>("TURNS")?.into_keys().collect(),
         })
+    }
+
+    fn peers(&self) -> Result<BTreeMap<u32, Peer>, BpfError> {
+        let slots = self.array::<Peer>("PEERS")?;
+        let mut peers = BTreeMap::new();
+        for (node, peer) in (0..).zip(slots.iter()) {
+            let peer = peer.map_err(map_error("read", "PEERS"))?;
+            if peer != Peer::NONE {
+                peers.insert(node, peer);
+            }
+        }
+        Ok(peers)
+    }
+
+    fn write_peer(&mut self, node: u32, peer: Peer) -> Result<(), BpfError> {
+        let map = self.ebpf.map_mut("PEERS").ok_or_else(|| missing("PEERS"))?;
+        let mut map = Array::<&mut MapData, Peer>::try_from(map).map_err(map_error("open", "PEERS"))?;
+        map.set(node, peer, ANY).map_err(map_error("write", "PEERS"))
     }
 
     fn config(&self) -> Result<Option<Config>, BpfError> {
@@ -76,7 +94,7 @@ impl Dataplane {
             MapOp::Put(Entry::Endpoint(key, value)) => self.put("ENDPOINTS4", key, value, ANY),
             MapOp::Put(Entry::Frontend(key, value)) => self.put("FRONTENDS4", key, value, ANY),
             MapOp::Put(Entry::Backend(key, value)) => self.put("BACKENDS", key, value, ANY),
-            MapOp::Put(Entry::Peer(key, value)) => self.put("PEERS", key, value, ANY),
+            MapOp::Put(Entry::Peer(key, value)) => self.write_peer(*key, *value),
             MapOp::Put(Entry::Uplink(key, value)) => self.put("UPLINKS", key, value, ANY),
             // The counter's value is the programs': an existing one stays.
             MapOp::Put(Entry::Turn(pool)) => match self.put("TURNS", pool, &0u64, NO_EXIST) {
@@ -90,7 +108,7 @@ impl Dataplane {
             }
             MapOp::Delete(Key::Frontend(key)) => self.delete::<_, Frontend<[u8; 4]>>("FRONTENDS4", key),
             MapOp::Delete(Key::Backend(key)) => self.delete::<u32, mesh_common::schema::Backend>("BACKENDS", key),
-            MapOp::Delete(Key::Peer(key)) => self.delete::<u32, mesh_common::schema::Peer>("PEERS", key),
+            MapOp::Delete(Key::Peer(key)) => self.write_peer(*key, Peer::NONE),
             MapOp::Delete(Key::Uplink(key)) => self.delete::<u32, mesh_common::schema::Uplink>("UPLINKS", key),
             MapOp::Delete(Key::Turn(key)) => self.delete::<u32, u64>("TURNS", key),
         }

@@ -1,5 +1,6 @@
 //! Numbers for maps and frames. Each counts up; after the last of its range it starts again, past those still held.
 
+use mesh_common::schema::MAX_NODES;
 use mesh_common::wire::vni;
 
 use crate::model::Cluster;
@@ -10,10 +11,10 @@ fn next(last: u32, first: u32, end: u32, is_held: impl Fn(u32) -> bool) -> Optio
     (start..=end).chain(first..start).find(|number| !is_held(*number))
 }
 
-/// A node's number. None only after 4 billion nodes.
+/// A node's number, which is its slot in the array `PEERS`. None with as many nodes as that has slots.
 pub fn next_node_number(cluster: &mut Cluster) -> Option<u32> {
     let held = |number| cluster.nodes.values().any(|node| node.number == number);
-    let number = next(cluster.counters.node, 1, u32::MAX, held)?;
+    let number = next(cluster.counters.node, 1, MAX_NODES as u32 - 1, held)?;
     cluster.counters.node = number;
     Some(number)
 }

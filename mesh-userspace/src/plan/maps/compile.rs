@@ -61,7 +61,16 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
         }
         if let IpAddr::V4(addr) = node.data_path_addr {
             let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
-            let peer = Peer { addr: V4::to_16(addr.octets()), mtu: facts.underlay_mtu as u16, flags, pad: [0; 5] };
+            let hop = facts.next_hops.get(&addr);
+            let peer = Peer {
+                addr: V4::to_16(addr.octets()),
+                ifindex: hop.map_or(0, |hop| hop.ifindex),
+                next_hop: hop.map_or([0; 6], |hop| hop.mac),
+                link_mac: hop.map_or([0; 6], |hop| hop.link_mac),
+                mtu: facts.underlay_mtu as u16,
+                flags,
+                pad: 0,
+            };
             image.peers.insert(node.number, peer);
         }
     }

@@ -35,6 +35,8 @@ pub struct Facts {
     /// The host's own addresses → the link that has each, 0 where it leads nowhere outside.
     pub addresses: BTreeMap<Ipv4Addr, u32>,
     pub uplinks: BTreeMap<u32, Uplink>,
+    /// Peers' data path addresses that have a neighbour on an Ethernet link of this host in their way.
+    pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
     /// Task id → host side of its veth.
     pub task_links: BTreeMap<Id, u32>,
     /// Published ports (IP protocol number, port) that the host itself uses.
@@ -43,6 +45,17 @@ pub struct Facts {
     pub task_mtu: u32,
     /// Largest outer IP packet.
     pub underlay_mtu: u32,
+}
+
+/// Where packets to an address go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Ethernet link.
+    pub ifindex: u32,
+    /// Its own MAC address.
+    pub link_mac: [u8; 6],
+    /// The neighbour's.
+    pub mac: [u8; 6],
 }
 
 /// What the maps shall say, before the rings have a place.

@@ -173,8 +173,11 @@ fn backend(number: u32, value: &Backend) -> String {
 }
 
 fn peer(node: u32, value: &Peer) -> String {
-    let Peer { addr, mtu, flags, pad: _ } = *value;
+    let Peer { addr, ifindex, next_hop, link_mac: _, mtu, flags, pad: _ } = *value;
     let mut line = format!("peer {node} {} mtu {mtu}", address_of_16(addr));
+    if ifindex != 0 {
+        line.push_str(&format!(" by {} on {ifindex}", mac(&next_hop)));
+    }
     bits(&mut line, flags, &[(peer_flag::UNREACHABLE, "unreachable")]);
     line
 }
@@ -324,8 +327,11 @@ mod tests {
     fn a_listing_has_one_line_an_entry() {
         let mut tables = Tables::default();
         assert!(Kind::ALL.iter().all(|kind| tables.lines(*kind).is_empty()));
-        let peer = Peer { addr: V4::to_16([192, 0, 2, 2]), mtu: 1500, flags: peer_flag::UNREACHABLE, pad: [0; 5] };
+        let peer = Peer { addr: V4::to_16([192, 0, 2, 2]), mtu: 1500, flags: peer_flag::UNREACHABLE, ..Peer::NONE };
         tables.peers.insert(2, peer);
-        assert_eq!(tables.lines(Kind::Peer), ["peer 2 192.0.2.2 mtu 1500 unreachable"]);
+        let peer = Peer { addr: V4::to_16([192, 0, 2, 3]), mtu: 1500, ifindex: 4, next_hop: [2; 6], ..Peer::NONE };
+        tables.peers.insert(3, peer);
+        let lines = ["peer 2 192.0.2.2 mtu 1500 unreachable", "peer 3 192.0.2.3 mtu 1500 by 02:02:02:02:02:02 on 4"];
+        assert_eq!(tables.lines(Kind::Peer), lines);
     }
 }

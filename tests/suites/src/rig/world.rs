@@ -76,7 +76,7 @@ impl Rig {
         self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: [2, 0, 0, 0, 0, 1], pad: [0; 2] });
         self.put("ADDRESSES4", HERE, Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
         for (node, addr) in [(2u32, PEER_2), (3, PEER_3)] {
-            self.put("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, flags: 0, pad: [0; 5] });
+            self.set("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, ..Peer::NONE });
             self.put("ADDRESSES4", addr, Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] });
         }
         for gateway in [[10, 0, 16, 1], [10, 0, 32, 1]] {
@@ -206,7 +206,7 @@ impl Rig {
     /// The echo of this node stays unanswered.
     pub fn unreachable(&mut self, node: u32, addr: [u8; 4]) {
         let flags = peer_flag::UNREACHABLE;
-        self.put("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, flags, pad: [0; 5] });
+        self.set("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, flags, ..Peer::NONE });
     }
 }
 

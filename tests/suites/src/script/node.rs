@@ -200,6 +200,7 @@ impl Node {
             netns_cookie: 1,
             addresses: [(Ipv4Addr::LOCALHOST, 0), (self.addr, UPLINK)].into(),
             uplinks: [(UPLINK, uplink)].into(),
+            next_hops: BTreeMap::new(),
             task_links: self.ifindexes.clone(),
             ports_not_taken: not_taken.map(as_key).collect(),
             task_mtu: self.image.mesh0.map_or(UNDERLAY.mtu, |mesh0| mesh0.mtu),
