@@ -1,6 +1,7 @@
-//! The format of frames between nodes (docs/reference/wire.md): reserved VNIs and the MAC addresses that carry state.
+//! The format of frames between nodes (docs/reference/wire.md): outer headers, reserved VNIs and the MAC addresses that carry state.
 
 pub mod mac;
+pub mod outer;
 pub mod vni;
 
 /// Version of the frame format, carried in every MAC address of ours. Nodes drop frames of another version.
