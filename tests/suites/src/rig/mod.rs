@@ -9,12 +9,13 @@
 //! rig.from_task(&client, &syn).sent(&backend.gets("10.0.16.3").tcp(40000, 8000).syn());
 //! ```
 //! The world that every rig begins with: this node is 1 (192.0.2.1 on `up0`), peers are 2 (192.0.2.2) and 3 (192.0.2.3), networks are
-//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1).
+//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1). Between nodes packets go one [`Way`] or the other.
 //! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
 
 mod devices;
 pub mod kernel;
 mod outcome;
+mod way;
 mod world;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use devices::{Devices, HERE, ROUTER_MAC};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
+pub use way::Way;
 pub use world::{PEER_2, PEER_3, Service, Task, ip};
 
 /// Counters of drops, zeros left out.
@@ -46,6 +48,7 @@ pub struct Rig {
     tunnelled: Option<kernel::Tunnelled>,
     /// Endpoint numbers and pools given out so far.
     numbers: u32,
+    way: Way,
     /// First free slot of `RINGS`.
     slots: u32,
     /// Tasks here so far: each has the next of the devices.
@@ -77,7 +80,16 @@ impl Rig {
             .map_max_entries("OVERFLOW4", 1_024)
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
-        let mut rig = Rig { ebpf, devices, tunnelled: None, numbers: 0, slots: 1, links: 0, stays: PhantomData };
+        let mut rig = Rig {
+            ebpf,
+            devices,
+            tunnelled: None,
+            numbers: 0,
+            way: Way::of_this_test(),
+            slots: 1,
+            links: 0,
+            stays: PhantomData,
+        };
         rig.furnish();
         Ok(rig)
     }
@@ -105,9 +117,14 @@ impl Rig {
         self.run(Hook::FromHost, packet, RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() })
     }
 
-    /// What comes out of the tunnel from the node with this address.
+    /// What comes out of the tunnel from the node with this address: the fast way if that takes it, else out of mesh0.
     #[track_caller]
     pub fn from_overlay(&mut self, peer: [u8; 4], vni: u32, packet: impl Packet) -> Outcome {
+        if self.way == Way::Fast
+            && let Some(outcome) = self.from_wire(peer, vni, &packet.bytes())
+        {
+            return outcome;
+        }
         let options = RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() };
         self.run_tunnelled(peer, vni, packet, options)
     }
