@@ -9,7 +9,7 @@
 //! container.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
@@ -200,14 +200,16 @@ fn aliases(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// None where Docker's resolver answers inside, which is as soon as one of its networks was made by somebody.
+/// None where Docker's resolver answers inside, which is as soon as one of its networks was made by somebody; and where the file is not
+/// the container's own: one that is mounted over /etc/resolv.conf, be it the host's, is named here just so.
 fn resolv_conf(found: &ContainerInspectResponse, mode: &str) -> Option<PathBuf> {
     if mode == "host" || mode.starts_with("container:") {
         return None;
     }
+    let is_own = |path: &Path| path.iter().any(|part| part.to_str() == found.id.as_deref());
     let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
     let is_plain = networks.is_none_or(|networks| networks.keys().all(|name| name == "bridge" || name == "none"));
-    found.resolv_conf_path.as_deref().filter(|path| is_plain && !path.is_empty()).map(PathBuf::from)
+    found.resolv_conf_path.as_deref().map(PathBuf::from).filter(|path| is_plain && is_own(path))
 }
 
 fn items(text: &str) -> Vec<String> {
@@ -244,7 +246,7 @@ mod tests {
             }),
             host_config: Some(HostConfig { network_mode: Some(mode.into()), ..HostConfig::default() }),
             network_settings: Some(NetworkSettings { networks: Some(networks), ..NetworkSettings::default() }),
-            resolv_conf_path: Some("/var/lib/docker/containers/ab/resolv.conf".into()),
+            resolv_conf_path: Some(format!("/var/lib/docker/containers/{}/resolv.conf", "ab".repeat(32))),
             ..ContainerInspectResponse::default()
         }
     }
@@ -304,6 +306,9 @@ mod tests {
         let settings = both.network_settings.as_mut().and_then(|settings| settings.networks.as_mut());
         settings.expect("networks").insert("shop_default".into(), EndpointSettings::default());
         assert_eq!(read(&both).expect("labelled").resolv_conf, None);
+        let mut mounted = container("bridge", &[("mesh.network", "demo")]);
+        mounted.resolv_conf_path = Some("/etc/resolv.conf".into());
+        assert_eq!(read(&mounted).expect("labelled").resolv_conf, None, "the host's own file");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod gate;
 mod image;
 mod logs;
 mod look;
+pub mod names;
 mod record;
 mod request;
 mod session;
