@@ -204,6 +204,12 @@ fn on_dockers_bridge_a_guest_has_our_network_and_names_beside_its_own() {
         engine.docker(["network", "create", "late"])?.ok()?;
         engine.docker(["network", "connect", "late", "web"])?.ok()?;
         ensure!(inside(engine, "web", "ip link")?.contains("eth1@"));
+        let heard = stage.runtime.adoptable();
+        eventually(SOON, "its names are Docker's from now on", || {
+            let known = heard.borrow().clone().unwrap_or_default();
+            ensure!(known.len() == 1 && known[0].resolv_conf.is_none(), "{known:?}");
+            Ok(())
+        })?;
         engine.docker(["network", "disconnect", "late", "web"])?.ok()?;
 
         step("taken away: as it was");
@@ -211,7 +217,6 @@ fn on_dockers_bridge_a_guest_has_our_network_and_names_beside_its_own() {
         let after = network_of(engine, "web")?;
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         names::take_back(&kept_in)?;
-        run(engine, "fresh", &["--dns-search", "corp.example"])?;
         let now = inside(engine, "web", "cat /etc/resolv.conf")?;
         // Docker wrote the file anew when it gave the further network; what is there must be none of ours.
         ensure!(!now.contains("10.0.16.1") && !now.contains("mesh"), "{now}");
@@ -246,6 +251,29 @@ fn on_a_network_of_its_own_a_guest_resolves_our_names_by_dockers_resolver() {
         ensure!(inside(engine, "web", "nslookup db 127.0.0.11")?.contains(&shops));
         ensure!(inside(engine, "web", "nslookup cache")?.contains("10.0.16.9"));
         ensure!(askers.iter().next() == Some(IpAddr::from(OVERLAY)), "asked from inside the container");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_container_without_a_network_has_ours_alone() {
+    with_bridged_engine("a container without a network has ours alone", &[], async |stage| {
+        let (engine, node) = (stage.engine, stage.namespace);
+        run(engine, "lonely", &["-l", "mesh.network=demo", "--network", "none"])?;
+        let lonely = asking(&stage.runtime, &["lonely"])?.remove(0);
+        let before = network_of(engine, "lonely")?;
+        join(node, &lonely)?;
+        inside(engine, "lonely", "mkdir /www; echo it is lonely > /www/index.html; httpd -h /www")?;
+        let said = fetch(node, &format!("{OVERLAY}:80"))?;
+        ensure!(said.ends_with("it is lonely\n"), "{said}");
+        let _askers = serve_name_at(node, GATEWAY, "db", Ipv4Addr::new(10, 0, 16, 9))?;
+        let kept_in = names::kept_in(&stage.folder, &lonely.container);
+        names::give(&lonely.resolv_conf.context("its names are ours to give")?, &kept_in, GATEWAY, &[])?;
+        ensure!(inside(engine, "lonely", "nslookup db.")?.contains("10.0.16.9"));
+        on_links(node, async |links| Ok(links.purge().await.map(drop)?))?;
+        names::take_back(&kept_in)?;
+        let after = network_of(engine, "lonely")?;
+        ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         Ok(())
     });
 }
