@@ -135,6 +135,7 @@ pub(super) fn start(work: &mut Work, service: &Service, slot: &Slot) {
         message: String::new(),
         created_at: work.ctx.now,
         not_before: 0,
+        adopted: None,
     };
     match slot {
         Slot::Number(_) => drop(work.after.tasks.insert(task.id.clone(), task)),
