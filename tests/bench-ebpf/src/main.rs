@@ -103,7 +103,12 @@ pub fn tc_tunnel(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn tc_new(ctx: TcContext) -> i32 {
-    tc::new(&ctx)
+    tc::new(&ctx, true)
+}
+
+#[classifier]
+pub fn tc_new_one(ctx: TcContext) -> i32 {
+    tc::new(&ctx, false)
 }
 
 /// The verifier rejects a program that can reach this loop; the compiler must have removed every panic.

@@ -96,9 +96,9 @@ pub fn tunnel(ctx: &TcContext) -> i32 {
     if key(ctx.skb.skb, flow.node, flow.vni) { redirect(flow) } else { LOST }
 }
 
-/// A flow that is not there: service, ring, both entries written, then as [`dnat`].
+/// A flow that is not there: service, ring, its entry written, and that of its reply where there is one; then as [`dnat`].
 #[inline(always)]
-pub fn new(ctx: &TcContext) -> i32 {
+pub fn new(ctx: &TcContext, reply_too: bool) -> i32 {
     let Some(bytes) = bytes(ctx) else { return LOST };
     let Some(tuple) = Tuple::read(bytes) else { return LOST };
     // SAFETY: values stay while programs run.
@@ -113,8 +113,10 @@ pub fn new(ctx: &TcContext) -> i32 {
     flow.vni = frontend.vni;
     flow.ifindex = 1;
     let new = u32::from_ne_bytes(*backend);
-    let reply = tuple.turned(new);
-    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() || BARE_FLOWS.insert(reply.key(), &*flow, 0).is_err() {
+    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() {
+        return LOST;
+    }
+    if reply_too && BARE_FLOWS.insert(tuple.turned(new).key(), &*flow, 0).is_err() {
         return LOST;
     }
     bytes.set_macs(flow.mac, mac::GATEWAY);

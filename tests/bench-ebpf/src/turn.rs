@@ -44,16 +44,31 @@ fn write(bytes: Bytes, frame: &[u64; 8]) {
     bytes.put(56, h);
 }
 
+/// Where the packet begins and ends now. Volatile: what is read twice must be loaded twice, or the compiler keeps half of a pointer, which the
+/// verifier no longer knows as one.
+#[inline(always)]
+fn bounds(ctx: &XdpContext) -> (usize, usize) {
+    // SAFETY: the context is valid, and the verifier rewrites both loads.
+    unsafe {
+        (
+            (&raw const (*ctx.ctx).data).read_volatile() as usize,
+            (&raw const (*ctx.ctx).data_end).read_volatile() as usize,
+        )
+    }
+}
+
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> u32 {
-    let longer = ctx.data_end() as i64 - ctx.data() as i64 - LEN as i64;
+    let (data, end) = bounds(ctx);
+    let longer = end as i64 - data as i64 - LEN as i64;
     if longer != 0 {
         // SAFETY: plain values.
         if unsafe { bpf_xdp_adjust_head(ctx.ctx, longer as i32) } != 0 {
             return FAILED as u32;
         }
     }
-    let (Some(bytes), Some(frame)) = (Bytes::new(ctx.data(), ctx.data_end()), next()) else { return FAILED as u32 };
+    let (data, end) = bounds(ctx);
+    let (Some(bytes), Some(frame)) = (Bytes::new(data, end), next()) else { return FAILED as u32 };
     write(bytes, frame);
     // SAFETY: an XDP program jumps to another.
     unsafe { TARGET_XDP.tail_call(ctx, 0) };

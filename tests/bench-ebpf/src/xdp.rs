@@ -143,7 +143,7 @@ pub fn ring_vxlan(ctx: &XdpContext) -> u32 {
     vxlan(ctx, u32::from_ne_bytes(*peer), frontend.vni, hash)
 }
 
-/// A flow that is not there: service, ring, both entries written.
+/// A flow that is not there: service, ring, its entry written. The reply needs none at the node where the call enters.
 #[inline(always)]
 pub fn new(ctx: &XdpContext) -> u32 {
     let Some(bytes) = bytes(ctx) else { return LOST };
@@ -159,8 +159,7 @@ pub fn new(ctx: &XdpContext) -> u32 {
     let Some(flow) = crate::maps::blank() else { return LOST };
     flow.addr = *peer;
     flow.vni = frontend.vni;
-    let reply = tuple.turned(u32::from_ne_bytes(*peer));
-    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() || BARE_FLOWS.insert(reply.key(), &*flow, 0).is_err() {
+    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() {
         return LOST;
     }
     count();
