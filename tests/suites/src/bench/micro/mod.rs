@@ -20,6 +20,7 @@ use mesh_common::verdict::Hook;
 use super::{Row, Wish, stay_on_last_cpu};
 use crate::rig::Rig;
 pub use floors::{Floor, floors};
+pub use frames::Tuple;
 pub use measure::{Bench, Effort};
 pub use walks::{Walk, flows_in_words};
 
