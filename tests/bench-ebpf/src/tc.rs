@@ -84,7 +84,7 @@ pub fn dnat(ctx: &TcContext) -> i32 {
 pub fn dnat_tunnel(ctx: &TcContext) -> i32 {
     let Some((bytes, flow)) = found(ctx) else { return LOST };
     bytes.set_macs(flow.mac, mac::GATEWAY);
-    let done = rewrite(ctx.skb.skb, bytes, u32::from_ne_bytes(flow.addr)) && key(ctx.skb.skb, flow.node, flow.vni);
+    let done = rewrite(ctx.skb.skb, bytes, u32::from_ne_bytes(flow.addr)) && key(ctx.skb.skb, flow.backend, flow.vni);
     if done { redirect(flow) } else { LOST }
 }
 
@@ -93,7 +93,7 @@ pub fn dnat_tunnel(ctx: &TcContext) -> i32 {
 pub fn tunnel(ctx: &TcContext) -> i32 {
     let Some((bytes, flow)) = found(ctx) else { return LOST };
     bytes.set_macs(flow.mac, mac::GATEWAY);
-    if key(ctx.skb.skb, flow.node, flow.vni) { redirect(flow) } else { LOST }
+    if key(ctx.skb.skb, flow.backend, flow.vni) { redirect(flow) } else { LOST }
 }
 
 /// A flow that is not there: service, ring, its entry written, and that of its reply where there is one; then as [`dnat`].

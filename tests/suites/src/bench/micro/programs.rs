@@ -127,7 +127,8 @@ impl Programs {
         self.forget(table)?;
         let mut value: Flow<[u8; 4]> = zeroed();
         value.addr = PEER_2;
-        value.node = u32::from_be_bytes(PEER_2);
+        // Where a flow of ours names an endpoint, a bare one names the peer.
+        value.backend = u32::from_be_bytes(PEER_2);
         value.vni = 4_097;
         value.ifindex = ifindex;
         value.mac = [2, 0, 0, 0, 0, 2];
