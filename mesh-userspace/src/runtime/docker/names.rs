@@ -22,6 +22,9 @@ use crate::runtime::json_file::{read_if_there, write_json};
 /// The first line of what we write, by which we know it again.
 const MARK: &str = "# By mesh, while this container is on its networks.";
 
+/// Below the state directory.
+const FOLDER: &str = "guests";
+
 /// What can go wrong with a container's resolv.conf.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -40,11 +43,31 @@ struct Kept {
     former: String,
 }
 
+/// Where the former content of this container's file is kept: `<state-dir>/guests/<container>.json`.
+pub fn kept_in(state_dir: &Path, container: &str) -> PathBuf {
+    state_dir.join(FOLDER).join(format!("{container}.json"))
+}
+
+/// The containers whose former content is kept: those that have our names, and those that a former agent could not take them back from.
+pub fn kept(state_dir: &Path) -> Result<Vec<String>, NamesError> {
+    let folder = state_dir.join(FOLDER);
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed("list", &folder))?,
+    };
+    let container = |name: String| name.strip_suffix(".json").map(str::to_owned);
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut containers: Vec<String> = names.filter_map(container).collect();
+    containers.sort();
+    Ok(containers)
+}
+
 /// Makes `nameserver` the container's resolver; `search` comes before its own search domains. `kept_in` is the file that keeps the
 /// former content until [`take_back`], one for each container. Repeating it does no harm; another `nameserver` replaces the first.
 pub fn give(resolv_conf: &Path, kept_in: &Path, nameserver: Ipv4Addr, search: &[String]) -> Result<(), NamesError> {
     let current = read(resolv_conf)?;
     let kept = read_kept(kept_in)?.filter(|kept| kept.resolv_conf == resolv_conf);
+    let is_kept = kept.is_some();
     let former = match kept {
         // An empty file is what a machine may be left with that lost power while we wrote.
         Some(kept) if current.starts_with(MARK) || current.is_empty() => kept.former,
@@ -53,7 +76,7 @@ pub fn give(resolv_conf: &Path, kept_in: &Path, nameserver: Ipv4Addr, search: &[
         _ => current.clone(),
     };
     let ours = content(&former, nameserver, search);
-    if current == ours {
+    if is_kept && current == ours {
         return Ok(());
     }
     keep(kept_in, &Kept { resolv_conf: resolv_conf.to_owned(), former })?;
@@ -187,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn those_that_have_our_names_are_known() {
+        let (files, state) = (Files::new(), tempfile::tempdir().unwrap());
+        assert_eq!(kept(state.path()).unwrap(), Vec::<String>::new());
+        for container in ["bb", "aa"] {
+            give(&files.resolv_conf, &kept_in(state.path(), container), GATEWAY, &[]).unwrap();
+        }
+        assert_eq!(kept(state.path()).unwrap(), ["aa", "bb"]);
+        take_back(&kept_in(state.path(), "aa")).unwrap();
+        assert_eq!(kept(state.path()).unwrap(), ["bb"]);
+    }
+
+    #[test]
     fn a_second_time_keeps_what_was_there_before_the_first() {
         let files = Files::new();
         files.give(GATEWAY);
@@ -243,7 +278,7 @@ mod tests {
         let files = Files::new();
         files.give(GATEWAY);
         std::fs::remove_file(&files.kept_in).unwrap();
-        files.give(Ipv4Addr::new(10, 0, 32, 1));
+        files.give(GATEWAY);
         take_back(&files.kept_in).unwrap();
         assert_eq!(files.text(), "search corp.example\noptions edns0 ndots:0\n");
     }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerState, HealthStatusEnum};
+use bollard::models::{ContainerState, EventMessageTypeEnum, HealthStatusEnum};
 use bollard::query_parameters::{
     EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
@@ -252,8 +252,10 @@ impl Inner {
 
     /// Passes verdicts on, and who asks to join, until the connection ends; gives the reason.
     async fn listen(&self, engine: &Connected, since: u64) -> String {
-        let filters =
-            HashMap::from([("type", vec!["container"]), ("event", vec!["start", "die", "rename", "health_status"])]);
+        let filters = HashMap::from([
+            ("type", vec!["container", "network"]),
+            ("event", vec!["start", "die", "rename", "health_status", "connect", "disconnect"]),
+        ]);
         let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
         let mut events = std::pin::pin!(engine.docker.events(Some(options)));
         let mut list_at = Some(Instant::now());
@@ -273,15 +275,12 @@ impl Inner {
             let attributes = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
             let task_id = attributes.get(TASK_LABEL).and_then(|label| Id::try_from(label.clone()).ok());
             let is_verdict = event.action.is_some_and(|action| action.starts_with("health_status"));
+            // Whether Docker's resolver answers in a container depends on its networks, and these events have no labels.
+            let may_ask = attributes.contains_key(NETWORK_LABEL) || event.typ == Some(EventMessageTypeEnum::NETWORK);
             // An event only says when to look: events of the last second may come again, and older than what we have seen.
             match task_id {
-                Some(task_id)
-                    if is_verdict
-                        && attributes.get(NODE_LABEL).map(String::as_str) == Some(self.config.node.as_str()) =>
-                {
-                    self.look_at_health(engine, &task_id).await;
-                }
-                None if attributes.contains_key(NETWORK_LABEL) => {
+                Some(task_id) if is_verdict => self.look_at_health(engine, &task_id).await,
+                None if may_ask => {
                     list_at.get_or_insert_with(|| Instant::now() + GATHER);
                 }
                 _ => {}
