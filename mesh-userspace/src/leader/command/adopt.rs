@@ -32,7 +32,7 @@ pub fn adopt_containers(
     release(&mut after, node, listed);
     let mut refused = Vec::new();
     for asking in listed {
-        if has_task(&after, node, &asking.container) {
+        if has_joined(&after, node, &asking.container) {
             continue;
         }
         let mut trial = after.clone();
@@ -44,8 +44,8 @@ pub fn adopt_containers(
     Ok(Commit::of(cluster, &after, refused))
 }
 
-/// The container is a task already, is ending as one, or was sent away.
-fn has_task(cluster: &Cluster, node: &Id, container: &str) -> bool {
+/// The container of this node is a task already, is ending as one, or was sent away.
+pub fn has_joined(cluster: &Cluster, node: &Id, container: &str) -> bool {
     let tasks = cluster.tasks.values().filter(|task| task.adopted.as_deref() == Some(container));
     let mut tasks = tasks.filter(|task| task.node_id.as_ref() == Some(node));
     tasks.any(|task| task.desired != TaskState::Shutdown || !task.attachments.is_empty())

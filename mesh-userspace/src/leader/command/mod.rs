@@ -17,7 +17,7 @@ mod scale;
 mod service;
 mod stack;
 
-pub use adopt::adopt_containers;
+pub use adopt::{adopt_containers, has_joined};
 pub use cluster::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT, InitCluster, init_cluster};
 pub use error::CommandError;
 pub(in crate::leader) use error::runtime_name;
