@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mesh_lab::{Lab, Node, Swarm, eventually, lacks_engine, scenario, skip, step};
+use mesh_lab::{Lab, Node, Swarm, eventually, lacks_engine, scenario, skip, steadily, step};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -130,6 +130,11 @@ fn containers_with_labels_join_and_leave() {
         n2.start()?;
         swarm.wait_ready(3, Duration::from_secs(15))?;
         answered_by(swarm, "web", &[&first, &second], SOON)?;
+        steadily(Duration::from_secs(5), "both by name", || {
+            let seen = answering(swarm, "web", 6)?;
+            ensure!(seen == [first.clone(), second.clone()].into(), "{seen:?}");
+            Ok(())
+        })?;
         let timeline = probe.stop();
         ensure!(timeline.failures().is_empty(), "{}", timeline.describe());
         let after = swarm.wait_running("web", 2, SOON)?;

@@ -64,7 +64,7 @@ impl Tasks {
         let first = task.attachments.first().and_then(|at| cluster.networks.get(&at.network_id));
         let guest = member.guests.take_in(&task.id, found, now())?;
         member.kernel.set_namespace(task.id.clone(), guest.netns());
-        self.with(|known| known.guests.insert(task.id.clone(), guest.clone()));
+        self.take(&guest);
         member.kernel.round(member).await;
         member.kernel.check_task(task).await?;
         anyhow::ensure!(!member.kernel.is_closed(), "this node is leaving the cluster");
@@ -84,6 +84,16 @@ impl Tasks {
         });
         member.kernel.kick();
         Ok(())
+    }
+
+    /// It is one of ours from now on; its end is looked at as soon as its process ends, whatever the Engine is at.
+    fn take(&self, guest: &Guest) {
+        self.with(|known| known.guests.insert(guest.task_id.clone(), guest.clone()));
+        let (kick, guest) = (self.kick.clone(), guest.clone());
+        tokio::spawn(async move {
+            guest.end().await;
+            kick.notify_one();
+        });
     }
 
     /// The store does not want it here any more: every node learns that from there, and only then is it disconnected.
@@ -124,8 +134,8 @@ impl Tasks {
                 self.report(member, &guest.task_id, gone());
                 continue;
             }
-            self.with(|known| known.guests.insert(guest.task_id.clone(), guest.clone()));
             member.kernel.set_namespace(guest.task_id.clone(), guest.netns());
+            self.take(guest);
             self.report(member, &guest.task_id, reports::runs(guest.health, Some(guest.pid()), guest.joined_at));
         }
         Ok(guests.len())

@@ -32,7 +32,7 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Tasks {
     known: Mutex<Known>,
-    kick: Notify,
+    kick: Arc<Notify>,
 }
 
 #[derive(Default)]

@@ -14,6 +14,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::{Adoptable, names};
 use crate::model::{Id, TaskHealth, UnixMs};
@@ -41,6 +43,24 @@ impl Guest {
     /// Its network namespace, while it lives.
     pub fn netns(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.process.pid).into()
+    }
+
+    /// Waits until its first process has ended; for ever where that can't be watched.
+    pub async fn end(&self) {
+        let watched = self.process.pidfd().and_then(|fd| {
+            // SAFETY: the owned descriptor stays open, and the same, until the AsyncFd is dropped.
+            let fd = fd.map(|fd| unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }).transpose()?;
+            Ok(fd)
+        });
+        let ended = match watched {
+            Ok(None) => Ok(()),
+            Ok(Some(process)) => process.readable().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            log::warn!("watch container {:.12}: {error}: its end is known as soon as the Engine tells", self.container);
+            std::future::pending::<()>().await;
+        }
     }
 
     /// It runs since it joined, and was not started anew.
