@@ -179,13 +179,13 @@ fn a_link_whose_device_went_does_not_keep_the_next_agent_from_starting() {
         let beside = Beside::new("severed");
         let attached = |dataplane: &Dataplane| dataplane.attachments().len();
         let device = |name: &str| Attachment::new(Hook::FromTask, name, 770);
-        ip("link add mvone index 770 type dummy");
+        ip("link add mvone index 770 type veth peer name one");
         let mut first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
         first.ensure(&device("mvone")).unwrap();
         assert_eq!(attached(&first), 1);
         drop(first); // the agent is gone, its pins stay
         ip("link del mvone");
-        ip("link add mvtwo index 770 type dummy");
+        ip("link add mvtwo index 770 type veth peer name two");
         let mut second = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
         assert_eq!(attached(&second), 0, "the link was another device's");
         second.ensure(&device("mvtwo")).unwrap();
