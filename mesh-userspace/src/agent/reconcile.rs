@@ -242,7 +242,7 @@ impl Kernel {
             runtimes,
             engine_version,
             without,
-            warnings: troubles.warnings.into_iter().chain(lock(&self.notes).clone()).collect(),
+            warnings: [troubles.warnings, lock(&self.notes).clone(), member.adoption.warnings()].concat(),
         });
     }
 

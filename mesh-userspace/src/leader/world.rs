@@ -166,7 +166,7 @@ impl World {
             }
             let was = self.observed.tasks.get(&task.id).map(|status| status.state);
             let is = match (was, task.desired) {
-                (None, TaskState::Running) => match task.spec.command[0].as_str() {
+                (None, TaskState::Running) => match task.spec.command.first().map_or("", String::as_str) {
                     "false" => TaskState::Failed,
                     "true" => TaskState::Complete,
                     _ => TaskState::Running,

@@ -71,7 +71,7 @@ async fn verdict(member: &Member, task: &Task) -> Option<TaskHealth> {
 
 /// Waits a little until the task listens where its published TCP ports lead: who is balanced to it sooner is refused. A command that
 /// never listens is taken as it is.
-async fn listens_soon(cluster: &Cluster, task: &Task, pid: u32) {
+pub(super) async fn listens_soon(cluster: &Cluster, task: &Task, pid: u32) {
     let service = cluster.services.get(&task.service_id);
     let tcp = service.iter().flat_map(|service| &service.ports).filter(|port| port.protocol == Protocol::Tcp);
     let ports: Vec<u16> = tcp.map(|port| port.target).collect();

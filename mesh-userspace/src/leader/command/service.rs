@@ -9,6 +9,9 @@ use super::{CommandError, Commit, resolve};
 
 /// `service create`. A service whose address or port can't be had exists all the same, with `pending_reason`.
 pub fn create_service(cluster: &Cluster, spec: ServiceSpec, ctx: &mut Ctx) -> Result<Commit<Service>, CommandError> {
+    if spec.mode == Mode::Adopted {
+        return Err(CommandError::AdoptedByHand { service: spec.name });
+    }
     let mut after = cluster.clone();
     let service = add(&mut after, spec, ctx)?;
     Ok(Commit::of(cluster, &after, service))
@@ -71,6 +74,12 @@ pub(in crate::leader) fn replace_spec(
     let name = || old.spec.name.clone();
     if spec.name != old.spec.name {
         return Err(CommandError::Rename { service: name(), name: spec.name });
+    }
+    if old.spec.mode == Mode::Adopted {
+        return Err(CommandError::AdoptedStays { service: name(), asked: "updated" });
+    }
+    if spec.mode == Mode::Adopted {
+        return Err(CommandError::AdoptedByHand { service: name() });
     }
     if matches!(spec.mode, Mode::Global) != matches!(old.spec.mode, Mode::Global) {
         return Err(CommandError::ModeChange { service: name() });

@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{Change, Cluster, Id, Node, Observed, Task, TaskSpec, TaskState};
 
+pub(super) use place::attach;
 pub(super) use restart::{Next, next};
 pub(super) use rolling::trial_ms;
 pub(super) use slots::{slots_of, wanted};

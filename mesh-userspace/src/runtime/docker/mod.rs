@@ -19,6 +19,7 @@ mod adoptable;
 mod attach;
 mod engine;
 mod gate;
+mod guests;
 mod image;
 mod logs;
 mod look;
@@ -43,6 +44,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
 pub use self::adoptable::Adoptable;
+pub use self::guests::{Guest, Guests};
 pub use self::look::{Unseen, look};
 
 use self::engine::{Connected, Engine, State, has_status, words};
