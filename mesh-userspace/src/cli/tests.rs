@@ -130,7 +130,7 @@ fn with_health_and_engines(observed: &mut Observed) {
         applied_revision: 7,
         layout_version: 1,
         ports_not_taken: Vec::new(),
-        runtimes: vec![Runtime::Exec],
+        runtimes: Some(vec![Runtime::Exec]),
         engine_version: engine.map(str::to_string),
         without: Default::default(),
         warnings: Vec::new(),

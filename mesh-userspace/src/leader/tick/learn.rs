@@ -5,12 +5,12 @@
 
 use super::Work;
 
-/// Nodes whose agents have said nothing (yet) keep what is on record.
+/// Nodes whose agents have said nothing (yet) keep what is on record; one that says that nothing answers is believed.
 pub(super) fn runtimes(work: &mut Work) {
     for node in work.after.nodes.values_mut() {
-        let Some(status) = work.observed.nodes.get(&node.id) else { continue };
-        if !status.runtimes.is_empty() && status.runtimes != node.runtimes {
-            node.runtimes = status.runtimes.clone();
+        let said = work.observed.nodes.get(&node.id).and_then(|status| status.runtimes.as_ref());
+        if let Some(runtimes) = said.filter(|runtimes| **runtimes != node.runtimes) {
+            node.runtimes = runtimes.clone();
         }
     }
 }
