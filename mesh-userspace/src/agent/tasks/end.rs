@@ -37,7 +37,7 @@ impl Tasks {
     }
 
     /// From now on its end is reported by whoever calls this. Some: its last report, where others may send calls to it.
-    fn tell_to_end(&self, id: &Id) -> Option<TaskStatus> {
+    pub(super) fn tell_to_end(&self, id: &Id) -> Option<TaskStatus> {
         self.with(|known| {
             known.stopping.insert(id.clone());
             known.reports.get(id).filter(|report| report.state == TaskState::Running).cloned()
