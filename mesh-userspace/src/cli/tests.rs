@@ -278,6 +278,7 @@ fn inspect_tells_how_far_an_update_is() {
             started_at: 1_000,
             completed_at: Some(2_000),
             message: "rollback completed".into(),
+            ready_since: Default::default(),
         };
         Arc::make_mut(&mut facts.cluster).updates.insert(id, status);
     });
