@@ -88,7 +88,7 @@ fn next_of_guest(known: &Known, task: &Task, container: &str, revision: u64) -> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::reports;
     use super::*;
     use crate::model::TaskStatus;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     /// Task 7 of node 1.
-    fn cluster(desired: TaskState) -> Cluster {
+    pub(in super::super) fn cluster(desired: TaskState) -> Cluster {
         let task = serde_json::json!({
             "id": id(7), "service_id": id(5), "service_name": "web", "slot": 1, "node_id": id(1),
             "spec": {"runtime": "exec", "image": "", "command": ["x"], "env": [], "user": null, "hostname": null, "workdir": null,

@@ -96,8 +96,13 @@ pub(in crate::leader) fn replace_spec(
     service.updated_at = ctx.now;
     after.services.insert(id.clone(), service);
     if replaces_tasks {
-        let status =
-            UpdateStatus { state, started_at: ctx.now, completed_at: None, message: "update in progress".into() };
+        let status = UpdateStatus {
+            state,
+            started_at: ctx.now,
+            completed_at: None,
+            message: "update in progress".into(),
+            ready_since: Default::default(),
+        };
         after.updates.insert(id.clone(), status);
     }
     settle_service(after, id);
