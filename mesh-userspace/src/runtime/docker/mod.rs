@@ -266,19 +266,22 @@ impl Inner {
             let pidfd = process.pidfd().map_err(self.file_error("watching the process of", &task_id))?;
             self.watch(&task_id, pidfd).map_err(self.file_error("watching the process of", &task_id))?;
         }
-        let health = if phase == Phase::Running { self.verdict(&record).await } else { None };
+        let health = if phase == Phase::Running { self.verdict(&record).await } else { record.health };
         let prepared = process.as_ref().map(prepared);
         Ok(TaskInstance { task_id, launch: record.launch, phase, prepared, started_at: record.started_at, health })
     }
 
-    /// What the Engine says of the container's healthcheck; None: it has none.
+    /// The verdict of the container's healthcheck: the Engine's, or the last on record; None: it has no check.
     async fn verdict(&self, record: &Record) -> Option<TaskHealth> {
         if !record.is_checked {
             return None;
         }
-        let state = self.state(record).await;
+        if let Some(engine) = self.engine.now() {
+            self.look_at_health(&engine, &record.task_id).await;
+        }
+        let record = self.records.read(&record.task_id).ok().flatten();
         // Until the Engine says more.
-        Some(state.as_ref().and_then(watch::health_of).unwrap_or(TaskHealth::Starting))
+        Some(record.and_then(|record| record.health).unwrap_or(TaskHealth::Starting))
     }
 
     /// The container's state, where the Engine answers.
@@ -305,6 +308,8 @@ impl Inner {
                 continue;
             }
             let Ok(found) = inspect(engine, &id).await else { continue };
+            // Whenever its command began: before this.
+            let health = watch::health_of(&found, 0).filter(|health| *health != TaskHealth::Starting);
             let state = found.state.unwrap_or_default();
             let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
             let mut record = Record::new(task_id, None);
@@ -314,7 +319,7 @@ impl Inner {
             record.is_checked = state.health.is_some();
             match record.process {
                 None => record.exit = Some(watch::exit_of(&state)),
-                Some(_) if record.gate.is_none() => record.started_at = Some(watch::now()),
+                Some(_) if record.gate.is_none() => (record.started_at, record.health) = (Some(watch::now()), health),
                 Some(_) => {}
             }
             log::info!("container {} is task {} of a former agent", found.name.unwrap_or_default(), record.task_id);
@@ -526,3 +531,6 @@ impl TaskRuntime for DockerRuntime {
         self.0.table.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerState, HealthStatusEnum};
+use bollard::models::{ContainerInspectResponse, ContainerState, HealthStatusEnum, HealthcheckResult};
 use bollard::query_parameters::{
     EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -32,6 +33,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long the Engine has to say how a container ended whose process is gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_millis(20);
+/// Between looks at a task whose verdict the Engine reached before the command ran.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
+/// The Engine's own number where a check names none, and how many probes it remembers (moby, daemon/health.go).
+const USUAL_RETRIES: usize = 3;
+const KEPT_PROBES: usize = 5;
 
 /// The containers of this agent's life.
 #[derive(Default)]
@@ -41,6 +47,8 @@ pub struct Table(Mutex<Known>);
 struct Known {
     ends: HashMap<Id, watch::Receiver<Option<TaskExit>>>,
     health: HashMap<Id, TaskHealth>,
+    /// Those that the Engine has a verdict on and we have none.
+    unsettled: HashSet<Id>,
     preparing: HashSet<Id>,
     subscribers: Vec<mpsc::UnboundedSender<TaskEvent>>,
 }
@@ -74,6 +82,19 @@ impl Table {
         }
     }
 
+    fn settle(&self, task_id: &Id, is_settled: bool) {
+        let unsettled = &mut self.known().unsettled;
+        if is_settled {
+            unsettled.remove(task_id)
+        } else {
+            unsettled.insert(task_id.clone())
+        };
+    }
+
+    fn unsettled(&self) -> Vec<Id> {
+        self.known().unsettled.iter().cloned().collect()
+    }
+
     pub fn preparing(&self, task_id: &Id) -> Preparing<'_> {
         self.known().preparing.insert(task_id.clone());
         Preparing(self, task_id.clone())
@@ -87,6 +108,7 @@ impl Table {
         let mut known = self.known();
         known.ends.remove(task_id);
         known.health.remove(task_id);
+        known.unsettled.remove(task_id);
     }
 }
 
@@ -232,16 +254,34 @@ impl Inner {
         }
     }
 
-    /// Tells the verdict of the moment. Behind the gate there is none: nothing can be healthy yet.
-    async fn look_at_health(&self, engine: &Connected, task_id: &Id) {
+    /// Writes the verdict of the moment down and tells it, where it is a new one. One that was reached behind the gate is none.
+    pub async fn look_at_health(&self, engine: &Connected, task_id: &Id) {
         let record = self.records.read(task_id).ok().flatten();
-        if let Some(record) = record.filter(|record| record.is_checked && record.started_at.is_some())
-            && let Some(container) = &record.container
-            && let Ok(found) = engine.docker.inspect_container(container, None::<InspectContainerOptions>).await
-            && let Some(health) = found.state.as_ref().and_then(health_of)
+        let Some(record) = record.filter(|record| record.is_checked && record.exit.is_none()) else {
+            return self.table.settle(task_id, true);
+        };
+        let (Some(started_at), Some(container)) = (record.started_at, &record.container) else { return };
+        let options = None::<InspectContainerOptions>;
+        let Ok(found) = engine.docker.inspect_container(container, options).await else { return };
+        let (Some(said), Some(of_command)) = (status(&found), health_of(&found, started_at)) else { return };
+        // An Engine that was restarted begins to count anew: until it has counted the last verdict stands.
+        let health = if of_command == TaskHealth::Starting { record.health.unwrap_or(of_command) } else { of_command };
+        // It tells changes only: of what it said behind the gate no event follows.
+        self.table.settle(task_id, health != TaskHealth::Starting || said == HealthStatusEnum::STARTING);
+        self.judged(&record, health);
+    }
+
+    /// On record before it is told, so that the next agent finds a healthy task healthy also while the Engine is away.
+    pub fn judged(&self, record: &Record, health: TaskHealth) {
+        let task_id = &record.task_id;
+        if health != TaskHealth::Starting
+            && record.health != Some(health)
+            && let Err(error) = self.records.change(task_id, |record| record.health = Some(health))
         {
-            self.table.tell_health(task_id, health);
+            // An agent that is restarted now finds the former verdict.
+            log::warn!("{}: {error}: the health of the task is not on record", self.records.file(task_id).display());
         }
+        self.table.tell_health(task_id, health);
     }
 
     /// Passes verdicts on until the connection ends; gives the reason.
@@ -255,7 +295,16 @@ impl Inner {
         let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
         let mut events = std::pin::pin!(engine.docker.events(Some(options)));
         loop {
-            let event = match events.next().await {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {
+                    for task_id in self.table.unsettled() {
+                        self.look_at_health(engine, &task_id).await;
+                    }
+                    continue;
+                }
+            };
+            let event = match event {
                 None => return "it closed the connection".to_owned(),
                 Some(Err(error)) => return words(&error),
                 Some(Ok(event)) => event,
@@ -270,14 +319,35 @@ impl Inner {
     }
 }
 
-/// The verdict of the moment; None: no check.
-pub fn health_of(state: &ContainerState) -> Option<TaskHealth> {
-    match state.health.as_ref()?.status? {
-        HealthStatusEnum::HEALTHY => Some(TaskHealth::Healthy),
-        HealthStatusEnum::UNHEALTHY => Some(TaskHealth::Unhealthy),
-        HealthStatusEnum::STARTING => Some(TaskHealth::Starting),
-        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
-    }
+/// What the Engine says of the container; None: no check.
+fn status(found: &ContainerInspectResponse) -> Option<HealthStatusEnum> {
+    let status = found.state.as_ref()?.health.as_ref()?.status?;
+    (!matches!(status, HealthStatusEnum::EMPTY | HealthStatusEnum::NONE)).then_some(status)
+}
+
+/// The verdict on the command, which was let go at `started_at`; None: no check. The Engine probes from the container's start, and what a
+/// probe saw behind the gate says nothing of the command.
+pub fn health_of(found: &ContainerInspectResponse, started_at: UnixMs) -> Option<TaskHealth> {
+    let status = status(found)?;
+    let probes = found.state.as_ref()?.health.as_ref()?.log.as_deref().unwrap_or_default();
+    // One without a readable time is believed.
+    let began = |probe: &HealthcheckResult| probe.start.as_ref()?.parse::<Timestamp>().ok();
+    let is_of_command = |probe: &HealthcheckResult| {
+        began(probe).is_none_or(|at| u64::try_from(at.as_millisecond()).is_ok_and(|at| at >= started_at))
+    };
+    let has_passed = |probe: &HealthcheckResult| probe.exit_code == Some(0);
+    let check = found.config.as_ref().and_then(|config| config.healthcheck.as_ref());
+    let retries = check.and_then(|check| usize::try_from(check.retries?).ok()).filter(|count| *count > 0);
+    let failures = probes.iter().rev().take_while(|probe| is_of_command(probe) && !has_passed(probe)).count();
+    Some(match status {
+        HealthStatusEnum::HEALTHY if probes.iter().any(|probe| is_of_command(probe) && has_passed(probe)) => {
+            TaskHealth::Healthy
+        }
+        HealthStatusEnum::UNHEALTHY if failures >= retries.unwrap_or(USUAL_RETRIES).min(KEPT_PROBES) => {
+            TaskHealth::Unhealthy
+        }
+        _ => TaskHealth::Starting,
+    })
 }
 
 /// What the last failed probe said, in one line.
@@ -321,6 +391,30 @@ mod tests {
         assert!(exit.error.is_some_and(|error| error.contains("memory")));
         let quiet = ContainerState { exit_code: Some(0), error: Some(String::new()), ..ContainerState::default() };
         assert_eq!((exit_of(&quiet).code, exit_of(&quiet).error), (0, None));
+    }
+
+    /// An inspected container with retries 2: the Engine's verdict, and the seconds and codes of its probes.
+    fn inspected(status: &str, probes: &[(u64, i64)]) -> ContainerInspectResponse {
+        let log = |(at, code): &(u64, i64)| serde_json::json!({"Start": format!("1970-01-01T01:00:{at:02}+01:00"), "ExitCode": code});
+        serde_json::from_value(serde_json::json!({
+            "State": {"Health": {"Status": status, "Log": probes.iter().map(log).collect::<Vec<_>>()}},
+            "Config": {"Healthcheck": {"Retries": 2}},
+        }))
+        .expect("an answer of the Engine")
+    }
+
+    #[test]
+    fn what_a_probe_saw_behind_the_gate_is_no_verdict() {
+        use TaskHealth::{Healthy, Starting, Unhealthy};
+        let said = |status, probes: &[_]| health_of(&inspected(status, probes), 10_000);
+        assert_eq!(said("none", &[]), None);
+        assert_eq!(said("healthy", &[(8, 0), (9, 0)]), Some(Starting));
+        assert_eq!(said("healthy", &[(8, 0), (9, 0), (10, 0)]), Some(Healthy));
+        assert_eq!(said("healthy", &[(9, 0), (11, 1)]), Some(Starting));
+        assert_eq!(said("unhealthy", &[(8, 1), (9, 1)]), Some(Starting));
+        assert_eq!(said("unhealthy", &[(8, 1), (9, 1), (11, 1)]), Some(Starting));
+        assert_eq!(said("unhealthy", &[(8, 1), (9, 1), (11, 1), (12, 1)]), Some(Unhealthy));
+        assert_eq!(said("starting", &[(11, 1)]), Some(Starting));
     }
 
     #[test]
