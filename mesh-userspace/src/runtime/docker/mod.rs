@@ -333,9 +333,9 @@ impl Inner {
 /// Prepared or running; None where its process has ended, or was never there.
 fn phase(record: &Record) -> Option<Phase> {
     let process = record.process.as_ref().filter(|process| record.exit.is_none() && process.is_alive())?;
-    // Let go, but not written down: the agent died in between. The process itself knows.
+    // Whatever is written down: an agent may have died between the note and letting go. The process itself knows.
     let waits = |gate: &ProcessRef| gate.is_alive() && gate::is_gate(gate.pid);
-    let is_gated = record.started_at.is_none() && record.gate.as_ref().map_or(gate::is_gate(process.pid), waits);
+    let is_gated = record.gate.as_ref().map_or_else(|| gate::is_gate(process.pid), waits);
     Some(if is_gated { Phase::Prepared } else { Phase::Running })
 }
 
@@ -443,7 +443,7 @@ impl TaskRuntime for DockerRuntime {
         let for_watch = pidfd.try_clone().map_err(supervisor("watching its process"))?;
         let mut end = inner.watch(task_id, Some(for_watch)).map_err(supervisor("watching its process"))?;
         // Behind the gate there is nobody who could end in order.
-        if record.started_at.is_some() {
+        if phase(&record) == Some(Phase::Running) {
             let is_unsaid = record.launch.as_ref().is_some_and(|launch| launch.stop_signal.is_none());
             let of_image = record.stop_signal.filter(|_| is_unsaid && request.signal == libc::SIGTERM);
             let signal = of_image.unwrap_or(request.signal);

@@ -14,8 +14,13 @@ struct World {
 impl World {
     /// One container whose first process runs, with what `write` makes of its record.
     fn with(write: impl FnOnce(&mut Record)) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let process = Command::new("sleep").arg("600").spawn().expect("a process");
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        Self::of(tempfile::tempdir().expect("a directory"), command, write)
+    }
+
+    fn of(dir: tempfile::TempDir, mut command: Command, write: impl FnOnce(&mut Record)) -> Self {
+        let process = command.spawn().expect("a process");
         let mut record = Record::new(id(), None);
         record.container = Some("c0ffee".to_owned());
         record.process = Some(ProcessRef::of(process.id().cast_signed()).expect("it runs"));
@@ -66,4 +71,26 @@ async fn a_verdict_is_on_record_when_it_is_told() {
     world.inner().judged(&record, TaskHealth::Healthy);
     assert_eq!(events.try_recv(), Ok(TaskEvent::Health { task_id: id(), health: TaskHealth::Healthy }));
     assert_eq!(runtime(&world.dir).health(&id()).await.expect("known"), Some(TaskHealth::Healthy));
+}
+
+/// Killed after it had written down that it would let the command go, and before it did.
+#[tokio::test]
+async fn a_container_that_waits_at_its_gate_is_not_running_whatever_is_on_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = gate::install(dir.path()).expect("installed");
+    // A root of its own: where the gate is, is asked of the kernel.
+    let script = "mount -t tmpfs none /mnt && cd /mnt && cp \"$0\" .mesh-gate && mkdir old && pivot_root . old && exec /.mesh-gate x";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(gate);
+    let world = World::of(dir, command, |_| {});
+    let pid = world.process.id().cast_signed();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while gate::listening(pid).is_none() {
+        assert!(Instant::now() < deadline, "the gate listens: needs root, or user namespaces for everybody");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.listed().await.phase, Phase::Prepared);
+    let stop = StopRequest { signal: libc::SIGTERM, grace: Duration::from_secs(600) };
+    let stopped = tokio::time::timeout(Duration::from_secs(60), world.runtime.stop(&id(), stop)).await;
+    stopped.expect("nobody is asked to end in order").expect("stopped");
 }
