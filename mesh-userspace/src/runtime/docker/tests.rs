@@ -55,6 +55,30 @@ fn runtime(dir: &tempfile::TempDir) -> DockerRuntime {
     DockerRuntime::new(config).expect("a runtime")
 }
 
+/// An Engine as far as one container's state goes: says its version, and `answer` to requests for `path`; other lists are empty.
+fn engine(world: &World, path: &'static str, answer: &'static str) -> tokio::task::JoinHandle<()> {
+    use http_body_util::Full;
+    use hyper::{Request, Response, body::Incoming, service::service_fn};
+    let listener = tokio::net::UnixListener::bind(world.dir.path().join("docker.sock")).expect("listening");
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let answering = service_fn(move |request: Request<Incoming>| async move {
+                let asked = request.uri().path();
+                let text = match asked {
+                    asked if asked.ends_with(path) => answer,
+                    asked if asked.ends_with("/version") => r#"{"Version": "28.0.0", "ApiVersion": "1.44"}"#,
+                    // No event comes; the connection stays.
+                    asked if asked.ends_with("/events") => std::future::pending().await,
+                    _ => "[]",
+                };
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::from(text))))
+            });
+            let connection = hyper_util::rt::TokioIo::new(connection);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(connection, answering));
+        }
+    })
+}
+
 #[tokio::test]
 async fn a_healthy_task_is_healthy_with_the_next_agents_first_word() {
     let world = World::with(|record| (record.is_checked, record.health) = (true, Some(TaskHealth::Healthy)));
@@ -93,4 +117,48 @@ async fn a_container_that_waits_at_its_gate_is_not_running_whatever_is_on_record
     let stop = StopRequest { signal: libc::SIGTERM, grace: Duration::from_secs(600) };
     let stopped = tokio::time::timeout(Duration::from_secs(60), world.runtime.stop(&id(), stop)).await;
     stopped.expect("nobody is asked to end in order").expect("stopped");
+}
+
+#[tokio::test]
+async fn that_a_container_ended_is_told_at_once_and_how_when_the_engine_is_back() {
+    let mut world = World::with(|_| {});
+    let mut events = world.runtime.events();
+    assert_eq!(world.listed().await.phase, Phase::Running);
+    world.process.kill().and_then(|()| world.process.wait()).expect("killed");
+    let first = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("told");
+    assert_eq!(first, Some(TaskEvent::Gone { task_id: id() }));
+    // Longer than an Engine that answers may take.
+    let end = world.inner().watch(&id(), None).expect("watched").by(Instant::now() + Duration::from_secs(4)).await;
+    assert_eq!(end, None, "an Engine that is restarted knows how");
+    let engine = engine(&world, "/containers/c0ffee/json", r#"{"State": {"Running": false, "Pid": 0, "ExitCode": 0}}"#);
+    let exited = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("told");
+    assert!(matches!(&exited, Some(TaskEvent::Exited { exit, .. }) if exit.code == 0), "{exited:?}");
+    assert_eq!(world.inner().record(&id()).expect("there").exit.map(|exit| exit.code), Some(0));
+    engine.abort();
+}
+
+#[tokio::test]
+async fn a_container_that_is_told_to_end_is_not_waited_for_longer_than_it_lives() {
+    let world = World::with(|_| {});
+    let begun = Instant::now();
+    let stop = StopRequest { signal: libc::SIGTERM, grace: Duration::from_secs(600) };
+    let exit = world.runtime.stop(&id(), stop).await.expect("stopped");
+    assert!(exit.error.is_some_and(|error| error.contains("how is not known")));
+    assert!(begun.elapsed() < Duration::from_secs(30), "the Engine is away");
+}
+
+#[tokio::test]
+async fn many_containers_that_ended_are_waited_for_together() {
+    let mut world = World::with(|_| {});
+    world.process.kill().and_then(|()| world.process.wait()).expect("killed");
+    let first = world.inner().record(&id()).expect("there");
+    for byte in 20..60 {
+        let record = Record { task_id: Id::from_bytes([byte; 16]), ..first.clone() };
+        world.inner().records.create(&record).expect("written");
+    }
+    let begun = Instant::now();
+    let listed = world.runtime.list().await.expect("listed");
+    assert!(begun.elapsed() < LIST_WITHIN * 3, "{:?}", begun.elapsed());
+    assert_eq!(listed.len(), 41);
+    assert!(listed.iter().all(|instance| instance.phase == Phase::Gone), "{listed:?}");
 }

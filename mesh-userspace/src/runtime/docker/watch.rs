@@ -1,7 +1,7 @@
 //! What happens to containers: their ends by pidfd, which needs no Engine; verdicts of healthchecks by the Engine's events; and the
 //! loop that keeps the connection to an Engine that comes and goes.
 //!
-//! Invariant: each container's end is told once, whether the Engine is there or not; as long as the process lives, the task lives. After each
+//! Invariant: each container's end is told at once and how it ended once, whether the Engine is there or not; as long as the process lives, the task lives. After each
 //! connection everything is looked at anew, because events of the time between are lost. Must not: decide whether a task should run.
 
 use std::collections::{HashMap, HashSet};
@@ -30,9 +30,13 @@ use crate::runtime::{TaskEvent, TaskExit};
 /// Between attempts to reach the Engine: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long the Engine has to say how a container ended whose process is gone.
+/// How long an Engine that answers has to say how a container ended whose process is gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
+/// How long it may be away first: it is restarted or upgraded, and a job that ended well must not be run again.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(20);
+const ENGINE_AWAY: &str = "its process ended while the Docker Engine was away: how is not known";
+const ENGINE_SILENT: &str = "its process ended and the Docker Engine does not say how: look at the Engine's log";
 /// Between looks at a task whose verdict the Engine reached before the command ran.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// The Engine's own number where a check names none, and how many probes it remembers (moby, daemon/health.go).
@@ -45,7 +49,7 @@ pub struct Table(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    ends: HashMap<Id, watch::Receiver<Option<TaskExit>>>,
+    ends: HashMap<Id, watch::Receiver<Life>>,
     health: HashMap<Id, TaskHealth>,
     /// Those that the Engine has a verdict on and we have none.
     unsettled: HashSet<Id>,
@@ -53,8 +57,17 @@ struct Known {
     subscribers: Vec<mpsc::UnboundedSender<TaskEvent>>,
 }
 
+/// What is known of a container's end.
+#[derive(Clone, Debug, PartialEq)]
+enum Life {
+    Lives,
+    /// Its process is gone; the Engine is asked how.
+    Gone,
+    Ended(TaskExit),
+}
+
 /// A container's end, to wait for.
-pub struct End(watch::Receiver<Option<TaskExit>>);
+pub struct End(watch::Receiver<Life>);
 
 /// Marks a task as being prepared, until dropped.
 pub struct Preparing<'a>(&'a Table, Id);
@@ -119,10 +132,24 @@ impl Drop for Preparing<'_> {
 }
 
 impl End {
-    /// How the task ended; None if it has not within this time.
-    pub async fn within(&mut self, patience: Duration) -> Option<TaskExit> {
-        let ended = tokio::time::timeout(patience, self.0.wait_for(Option::is_some)).await;
-        ended.ok()?.ok()?.clone()
+    /// Whether its process is gone within this time.
+    pub async fn gone_within(&mut self, patience: Duration) -> bool {
+        let gone = self.0.wait_for(|life| *life != Life::Lives);
+        tokio::time::timeout(patience, gone).await.is_ok()
+    }
+
+    /// How it ended; None where nobody said so until then.
+    pub async fn by(&mut self, deadline: Instant) -> Option<TaskExit> {
+        let ended = self.0.wait_for(|life| matches!(life, Life::Ended(_)));
+        match &*tokio::time::timeout_at(deadline, ended).await.ok()?.ok()? {
+            Life::Ended(exit) => Some(exit.clone()),
+            _ => None,
+        }
+    }
+
+    /// How a container ended that was told to: nobody waits for an Engine that is away to hear that it did.
+    pub async fn as_told(&mut self) -> TaskExit {
+        self.by(Instant::now() + TOLD_WITHIN).await.unwrap_or_else(|| unknown(ENGINE_AWAY))
     }
 }
 
@@ -138,7 +165,7 @@ impl Inner {
             unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
         };
         let pidfd = pidfd.map(register).transpose()?;
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) = watch::channel(Life::Lives);
         known.ends.insert(task_id.clone(), receiver.clone());
         let (inner, task_id) = (self.clone(), task_id.clone());
         tokio::spawn(async move {
@@ -147,28 +174,44 @@ impl Inner {
             {
                 log::warn!("watching task {}: {error}: it is taken for ended", task_id.short());
             }
+            sender.send_replace(Life::Gone);
+            // Nobody is to be sent to it while the Engine makes up its mind.
+            inner.table.tell(TaskEvent::Gone { task_id: task_id.clone() });
             let exit = inner.conclude(&task_id).await;
-            sender.send_replace(Some(exit.clone()));
-            inner.table.tell(TaskEvent::Exited { task_id, exit });
+            // Of one that was removed meanwhile nobody wants to hear any more.
+            if inner.table.known().ends.contains_key(&task_id) {
+                inner.table.tell(TaskEvent::Exited { task_id, exit: exit.clone() });
+            }
+            sender.send_replace(Life::Ended(exit));
         });
         Ok(End(receiver))
     }
 
     /// How a container ended whose process is gone, asked of the Engine and written down.
-    pub async fn conclude(&self, task_id: &Id) -> TaskExit {
+    async fn conclude(&self, task_id: &Id) -> TaskExit {
         let record = self.records.read(task_id).ok().flatten();
         if let Some(exit) = record.as_ref().and_then(|record| record.exit.clone()) {
             return exit;
         }
-        let deadline = Instant::now() + TOLD_WITHIN;
+        let (mut engine, patience) = (self.engine.watch(), Instant::now() + BACK_WITHIN);
         let exit = loop {
-            if let Some(exit) = self.ask_for_end(task_id, record.as_ref()).await {
-                break exit;
+            let here = engine.wait_for(|state| matches!(state, State::Here(_)));
+            if tokio::time::timeout_at(patience, here).await.is_err() {
+                break unknown(ENGINE_AWAY);
             }
-            if Instant::now() > deadline {
-                break unknown("its process ended while the Docker Engine was away: how is not known");
+            let asking = async {
+                loop {
+                    if let Some(exit) = self.ask_for_end(task_id, record.as_ref()).await {
+                        return exit;
+                    }
+                    tokio::time::sleep(ASK_EVERY).await;
+                }
+            };
+            tokio::select! {
+                told = tokio::time::timeout(TOLD_WITHIN, asking) => break told.unwrap_or_else(|_| unknown(ENGINE_SILENT)),
+                // It was about to go when the process ended.
+                _ = engine.wait_for(|state| matches!(state, State::Away(_))) => {}
             }
-            tokio::time::sleep(ASK_EVERY).await;
         };
         if let Err(error) = self.records.change(task_id, |record| record.exit = Some(exit.clone())) {
             log::warn!("{}: {error}: the end of the task is not on record", self.records.file(task_id).display());
