@@ -162,3 +162,18 @@ async fn many_containers_that_ended_are_waited_for_together() {
     assert_eq!(listed.len(), 41);
     assert!(listed.iter().all(|instance| instance.phase == Phase::Gone), "{listed:?}");
 }
+
+#[tokio::test]
+async fn output_of_a_quiet_container_is_not_followed_for_nobody() {
+    let world = World::with(|_| {});
+    let owners = Arc::strong_count(world.inner());
+    let follow = LogRequest { follow: true, tail: None };
+    let lines = logs::stream(world.inner().clone(), id(), "c0ffee".to_owned(), follow);
+    tokio::task::yield_now().await; // it waits for the Engine now
+    drop(lines);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Arc::strong_count(world.inner()) > owners {
+        assert!(Instant::now() < deadline, "somebody still follows");
+        tokio::task::yield_now().await;
+    }
+}

@@ -213,7 +213,9 @@ impl Inner {
                 _ = engine.wait_for(|state| matches!(state, State::Away(_))) => {}
             }
         };
-        if let Err(error) = self.records.change(task_id, |record| record.exit = Some(exit.clone())) {
+        // A former agent may have been told more.
+        let first = |record: &mut Record| record.exit = record.exit.take().or_else(|| Some(exit.clone()));
+        if let Err(error) = self.records.change(task_id, first) {
             log::warn!("{}: {error}: the end of the task is not on record", self.records.file(task_id).display());
         }
         exit
