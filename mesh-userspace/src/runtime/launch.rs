@@ -95,6 +95,8 @@ pub enum Phase {
     /// Namespaces exist, the command does not run.
     Prepared,
     Running,
+    /// Nothing of it runs any more; how it ended is not known yet: an event will tell.
+    Gone,
     Exited(TaskExit),
 }
 
@@ -104,7 +106,7 @@ impl Phase {
         match self {
             Phase::Prepared => "prepared",
             Phase::Running => "running",
-            Phase::Exited(_) => "exited",
+            Phase::Gone | Phase::Exited(_) => "exited",
         }
     }
 }

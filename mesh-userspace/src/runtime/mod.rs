@@ -40,6 +40,8 @@ pub type ExecStreams = (mpsc::Sender<ExecInput>, mpsc::Receiver<ExecEvent>);
 /// What a runtime tells without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEvent {
+    /// Nothing of the task runs any more, and how it ended has to be asked for: [`TaskEvent::Exited`] follows.
+    Gone { task_id: Id },
     /// The task's command ended, or could not be started; nothing of it runs any more. Sent once per task and life of
     /// the runtime, also when the end was asked for.
     Exited { task_id: Id, exit: TaskExit },

@@ -184,6 +184,7 @@ fn a_task_ends_as_asked_or_says_why() {
         task.image = "polite".into();
         stage.run_until_up(&task).await?;
         ensure!(stage.runtime.stop(&task.task_id, TERM).await?.code == 3);
+        ensure!(stage.event().await? == TaskEvent::Gone { task_id: task.task_id.clone() });
         ensure!(matches!(stage.event().await?, TaskEvent::Exited { exit: TaskExit { code: 3, .. }, .. }));
         let mut named = launch(2, &["sh", "-c", script]);
         (named.image, named.stop_signal) = ("polite".into(), Some(libc::SIGTERM));
@@ -274,8 +275,7 @@ fn tasks_outlive_agent_and_engine() {
         stage.engine.stop()?;
         ensure!(stage.runtime.list().await?.iter().filter(|task| task.phase == Phase::Running).count() == 2);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)?;
-        let (task_id, exit) = stage.end().await?;
-        ensure!(task_id == dies.task_id && exit.error.is_some_and(|error| error.contains("away")));
+        ensure!(stage.event().await? == TaskEvent::Gone { task_id: dies.task_id.clone() });
         let error =
             stage.runtime.exec(&stays.task_id, request(&["true"])).await.err().context("no Engine")?.to_string();
         ensure!(error.contains("no Docker Engine answers at") && error.contains("systemctl start docker"), "{error}");
@@ -290,6 +290,8 @@ fn tasks_outlive_agent_and_engine() {
         step("the Engine comes back: exec, output without a gap or a double, removal");
         stage.engine.start(&["--live-restore"])?;
         mesh_lab::eventually(SOON, "the runtime sees it", || stage.runtime.version().context("not yet"))?;
+        let (task_id, exit) = stage.end().await?;
+        ensure!(task_id == dies.task_id && (exit.code, &exit.error) == (137, &None), "it knows how: {exit:?}");
         ensure!(stage.inside(&stays, "echo here").await? == "here\n");
         let mut seen = vec![];
         while seen.len() < 30 {
@@ -336,17 +338,33 @@ fn an_engine_without_live_restore_takes_its_containers_along() {
         stage.run(&quick).await?;
         stage.run(&polite).await?;
         stage.engine.stop()?;
-        let mut ended = vec![stage.end().await?.0, stage.end().await?.0];
-        ended.sort();
-        ensure!(ended == [quick.task_id.clone(), polite.task_id.clone()], "{ended:?}");
+        let (mut gone, mut ended) = (vec![], std::collections::BTreeMap::new());
+        while gone.len() < 2 {
+            match stage.event().await? {
+                TaskEvent::Gone { task_id } => gone.push(task_id),
+                TaskEvent::Exited { task_id, exit } => drop(ended.insert(task_id, exit.code)),
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
         step("a task that starts meanwhile waits for it");
         let next = launch(3, &["sleep", "1000"]);
         let (runtime, late) = (stage.runtime.clone(), next.clone());
         let preparing = tokio::spawn(async move { runtime.prepare(late).await });
         let waits = "waiting for the Docker Engine".to_owned();
-        ensure!(stage.event().await? == TaskEvent::Progress { task_id: next.task_id.clone(), text: waits });
+        loop {
+            match stage.event().await? {
+                TaskEvent::Exited { task_id, exit } => drop(ended.insert(task_id, exit.code)),
+                other => break ensure!(other == TaskEvent::Progress { task_id: next.task_id.clone(), text: waits }),
+            }
+        }
         stage.engine.start(&[])?;
         preparing.await??;
+        step("an Engine that is back says how they ended");
+        while ended.len() < 2 {
+            let (task_id, exit) = stage.end().await?;
+            ended.insert(task_id, exit.code);
+        }
+        ensure!(ended[&polite.task_id] == 5, "{ended:?}");
         stage.runtime.start(&next.task_id).await?;
         let phases: Vec<_> = stage.runtime.list().await?.iter().map(|task| task.phase.word()).collect();
         ensure!(phases == ["exited", "exited", "running"], "{phases:?}");
@@ -384,6 +402,21 @@ fn the_engines_verdict_is_told() {
         ensure!(stage.runtime.list().await?[0].health == Some(TaskHealth::Healthy));
         stage.inside(&task, "rm /tmp/well").await?;
         ensure!(stage.event().await? == told(TaskHealth::Unhealthy));
+        step("a check that passed behind the gate passes once more, on the command");
+        let mut gated = launch(4, &["sleep", "1000"]);
+        gated.health = Some(HealthCheck { command: vec!["true".into()], ..check(300) });
+        stage.runtime.prepare(gated.clone()).await?;
+        mesh_lab::eventually(SOON, "healthy, as the Engine sees it", || {
+            ensure!(stage.inspect(&gated, "{{.State.Health.Status}}")? == "healthy");
+            Ok(())
+        })?;
+        stage.runtime.start(&gated.task_id).await?;
+        let told = |health| TaskEvent::Health { task_id: gated.task_id.clone(), health };
+        ensure!(stage.event().await? == told(TaskHealth::Starting));
+        ensure!(stage.runtime.health(&gated.task_id).await?.is_some());
+        ensure!(stage.event().await? == told(TaskHealth::Healthy));
+        stage.runtime.remove(&gated.task_id).await?;
+        while !matches!(stage.event().await?, TaskEvent::Exited { .. }) {}
         step("the image's check, and none where the service says so");
         let images = "HEALTHCHECK --interval=300ms --retries=1 CMD true";
         stage.engine.derive("busybox", "checked", &[images])?;

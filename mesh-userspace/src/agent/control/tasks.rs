@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use crate::agent::member::Member;
 use crate::agent::peers;
 use crate::api::{ApiError, Caller, ExecSession, LogFeed, LogQuery, LogRequest};
-use crate::model::{ExecRequest, Id, Node, Task};
+use crate::model::{ExecRequest, Id, LogLine, Node, Task};
 use crate::runtime::{LogRequest as TaskLogs, RuntimeError, TaskRuntime};
 
 pub async fn exec(member: &Member, caller: &Caller, task: &Id, request: ExecRequest) -> Result<ExecSession, ApiError> {
@@ -28,16 +28,10 @@ pub async fn logs(member: &Member, caller: &Caller, query: LogQuery) -> Result<L
             Ok((_, None)) => {
                 let asked = TaskLogs { follow: query.follow, tail: query.tail.map(|lines| lines as usize) };
                 // A task whose output is gone has no lines; that is no reason to withhold the others'.
-                let Ok(mut lines) = member.runtime.logs(id, asked).await else { continue };
+                let Ok(lines) = member.runtime.logs(id, asked).await else { continue };
                 let sender = sender.clone();
                 let since = query.since.unwrap_or(0);
-                tokio::spawn(async move {
-                    while let Some(line) = lines.recv().await {
-                        if line.at >= since && sender.send(Ok(line)).await.is_err() {
-                            return;
-                        }
-                    }
-                });
+                tokio::spawn(relay(lines, sender, move |line| (line.at >= since).then_some(Ok(line))));
             }
             Ok((_, Some(node))) if *caller == Caller::Local => {
                 let asked =
@@ -46,12 +40,8 @@ pub async fn logs(member: &Member, caller: &Caller, query: LogQuery) -> Result<L
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     match client.logs(&asked).await {
-                        Ok(mut records) => {
-                            while let Some(record) = records.recv().await {
-                                if sender.send(record.map(|record| record.line)).await.is_err() {
-                                    return;
-                                }
-                            }
+                        Ok(records) => {
+                            relay(records, sender, |record| Some(record.map(|record| record.line))).await;
                         }
                         Err(error) => {
                             let _ = sender.send(Err(error)).await; // nobody listens any more
@@ -63,6 +53,26 @@ pub async fn logs(member: &Member, caller: &Caller, query: LogQuery) -> Result<L
         }
     }
     Ok(feed)
+}
+
+/// Passes on what there is until it ends or nobody listens any more: a quiet task must not keep a follower that is gone.
+async fn relay<T>(
+    mut records: mpsc::Receiver<T>,
+    feed: mpsc::Sender<Result<LogLine, ApiError>>,
+    pass: impl Fn(T) -> Option<Result<LogLine, ApiError>>,
+) {
+    loop {
+        let record = tokio::select! {
+            record = records.recv() => record,
+            () = feed.closed() => return,
+        };
+        let Some(record) = record else { return };
+        if let Some(line) = pass(record)
+            && feed.send(line).await.is_err()
+        {
+            return;
+        }
+    }
 }
 
 /// A task, and this node if it runs here.
@@ -83,5 +93,21 @@ fn of_runtime(error: RuntimeError) -> ApiError {
     match error {
         RuntimeError::NotFound { .. } => ApiError::not_found(error.to_string()),
         _ => ApiError::conflict(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_quiet_task_is_not_followed_for_nobody() {
+        let (task, lines) = mpsc::channel::<LogLine>(1);
+        let (sender, feed) = mpsc::channel(1);
+        let following = tokio::spawn(relay(lines, sender, |line| Some(Ok(line))));
+        drop(feed);
+        tokio::time::timeout(Duration::from_secs(10), task.closed()).await.expect("nothing is kept open");
+        following.await.expect("ended");
     }
 }

@@ -24,8 +24,15 @@ impl Tasks {
                     running += 1;
                     self.report(member, &task_id, reports::runs(health, pid, started_at.unwrap_or_else(now)));
                 }
+                // How is told by an event.
+                Phase::Gone => {
+                    self.with(|known| known.gone.insert(task_id.clone()));
+                    let served = reports::runs(health, None, started_at.unwrap_or_else(now));
+                    self.report(member, &task_id, reports::gone(&served));
+                }
                 // The former agent had begun to end it.
                 Phase::Exited(_) if health == Some(TaskHealth::Unhealthy) => {
+                    self.with(|known| known.stopping.insert(task_id.clone()));
                     let words = member.runtime.last_failure(&task_id).await;
                     self.report(member, &task_id, reports::unhealthy(words));
                 }

@@ -84,7 +84,8 @@ impl Tasks {
         }
         // The command may have ended already, or have been judged: that has been reported then.
         self.update(member, &task.id, |known| {
-            let report = known.reports.get(&task.id).filter(|report| !report.state.is_terminal())?;
+            let is_over = |report: &TaskStatus| report.state.is_terminal() || known.gone.contains(&task.id);
+            let report = known.reports.get(&task.id).filter(|report| !is_over(report))?;
             let health = known.verdicts.get(&task.id).copied().or(health);
             let report = if report.health.is_some() { report.clone() } else { reports::runs(health, None, now()) };
             Some(TaskStatus { pid: Some(prepared.pid), ..report })

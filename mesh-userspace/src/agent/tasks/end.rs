@@ -71,6 +71,7 @@ impl Tasks {
                     known.reports.remove(id);
                     known.verdicts.remove(id);
                     known.stopping.remove(id);
+                    known.gone.remove(id);
                 });
                 member.kernel.kick();
             }

@@ -51,6 +51,8 @@ struct Known {
     guests: BTreeMap<Id, Guest>,
     /// Containers that ask to join; None: the Engine does not say.
     listed: Option<Vec<Adoptable>>,
+    /// Tasks of which nothing runs any more.
+    gone: BTreeSet<Id>,
 }
 
 impl Tasks {
@@ -73,6 +75,7 @@ impl Tasks {
             tokio::select! {
                 _ = desired.changed() => {}
                 event = events.recv() => match event {
+                    Some(TaskEvent::Gone { task_id }) => self.gone(member, &task_id),
                     Some(TaskEvent::Exited { task_id, exit }) => self.exited(member, &task_id, &exit),
                     Some(TaskEvent::Health { task_id, health }) => self.judged(member, &task_id, health),
                     Some(TaskEvent::Progress { task_id, text }) => self.progress(member, &task_id, &text),
@@ -106,6 +109,16 @@ impl Tasks {
         self.kick.notify_one();
     }
 
+    /// Nothing of it runs any more: out of tables and names at once, however long its runtime takes to say how it ended.
+    fn gone(&self, member: &Member, id: &Id) {
+        member.kernel.forget_namespace(id);
+        self.with(|known| known.gone.insert(id.clone()));
+        self.update(member, id, |known| {
+            known.reports.get(id).filter(|former| former.ready && !known.stopping.contains(id)).map(reports::gone)
+        });
+        member.kernel.kick();
+    }
+
     /// The command ended. Asked for, the stopper reports it; else it is the task's own end.
     fn exited(&self, member: &Member, id: &Id, exit: &TaskExit) {
         member.kernel.forget_namespace(id);
@@ -120,7 +133,8 @@ impl Tasks {
     fn judged(&self, member: &Member, id: &Id, health: TaskHealth) {
         self.with(|known| known.verdicts.insert(id.clone(), health));
         self.update(member, id, |known| {
-            let former = known.reports.get(id).filter(|_| !known.stopping.contains(id))?;
+            let is_over = known.stopping.contains(id) || known.gone.contains(id);
+            let former = known.reports.get(id).filter(|_| !is_over)?;
             reports::judged(former, health, now())
         });
         member.kernel.kick();

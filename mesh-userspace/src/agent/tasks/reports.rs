@@ -34,6 +34,11 @@ pub fn exited(exit: &TaskExit) -> TaskStatus {
     TaskStatus { since: exit.at, ..report }
 }
 
+/// Nothing of a task that was last reported as `former` runs any more; how it ended is not known yet.
+pub fn gone(former: &TaskStatus) -> TaskStatus {
+    TaskStatus { ready: false, message: "ended: waiting for the Docker Engine to say how".into(), ..former.clone() }
+}
+
 /// The task was ended because its healthcheck failed; `words`: how.
 pub fn unhealthy(words: Option<String>) -> TaskStatus {
     let error = words.map_or("task: unhealthy".to_owned(), |words| format!("task: unhealthy: {words}"));
@@ -83,6 +88,12 @@ mod tests {
         let unhealthy = judged(&healthy, Unhealthy, 30).expect("news");
         assert_eq!(seen(&unhealthy), (TaskState::Running, false, 20));
         assert_eq!((unhealthy.health, unhealthy.pid), (Some(Unhealthy), Some(7)));
+    }
+
+    #[test]
+    fn nobody_is_sent_to_a_task_that_is_gone() {
+        let report = gone(&runs(None, Some(7), 10));
+        assert_eq!((seen(&report), report.exit_code), ((TaskState::Running, false, 10), None));
     }
 
     #[test]

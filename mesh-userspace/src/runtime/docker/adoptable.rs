@@ -16,7 +16,7 @@ use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBu
 
 use super::engine::{Connected, has_status, words};
 use super::request::TASK_LABEL;
-use super::watch::health_of;
+use super::watch::verdict_of;
 use crate::manifest::parse_publish;
 use crate::model::{PortSpec, TaskHealth};
 
@@ -104,7 +104,7 @@ pub fn read(found: &ContainerInspectResponse) -> Option<Adoptable> {
         networks,
         aliases,
         ports,
-        health: health_of(state),
+        health: verdict_of(found),
         resolv_conf: resolv_conf(found, mode),
         problem: (!problems.0.is_empty()).then(|| problems.0.join("; ")),
     })

@@ -99,7 +99,13 @@ mod tests {
         let program = install(dir.path()).expect("installed");
         let mut command = Command::new(&program);
         command.args(words).env_clear().envs(variables.iter().copied());
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the gate runs");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A process that another test begins at this moment still has our open file, until it executes its own.
+        let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ExecutableFileBusy;
+        let child = eventually("the gate runs", || match command.spawn() {
+            Err(error) if is_busy(&error) => None,
+            spawned => Some(spawned.expect("the gate runs")),
+        });
         let pid = child.id().cast_signed();
         eventually("the gate listens", || (blocked(pid) & READY != 0).then_some(()));
         (child, ProcessRef::of(pid).expect("it runs"))

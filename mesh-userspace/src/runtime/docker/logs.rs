@@ -29,45 +29,53 @@ const LONGEST_LINE: usize = 1 << 20;
 pub fn stream(inner: Arc<Inner>, task_id: Id, container: String, request: LogRequest) -> mpsc::Receiver<LogLine> {
     let (sender, receiver) = mpsc::channel(BUFFERED_LINES);
     tokio::spawn(async move {
-        let mut lines = Lines::new(task_id.clone());
-        let mut tail = request.tail;
-        while let Ok(engine) = inner.engine.within(AWAY_LIMIT).await {
-            // Asked before reading: what the process wrote last is there when the stream ends.
-            let is_over = !request.follow || !inner.is_alive(&task_id);
-            let tail_text = tail.map_or_else(|| "all".to_owned(), |count| count.to_string());
-            let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).follow(request.follow);
-            let options = options.tail(&tail_text).since(lines.since_s()).build();
-            let mut pieces = std::pin::pin!(engine.docker.logs(&container, Some(options)));
-            let mut failed = None;
-            while let Some(piece) = pieces.next().await {
-                match piece {
-                    Ok(piece) => {
-                        for line in lines.take(piece) {
-                            if sender.send(line).await.is_err() {
-                                return; // nobody reads any more
-                            }
-                        }
-                    }
-                    Err(error) => failed = Some(words(&error)),
-                }
-            }
-            if let Some(error) = failed {
-                log::warn!("output of task {}: {error}", task_id.short());
-            }
-            if is_over || !inner.is_alive(&task_id) {
-                break;
-            }
-            // The Engine ended the stream, not the task: on with what is newer, all of it.
-            tail = None;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        for line in lines.rest() {
-            if sender.send(line).await.is_err() {
-                return;
-            }
+        tokio::select! {
+            () = relay(&inner, task_id, &container, request, &sender) => {}
+            // A quiet task, or an Engine that is away, must not keep what nobody reads any more.
+            () = sender.closed() => {}
         }
     });
     receiver
+}
+
+async fn relay(inner: &Inner, task_id: Id, container: &str, request: LogRequest, sender: &mpsc::Sender<LogLine>) {
+    let mut lines = Lines::new(task_id.clone());
+    let mut tail = request.tail;
+    while let Ok(engine) = inner.engine.within(AWAY_LIMIT).await {
+        // Asked before reading: what the process wrote last is there when the stream ends.
+        let is_over = !request.follow || !inner.is_alive(&task_id);
+        let tail_text = tail.map_or_else(|| "all".to_owned(), |count| count.to_string());
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).follow(request.follow);
+        let options = options.tail(&tail_text).since(lines.since_s()).build();
+        let mut pieces = std::pin::pin!(engine.docker.logs(container, Some(options)));
+        let mut failed = None;
+        while let Some(piece) = pieces.next().await {
+            match piece {
+                Ok(piece) => {
+                    for line in lines.take(piece) {
+                        if sender.send(line).await.is_err() {
+                            return; // nobody reads any more
+                        }
+                    }
+                }
+                Err(error) => failed = Some(words(&error)),
+            }
+        }
+        if let Some(error) = failed {
+            log::warn!("output of task {}: {error}", task_id.short());
+        }
+        if is_over || !inner.is_alive(&task_id) {
+            break;
+        }
+        // The Engine ended the stream, not the task: on with what is newer, all of it.
+        tail = None;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for line in lines.rest() {
+        if sender.send(line).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The last line of standard error, where there is one: what a command that could not run has left.

@@ -64,6 +64,8 @@ const ENGINE_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// From the container's start until its gate listens: milliseconds, on a machine that is well.
 const GATE_WITHIN: Duration = Duration::from_secs(10);
+/// What the Engine has to say of all containers of a former agent together: the data plane waits for it.
+const LIST_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// After SIGKILL: only the kernel can still delay the end, and a freezer the Engine has to open.
 const DEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -265,34 +267,46 @@ impl Inner {
         }
     }
 
-    /// What became of one record's container; watches it if it lives.
-    async fn adopt(self: &Arc<Self>, record: Record) -> Result<TaskInstance, RuntimeError> {
+    /// What became of one record's container, as far as it is known by then; watches it.
+    async fn adopt(self: &Arc<Self>, record: Record, deadline: Instant) -> Result<TaskInstance, RuntimeError> {
         let task_id = record.task_id.clone();
         let phase = match (phase(&record), &record.exit) {
             (Some(phase), _) => phase,
             (None, Some(exit)) => Phase::Exited(exit.clone()),
             // Died before its container was started: begun anew.
             (None, None) if record.process.is_none() => Phase::Prepared,
-            (None, None) => Phase::Exited(self.conclude(&task_id).await),
+            (None, None) => {
+                let end = self.watch(&task_id, None);
+                let mut end = end.map_err(self.file_error("watching the process of", &task_id))?;
+                end.by(deadline).await.map_or(Phase::Gone, Phase::Exited)
+            }
         };
-        let process = record.process.clone().filter(|_| !matches!(phase, Phase::Exited(_)));
+        let process = record.process.clone().filter(|_| !matches!(phase, Phase::Gone | Phase::Exited(_)));
         if let Some(process) = &process {
             let pidfd = process.pidfd().map_err(self.file_error("watching the process of", &task_id))?;
             self.watch(&task_id, pidfd).map_err(self.file_error("watching the process of", &task_id))?;
         }
-        let health = if phase == Phase::Running { self.verdict(&record).await } else { None };
+        // One that is slow to say so tells it later.
+        let on_record = if record.is_checked { record.health.or(Some(TaskHealth::Starting)) } else { None };
+        let health = match phase {
+            Phase::Running => tokio::time::timeout_at(deadline, self.verdict(&record)).await.unwrap_or(on_record),
+            _ => record.health,
+        };
         let prepared = process.as_ref().map(prepared);
         Ok(TaskInstance { task_id, launch: record.launch, phase, prepared, started_at: record.started_at, health })
     }
 
-    /// What the Engine says of the container's healthcheck; None: it has none.
+    /// The verdict of the container's healthcheck: the Engine's, or the last on record; None: it has no check.
     async fn verdict(&self, record: &Record) -> Option<TaskHealth> {
         if !record.is_checked {
             return None;
         }
-        let state = self.state(record).await;
+        if let Some(engine) = self.engine.now() {
+            self.look_at_health(&engine, &record.task_id).await;
+        }
+        let record = self.records.read(&record.task_id).ok().flatten();
         // Until the Engine says more.
-        Some(state.as_ref().and_then(watch::health_of).unwrap_or(TaskHealth::Starting))
+        Some(record.and_then(|record| record.health).unwrap_or(TaskHealth::Starting))
     }
 
     /// The container's state, where the Engine answers.
@@ -319,6 +333,8 @@ impl Inner {
                 continue;
             }
             let Ok(found) = inspect(engine, &id).await else { continue };
+            // Whenever its command began: before this.
+            let health = watch::health_of(&found, 0).filter(|health| *health != TaskHealth::Starting);
             let state = found.state.unwrap_or_default();
             let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
             let mut record = Record::new(task_id, None);
@@ -328,7 +344,7 @@ impl Inner {
             record.is_checked = state.health.is_some();
             match record.process {
                 None => record.exit = Some(watch::exit_of(&state)),
-                Some(_) if record.gate.is_none() => record.started_at = Some(watch::now()),
+                Some(_) if record.gate.is_none() => (record.started_at, record.health) = (Some(watch::now()), health),
                 Some(_) => {}
             }
             log::info!("container {} is task {} of a former agent", found.name.unwrap_or_default(), record.task_id);
@@ -342,9 +358,9 @@ impl Inner {
 /// Prepared or running; None where its process has ended, or was never there.
 fn phase(record: &Record) -> Option<Phase> {
     let process = record.process.as_ref().filter(|process| record.exit.is_none() && process.is_alive())?;
-    // Let go, but not written down: the agent died in between. The process itself knows.
+    // Whatever is written down: an agent may have died between the note and letting go. The process itself knows.
     let waits = |gate: &ProcessRef| gate.is_alive() && gate::is_gate(gate.pid);
-    let is_gated = record.started_at.is_none() && record.gate.as_ref().map_or(gate::is_gate(process.pid), waits);
+    let is_gated = record.gate.as_ref().map_or_else(|| gate::is_gate(process.pid), waits);
     Some(if is_gated { Phase::Prepared } else { Phase::Running })
 }
 
@@ -366,11 +382,11 @@ impl TaskRuntime for DockerRuntime {
         let folder = inner.config.state_dir.join("containers");
         let ids = inner.records.ids();
         let ids = ids.map_err(|source| RuntimeError::File { attempt: "listing", path: folder, source })?;
-        let mut instances = Vec::new();
+        let (mut adopting, deadline) = (Vec::new(), Instant::now() + LIST_WITHIN);
         // One that is being prepared at this moment has its caller already.
         for task_id in ids.into_iter().filter(|id| !inner.table.is_preparing(id)) {
             match inner.records.read(&task_id) {
-                Ok(Some(record)) => instances.push(inner.adopt(record).await?),
+                Ok(Some(record)) => adopting.push(inner.adopt(record, deadline)),
                 Ok(None) => {}
                 Err(source) => {
                     let path = inner.records.file(&task_id);
@@ -378,7 +394,7 @@ impl TaskRuntime for DockerRuntime {
                 }
             }
         }
-        Ok(instances)
+        futures_util::future::join_all(adopting).await.into_iter().collect()
     }
 
     async fn prepare(&self, launch: TaskLaunch) -> Result<Prepared, RuntimeError> {
@@ -423,7 +439,7 @@ impl TaskRuntime for DockerRuntime {
             return Ok(());
         }
         // Over already: a short command, or one that is none. The gate leaves a line of its own then.
-        let Some(exit) = inner.watch(task_id, None).map_err(supervisor)?.within(DEAD_WITHIN).await else {
+        let Some(exit) = inner.watch(task_id, None).map_err(supervisor)?.by(Instant::now() + DEAD_WITHIN).await else {
             return Ok(());
         };
         if exit.code != 126 && exit.code != 127 {
@@ -447,30 +463,33 @@ impl TaskRuntime for DockerRuntime {
         let supervisor = |attempt| move |source| RuntimeError::Supervisor { task_id: task_id.clone(), attempt, source };
         let process = record.process.as_ref().map_or(Ok(None), ProcessRef::pidfd);
         let Some(pidfd) = process.map_err(supervisor("finding its process"))? else {
-            return Ok(inner.conclude(task_id).await);
+            return Ok(inner.watch(task_id, None).map_err(supervisor("watching its process"))?.as_told().await);
         };
         let for_watch = pidfd.try_clone().map_err(supervisor("watching its process"))?;
         let mut end = inner.watch(task_id, Some(for_watch)).map_err(supervisor("watching its process"))?;
         // Behind the gate there is nobody who could end in order.
-        if record.started_at.is_some() {
+        if phase(&record) == Some(Phase::Running) {
             let is_unsaid = record.launch.as_ref().is_some_and(|launch| launch.stop_signal.is_none());
             let of_image = record.stop_signal.filter(|_| is_unsaid && request.signal == libc::SIGTERM);
             let signal = of_image.unwrap_or(request.signal);
             pidfd_signal(&pidfd, signal).map_err(supervisor("asking it to stop"))?;
-            if let Some(exit) = end.within(request.grace).await {
-                return Ok(exit);
+            if end.gone_within(request.grace).await {
+                return Ok(end.as_told().await);
             }
         }
         pidfd_signal(&pidfd, libc::SIGKILL).map_err(supervisor("killing it"))?;
-        if let Some(exit) = end.within(DEAD_WITHIN / 3).await {
-            return Ok(exit);
+        if end.gone_within(DEAD_WITHIN / 3).await {
+            return Ok(end.as_told().await);
         }
         // One that somebody paused dies when it is thawed, which the Engine's own kill does.
         if let (Some(engine), Some(container)) = (inner.engine.now(), &record.container) {
             let killed = engine.docker.kill_container(container, None::<KillContainerOptions>).await;
             killed.unwrap_or_else(|error| log::warn!("task {}: {}", task_id.short(), words(&error)));
         }
-        end.within(DEAD_WITHIN).await.ok_or_else(|| RuntimeError::StillThere {
+        if end.gone_within(DEAD_WITHIN).await {
+            return Ok(end.as_told().await);
+        }
+        Err(RuntimeError::StillThere {
             task_id: task_id.clone(),
             seconds: DEAD_WITHIN.as_secs(),
             left: format!("process {}", record.process.map_or(0, |process| process.pid)),
@@ -540,3 +559,6 @@ impl TaskRuntime for DockerRuntime {
         self.0.table.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Id, UnixMs};
+use crate::model::{Id, TaskHealth, UnixMs};
 use crate::runtime::json_file::{read_if_there, write_json};
 use crate::runtime::process::ProcessRef;
 use crate::runtime::{TaskExit, TaskLaunch};
@@ -33,6 +33,9 @@ pub struct Record {
     pub started_at: Option<UnixMs>,
     /// The Engine runs a healthcheck in it.
     pub is_checked: bool,
+    /// The last verdict of that healthcheck on the command; None: there is none yet.
+    #[serde(default)]
+    pub health: Option<TaskHealth>,
     /// What the image says ends it, where the service says nothing.
     pub stop_signal: Option<i32>,
     pub exit: Option<TaskExit>,
@@ -48,6 +51,7 @@ impl Record {
             gate: None,
             started_at: None,
             is_checked: false,
+            health: None,
             stop_signal: None,
             exit: None,
         }

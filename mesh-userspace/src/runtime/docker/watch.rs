@@ -1,7 +1,7 @@
 //! What happens to containers: their ends by pidfd, which needs no Engine; verdicts of healthchecks, and containers that ask to join, by
 //! the Engine's events; and the loop that keeps the connection to an Engine that comes and goes.
 //!
-//! Invariant: each container's end is told once, whether the Engine is there or not; as long as the process lives, the task lives. After each
+//! Invariant: each container's end is told at once and how it ended once, whether the Engine is there or not; as long as the process lives, the task lives. After each
 //! connection everything is looked at anew, because events of the time between are lost. Must not: decide whether a task should run.
 
 use std::collections::{HashMap, HashSet};
@@ -9,11 +9,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerState, EventMessageTypeEnum, HealthStatusEnum};
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, EventMessageTypeEnum, HealthStatusEnum, HealthcheckResult,
+};
 use bollard::query_parameters::{
     EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -30,8 +33,10 @@ use crate::runtime::{TaskEvent, TaskExit};
 /// Between attempts to reach the Engine: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long the Engine has to say how a container ended whose process is gone.
+/// How long an Engine that answers has to say how a container ended whose process is gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
+/// How long it may be away first: it is restarted or upgraded, and a job that ended well must not be run again.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// Containers of one `compose up` are listed together.
 const GATHER: Duration = Duration::from_millis(30);
@@ -39,6 +44,13 @@ const GATHER: Duration = Duration::from_millis(30);
 const LIST_WITHIN: Duration = Duration::from_secs(5);
 /// Until a listing that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
+const ENGINE_AWAY: &str = "its process ended while the Docker Engine was away: how is not known";
+const ENGINE_SILENT: &str = "its process ended and the Docker Engine does not say how: look at the Engine's log";
+/// Between looks at a task whose verdict the Engine reached before the command ran.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(1);
+/// The Engine's own number where a check names none, and how many probes it remembers (moby, daemon/health.go).
+const USUAL_RETRIES: usize = 3;
+const KEPT_PROBES: usize = 5;
 
 /// The containers of this agent's life.
 #[derive(Default)]
@@ -46,14 +58,25 @@ pub struct Table(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    ends: HashMap<Id, watch::Receiver<Option<TaskExit>>>,
+    ends: HashMap<Id, watch::Receiver<Life>>,
     health: HashMap<Id, TaskHealth>,
+    /// Those that the Engine has a verdict on and we have none.
+    unsettled: HashSet<Id>,
     preparing: HashSet<Id>,
     subscribers: Vec<mpsc::UnboundedSender<TaskEvent>>,
 }
 
+/// What is known of a container's end.
+#[derive(Clone, Debug, PartialEq)]
+enum Life {
+    Lives,
+    /// Its process is gone; the Engine is asked how.
+    Gone,
+    Ended(TaskExit),
+}
+
 /// A container's end, to wait for.
-pub struct End(watch::Receiver<Option<TaskExit>>);
+pub struct End(watch::Receiver<Life>);
 
 /// Marks a task as being prepared, until dropped.
 pub struct Preparing<'a>(&'a Table, Id);
@@ -81,6 +104,19 @@ impl Table {
         }
     }
 
+    fn settle(&self, task_id: &Id, is_settled: bool) {
+        let unsettled = &mut self.known().unsettled;
+        if is_settled {
+            unsettled.remove(task_id)
+        } else {
+            unsettled.insert(task_id.clone())
+        };
+    }
+
+    fn unsettled(&self) -> Vec<Id> {
+        self.known().unsettled.iter().cloned().collect()
+    }
+
     pub fn preparing(&self, task_id: &Id) -> Preparing<'_> {
         self.known().preparing.insert(task_id.clone());
         Preparing(self, task_id.clone())
@@ -94,6 +130,7 @@ impl Table {
         let mut known = self.known();
         known.ends.remove(task_id);
         known.health.remove(task_id);
+        known.unsettled.remove(task_id);
     }
 }
 
@@ -104,10 +141,24 @@ impl Drop for Preparing<'_> {
 }
 
 impl End {
-    /// How the task ended; None if it has not within this time.
-    pub async fn within(&mut self, patience: Duration) -> Option<TaskExit> {
-        let ended = tokio::time::timeout(patience, self.0.wait_for(Option::is_some)).await;
-        ended.ok()?.ok()?.clone()
+    /// Whether its process is gone within this time.
+    pub async fn gone_within(&mut self, patience: Duration) -> bool {
+        let gone = self.0.wait_for(|life| *life != Life::Lives);
+        tokio::time::timeout(patience, gone).await.is_ok()
+    }
+
+    /// How it ended; None where nobody said so until then.
+    pub async fn by(&mut self, deadline: Instant) -> Option<TaskExit> {
+        let ended = self.0.wait_for(|life| matches!(life, Life::Ended(_)));
+        match &*tokio::time::timeout_at(deadline, ended).await.ok()?.ok()? {
+            Life::Ended(exit) => Some(exit.clone()),
+            _ => None,
+        }
+    }
+
+    /// How a container ended that was told to: nobody waits for an Engine that is away to hear that it did.
+    pub async fn as_told(&mut self) -> TaskExit {
+        self.by(Instant::now() + TOLD_WITHIN).await.unwrap_or_else(|| unknown(ENGINE_AWAY))
     }
 }
 
@@ -123,7 +174,7 @@ impl Inner {
             unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
         };
         let pidfd = pidfd.map(register).transpose()?;
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) = watch::channel(Life::Lives);
         known.ends.insert(task_id.clone(), receiver.clone());
         let (inner, task_id) = (self.clone(), task_id.clone());
         tokio::spawn(async move {
@@ -132,30 +183,48 @@ impl Inner {
             {
                 log::warn!("watching task {}: {error}: it is taken for ended", task_id.short());
             }
+            sender.send_replace(Life::Gone);
+            // Nobody is to be sent to it while the Engine makes up its mind.
+            inner.table.tell(TaskEvent::Gone { task_id: task_id.clone() });
             let exit = inner.conclude(&task_id).await;
-            sender.send_replace(Some(exit.clone()));
-            inner.table.tell(TaskEvent::Exited { task_id, exit });
+            // Of one that was removed meanwhile nobody wants to hear any more.
+            if inner.table.known().ends.contains_key(&task_id) {
+                inner.table.tell(TaskEvent::Exited { task_id, exit: exit.clone() });
+            }
+            sender.send_replace(Life::Ended(exit));
         });
         Ok(End(receiver))
     }
 
     /// How a container ended whose process is gone, asked of the Engine and written down.
-    pub async fn conclude(&self, task_id: &Id) -> TaskExit {
+    async fn conclude(&self, task_id: &Id) -> TaskExit {
         let record = self.records.read(task_id).ok().flatten();
         if let Some(exit) = record.as_ref().and_then(|record| record.exit.clone()) {
             return exit;
         }
-        let deadline = Instant::now() + TOLD_WITHIN;
+        let (mut engine, patience) = (self.engine.watch(), Instant::now() + BACK_WITHIN);
         let exit = loop {
-            if let Some(exit) = self.ask_for_end(task_id, record.as_ref()).await {
-                break exit;
+            let here = engine.wait_for(|state| matches!(state, State::Here(_)));
+            if tokio::time::timeout_at(patience, here).await.is_err() {
+                break unknown(ENGINE_AWAY);
             }
-            if Instant::now() > deadline {
-                break unknown("its process ended while the Docker Engine was away: how is not known");
+            let asking = async {
+                loop {
+                    if let Some(exit) = self.ask_for_end(task_id, record.as_ref()).await {
+                        return exit;
+                    }
+                    tokio::time::sleep(ASK_EVERY).await;
+                }
+            };
+            tokio::select! {
+                told = tokio::time::timeout(TOLD_WITHIN, asking) => break told.unwrap_or_else(|_| unknown(ENGINE_SILENT)),
+                // It was about to go when the process ended.
+                _ = engine.wait_for(|state| matches!(state, State::Away(_))) => {}
             }
-            tokio::time::sleep(ASK_EVERY).await;
         };
-        if let Err(error) = self.records.change(task_id, |record| record.exit = Some(exit.clone())) {
+        // A former agent may have been told more.
+        let first = |record: &mut Record| record.exit = record.exit.take().or_else(|| Some(exit.clone()));
+        if let Err(error) = self.records.change(task_id, first) {
             log::warn!("{}: {error}: the end of the task is not on record", self.records.file(task_id).display());
         }
         exit
@@ -240,16 +309,34 @@ impl Inner {
         }
     }
 
-    /// Tells the verdict of the moment. Behind the gate there is none: nothing can be healthy yet.
-    async fn look_at_health(&self, engine: &Connected, task_id: &Id) {
+    /// Writes the verdict of the moment down and tells it, where it is a new one. One that was reached behind the gate is none.
+    pub async fn look_at_health(&self, engine: &Connected, task_id: &Id) {
         let record = self.records.read(task_id).ok().flatten();
-        if let Some(record) = record.filter(|record| record.is_checked && record.started_at.is_some())
-            && let Some(container) = &record.container
-            && let Ok(found) = engine.docker.inspect_container(container, None::<InspectContainerOptions>).await
-            && let Some(health) = found.state.as_ref().and_then(health_of)
+        let Some(record) = record.filter(|record| record.is_checked && record.exit.is_none()) else {
+            return self.table.settle(task_id, true);
+        };
+        let (Some(started_at), Some(container)) = (record.started_at, &record.container) else { return };
+        let options = None::<InspectContainerOptions>;
+        let Ok(found) = engine.docker.inspect_container(container, options).await else { return };
+        let (Some(said), Some(of_command)) = (status(&found), health_of(&found, started_at)) else { return };
+        // An Engine that was restarted begins to count anew: until it has counted the last verdict stands.
+        let health = if of_command == TaskHealth::Starting { record.health.unwrap_or(of_command) } else { of_command };
+        // It tells changes only: of what it said behind the gate no event follows.
+        self.table.settle(task_id, health != TaskHealth::Starting || said == HealthStatusEnum::STARTING);
+        self.judged(&record, health);
+    }
+
+    /// On record before it is told, so that the next agent finds a healthy task healthy also while the Engine is away.
+    pub fn judged(&self, record: &Record, health: TaskHealth) {
+        let task_id = &record.task_id;
+        if health != TaskHealth::Starting
+            && record.health != Some(health)
+            && let Err(error) = self.records.change(task_id, |record| record.health = Some(health))
         {
-            self.table.tell_health(task_id, health);
+            // An agent that is restarted now finds the former verdict.
+            log::warn!("{}: {error}: the health of the task is not on record", self.records.file(task_id).display());
         }
+        self.table.tell_health(task_id, health);
     }
 
     /// Passes verdicts on, and who asks to join, until the connection ends; gives the reason.
@@ -266,6 +353,12 @@ impl Inner {
                 event = events.next() => event,
                 () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
                     list_at = self.look_for_adoptable(engine).await.err().map(|again| Instant::now() + again);
+                    continue;
+                }
+                () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {
+                    for task_id in self.table.unsettled() {
+                        self.look_at_health(engine, &task_id).await;
+                    }
                     continue;
                 }
             };
@@ -308,14 +401,44 @@ impl Inner {
     }
 }
 
-/// The verdict of the moment; None: no check.
-pub fn health_of(state: &ContainerState) -> Option<TaskHealth> {
-    match state.health.as_ref()?.status? {
-        HealthStatusEnum::HEALTHY => Some(TaskHealth::Healthy),
-        HealthStatusEnum::UNHEALTHY => Some(TaskHealth::Unhealthy),
-        HealthStatusEnum::STARTING => Some(TaskHealth::Starting),
-        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
-    }
+/// What the Engine says of the container; None: no check.
+fn status(found: &ContainerInspectResponse) -> Option<HealthStatusEnum> {
+    let status = found.state.as_ref()?.health.as_ref()?.status?;
+    (!matches!(status, HealthStatusEnum::EMPTY | HealthStatusEnum::NONE)).then_some(status)
+}
+
+/// The Engine's own verdict on a container, whose command runs from its start; None: no check.
+pub fn verdict_of(found: &ContainerInspectResponse) -> Option<TaskHealth> {
+    Some(match status(found)? {
+        HealthStatusEnum::HEALTHY => TaskHealth::Healthy,
+        HealthStatusEnum::UNHEALTHY => TaskHealth::Unhealthy,
+        _ => TaskHealth::Starting,
+    })
+}
+
+/// The verdict on the command, which was let go at `started_at`; None: no check. The Engine probes from the container's start, and what a
+/// probe saw behind the gate says nothing of the command.
+pub fn health_of(found: &ContainerInspectResponse, started_at: UnixMs) -> Option<TaskHealth> {
+    let status = status(found)?;
+    let probes = found.state.as_ref()?.health.as_ref()?.log.as_deref().unwrap_or_default();
+    // One without a readable time is believed.
+    let began = |probe: &HealthcheckResult| probe.start.as_ref()?.parse::<Timestamp>().ok();
+    let is_of_command = |probe: &HealthcheckResult| {
+        began(probe).is_none_or(|at| u64::try_from(at.as_millisecond()).is_ok_and(|at| at >= started_at))
+    };
+    let has_passed = |probe: &HealthcheckResult| probe.exit_code == Some(0);
+    let check = found.config.as_ref().and_then(|config| config.healthcheck.as_ref());
+    let retries = check.and_then(|check| usize::try_from(check.retries?).ok()).filter(|count| *count > 0);
+    let failures = probes.iter().rev().take_while(|probe| is_of_command(probe) && !has_passed(probe)).count();
+    Some(match status {
+        HealthStatusEnum::HEALTHY if probes.iter().any(|probe| is_of_command(probe) && has_passed(probe)) => {
+            TaskHealth::Healthy
+        }
+        HealthStatusEnum::UNHEALTHY if failures >= retries.unwrap_or(USUAL_RETRIES).min(KEPT_PROBES) => {
+            TaskHealth::Unhealthy
+        }
+        _ => TaskHealth::Starting,
+    })
 }
 
 /// What the last failed probe said, in one line.
@@ -359,6 +482,30 @@ mod tests {
         assert!(exit.error.is_some_and(|error| error.contains("memory")));
         let quiet = ContainerState { exit_code: Some(0), error: Some(String::new()), ..ContainerState::default() };
         assert_eq!((exit_of(&quiet).code, exit_of(&quiet).error), (0, None));
+    }
+
+    /// An inspected container with retries 2: the Engine's verdict, and the seconds and codes of its probes.
+    fn inspected(status: &str, probes: &[(u64, i64)]) -> ContainerInspectResponse {
+        let log = |(at, code): &(u64, i64)| serde_json::json!({"Start": format!("1970-01-01T01:00:{at:02}+01:00"), "ExitCode": code});
+        serde_json::from_value(serde_json::json!({
+            "State": {"Health": {"Status": status, "Log": probes.iter().map(log).collect::<Vec<_>>()}},
+            "Config": {"Healthcheck": {"Retries": 2}},
+        }))
+        .expect("an answer of the Engine")
+    }
+
+    #[test]
+    fn what_a_probe_saw_behind_the_gate_is_no_verdict() {
+        use TaskHealth::{Healthy, Starting, Unhealthy};
+        let said = |status, probes: &[_]| health_of(&inspected(status, probes), 10_000);
+        assert_eq!(said("none", &[]), None);
+        assert_eq!(said("healthy", &[(8, 0), (9, 0)]), Some(Starting));
+        assert_eq!(said("healthy", &[(8, 0), (9, 0), (10, 0)]), Some(Healthy));
+        assert_eq!(said("healthy", &[(9, 0), (11, 1)]), Some(Starting));
+        assert_eq!(said("unhealthy", &[(8, 1), (9, 1)]), Some(Starting));
+        assert_eq!(said("unhealthy", &[(8, 1), (9, 1), (11, 1)]), Some(Starting));
+        assert_eq!(said("unhealthy", &[(8, 1), (9, 1), (11, 1), (12, 1)]), Some(Unhealthy));
+        assert_eq!(said("starting", &[(11, 1)]), Some(Starting));
     }
 
     #[test]
