@@ -1,8 +1,8 @@
 //! Containers that somebody else starts, with labels for us, on an Engine with networks of its own: what the node hears of them, and
 //! what it does to them. docs/reference/labels.md says the same in prose.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -297,6 +297,17 @@ fn guests_join_beside_an_active_docker_swarm() {
         engine.docker(["network", "connect", "theirs", "web"])?.ok()?;
         let addresses = inside(engine, "web", "ip addr")?;
         ensure!(addresses.contains("10.77.0.") && addresses.contains("10.0.16.5"), "{addresses}");
+
+        step("the ports that it has, which mesh would have too");
+        let any = Ipv4Addr::UNSPECIFIED;
+        for port in [2377, 7946] {
+            let bound = node.run(|| TcpListener::bind((any, port)))?;
+            ensure!(bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse), "{port}/tcp");
+        }
+        for port in [7946, 4789] {
+            let bound = node.run(|| UdpSocket::bind((any, port)))?;
+            ensure!(bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse), "{port}/udp");
+        }
         Ok(())
     });
 }

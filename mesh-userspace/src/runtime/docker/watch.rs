@@ -35,6 +35,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// Containers of one `compose up` are listed together.
 const GATHER: Duration = Duration::from_millis(30);
+/// A listing holds up the verdicts of our own tasks: one container that the Engine can't look at must not do so for long.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
 /// Until a listing that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
 
@@ -290,8 +292,11 @@ impl Inner {
 
     /// Tells who asks to join, where that is news; an error is the time after which to look again.
     async fn look_for_adoptable(&self, engine: &Connected) -> Result<(), Duration> {
-        let found = adoptable::list(engine).await.map_err(|reason| {
-            log::warn!("list containers with label {NETWORK_LABEL}: {reason}; those known before stay");
+        let found = tokio::time::timeout(LIST_WITHIN, adoptable::list(engine)).await;
+        let found = found.unwrap_or_else(|_| Err(format!("no answer within {} s", LIST_WITHIN.as_secs())));
+        let found = found.map_err(|reason| {
+            // An Engine that is being stopped fails so as well.
+            log::info!("list containers with label {NETWORK_LABEL}: {reason}; those known before stay");
             LIST_AGAIN
         })?;
         self.adoptable.send_if_modified(|known| {
