@@ -102,6 +102,11 @@ fn containers_with_labels_join_and_leave() {
         let local = n2.mesh(["ps"])?.ok()?;
         ensure!(local.contains("web.2") && local.contains("jwilder/whoami"), "{local}");
 
+        let refused = swarm.node().mesh(["exec", "web.2", "true"])?;
+        ensure!(refused.status == 1 && refused.stderr.contains("docker exec shop"), "{refused:?}");
+        let refused = swarm.node().mesh(["service", "logs", "web"])?;
+        ensure!(refused.stderr.contains("docker logs"), "{refused:?}");
+
         step("the published port, from outside the cluster at every node: the caller's own address is seen");
         for node in lab.nodes() {
             let callers: Vec<_> =
