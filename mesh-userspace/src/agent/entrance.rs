@@ -39,7 +39,8 @@ async fn answering(allowed: &[Runtime]) -> Vec<Runtime> {
 pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::Result<InitAnswer> {
     let state_dir = &agent.args.state_dir;
     let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
-    let ports = Ports::take(advertise_addr).await?;
+    let data_port = request.data_path_port.unwrap_or(command::DEFAULT_DATA_PATH_PORT);
+    let ports = Ports::take(&agent.net, data_port, advertise_addr).await?;
     let id = Id::from_bytes(random());
     let secrets = ClusterSecrets::create(&Id::from_bytes(random()), now())?;
     let key = NodeKey::generate()?;
@@ -89,7 +90,7 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
     let token: JoinToken = request.token.trim().parse().map_err(|error| anyhow::anyhow!("{error}"))?;
     let remote = resolve_remote(&request.remote).await?;
     let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
-    let ports = Ports::take(advertise_addr).await?;
+    let ports = Ports::take(&agent.net, command::DEFAULT_DATA_PATH_PORT, advertise_addr).await?;
     let key = NodeKey::generate()?;
     let asked = door::JoinRequest {
         secret: token.secret().clone(),

@@ -11,6 +11,7 @@ use super::member::{Keeper, Member, store_path};
 use super::ports::Ports;
 use super::{Agent, adoption, lead, reach, renewal};
 use crate::api::tls::{self, ServeLimits};
+use crate::leader::command::DEFAULT_DATA_PATH_PORT;
 use crate::membership::Seed;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
 use crate::model::{Cluster, Id};
@@ -30,7 +31,9 @@ pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
         None => (load_cache(state_dir)?, None),
     };
     let me = cluster.nodes.get(&identity.name().node_id);
-    let ports = Ports::take(me.map_or(Ipv4Addr::UNSPECIFIED.into(), |node| node.advertise_addr)).await?;
+    let data_port = cluster.settings.as_ref().map_or(DEFAULT_DATA_PATH_PORT, |settings| settings.data_path_port);
+    let advertise = me.map_or(Ipv4Addr::UNSPECIFIED.into(), |node| node.advertise_addr);
+    let ports = Ports::take(&agent.net, data_port, advertise).await?;
     begin(agent, identity, cluster, keeper, Vec::new(), ports).await.map(Some)
 }
 

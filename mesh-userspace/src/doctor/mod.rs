@@ -19,7 +19,7 @@ pub use facts::{
     StateDir,
 };
 pub use machine::{OLDEST_KERNEL, kernel_version};
-pub use network::PURPOSE_TUNNEL;
+pub use network::{PURPOSE_TUNNEL, clash};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

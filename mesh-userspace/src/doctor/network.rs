@@ -42,11 +42,31 @@ fn ports(ports: &[PortFact]) -> Vec<Finding> {
     vec![Finding::ok("ports", said.join("; "))]
 }
 
+/// Every port of ours that somebody else has, by whom, and what to do, in one line; None where none is.
+pub fn clash(ports: &[PortFact]) -> Option<String> {
+    let mut taken = Vec::new();
+    let mut remedies: Vec<String> = Vec::new();
+    for fact in ports {
+        let PortUser::Other(user) = &fact.user else { continue };
+        taken.push(format!("{} ({}) by {user}", fact.port, fact.purpose));
+        let remedy = remedy_for_port(fact, user);
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
+    }
+    (!taken.is_empty()).then(|| format!("ports of mesh are in use: {}: {}", taken.join(", "), remedies.join("; ")))
+}
+
 fn remedy_for_port(fact: &PortFact, user: &str) -> String {
     let is_docker = user.starts_with("dockerd");
     let is_data_port = fact.purpose == PURPOSE_TUNNEL;
     match (is_docker, is_data_port) {
-        (true, _) => "Docker Swarm holds it: `docker swarm leave --force` when its services are taken over".into(),
+        (true, true) => {
+            "Docker Swarm holds it: `docker swarm leave --force` when its services are taken over, or start the cluster on \
+             another port with `mesh swarm init --data-path-port`"
+                .into()
+        }
+        (true, false) => "Docker Swarm holds it: `docker swarm leave --force` when its services are taken over".into(),
         (false, true) => "stop it, or start the cluster on another port with `mesh swarm init --data-path-port`".into(),
         (false, false) if user.starts_with("mesh ") => {
             "it looks like an agent of another socket: use that one (--socket), or end it".into()

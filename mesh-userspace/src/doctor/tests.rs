@@ -247,3 +247,23 @@ fn a_narrow_path_is_told_in_bytes_on_the_wire() {
     });
     says(&swallowed, "mtu", State::Failed, &["n2"]);
 }
+
+#[test]
+fn all_ports_that_somebody_else_has_are_named_in_one_line() {
+    let fact = |port: &str, purpose, user: &str| {
+        let user = if user.is_empty() { PortUser::Free } else { PortUser::Other(user.into()) };
+        PortFact { port: port.into(), purpose, user }
+    };
+    let (swarm, free) = ("dockerd (pid 7)", "");
+    assert_eq!(clash(&[fact("2377/tcp", "the cluster's API", free)]), None);
+    let ports = [
+        fact("2377/tcp", "the cluster's API", swarm),
+        fact("7946/udp", "gossip", swarm),
+        fact("4789/udp", PURPOSE_TUNNEL, "the VXLAN device vx-001001-abcde"),
+    ];
+    let said = clash(&ports).expect("a clash");
+    for word in ["2377/tcp (the cluster's API) by dockerd (pid 7)", "7946/udp", "vx-001001", "--data-path-port"] {
+        assert!(said.contains(word), "{word} in {said}");
+    }
+    assert_eq!(said.matches("docker swarm leave --force").count(), 1, "{said}");
+}

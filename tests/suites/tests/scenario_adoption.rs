@@ -102,6 +102,11 @@ fn containers_with_labels_join_and_leave() {
         let local = n2.mesh(["ps"])?.ok()?;
         ensure!(local.contains("web.2") && local.contains("jwilder/whoami"), "{local}");
 
+        let refused = swarm.node().mesh(["exec", "web.2", "true"])?;
+        ensure!(refused.status == 1 && refused.stderr.contains("docker exec shop"), "{refused:?}");
+        let refused = swarm.node().mesh(["service", "logs", "web"])?;
+        ensure!(refused.stderr.contains("docker logs"), "{refused:?}");
+
         step("the published port, from outside the cluster at every node: the caller's own address is seen");
         for node in lab.nodes() {
             let callers: Vec<_> =
@@ -228,5 +233,32 @@ fn who_can_not_join_is_told_in_mesh_status() {
             ensure!(!status.contains("does not join"), "{status}");
             Ok(())
         })
+    });
+}
+
+#[test]
+fn an_active_docker_swarm_is_named_with_the_ports_it_has() {
+    let title = "an active Docker Swarm is named with the ports it has";
+    if let Some(reason) = lacks_engine() {
+        return skip(title, &reason);
+    }
+    scenario(title, Lab::builder().nodes(["n1"]), |lab| {
+        let n1 = lab.node("n1");
+        step("docker swarm init");
+        n1.engine().start_with_bridge(&[])?;
+        n1.engine().swarm_init(n1.address())?;
+        n1.start()?;
+        step("mesh init says which ports clash, and with whom");
+        let refused = n1.mesh(["init", "--advertise-addr", &n1.address().to_string()])?;
+        ensure!(refused.status == 1, "{refused:?}");
+        for word in ["2377/tcp", "7946/tcp", "7946/udp", "dockerd", "docker swarm leave --force"] {
+            ensure!(refused.stderr.contains(word), "{word} in {}", refused.stderr);
+        }
+        let said = n1.mesh(["doctor"])?.stdout;
+        ensure!(said.contains("docker swarm leave --force") && said.contains("7946"), "{said}");
+        step("the remedy works");
+        docker(n1, &["swarm", "leave", "--force"])?;
+        n1.mesh(["init", "--advertise-addr", &n1.address().to_string()])?.ok()?;
+        Ok(())
     });
 }

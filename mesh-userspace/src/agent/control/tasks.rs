@@ -10,6 +10,7 @@ use crate::runtime::{LogRequest as TaskLogs, RuntimeError, TaskRuntime};
 
 pub async fn exec(member: &Member, caller: &Caller, task: &Id, request: ExecRequest) -> Result<ExecSession, ApiError> {
     match place_of(member, task)? {
+        (task, _) if task.adopted.is_some() => Err(somebody_elses(&task, "exec")),
         (_, None) => {
             let (input, events) = member.runtime.exec(task, request).await.map_err(of_runtime)?;
             Ok(ExecSession { input, events })
@@ -25,6 +26,9 @@ pub async fn logs(member: &Member, caller: &Caller, query: LogQuery) -> Result<L
     let (sender, feed) = mpsc::channel(256);
     for id in &query.tasks {
         match place_of(member, id) {
+            Ok((task, _)) if task.adopted.is_some() => {
+                let _ = sender.send(Err(somebody_elses(&task, "logs"))).await; // nobody listens any more
+            }
             Ok((_, None)) => {
                 let asked = TaskLogs { follow: query.follow, tail: query.tail.map(|lines| lines as usize) };
                 // A task whose output is gone has no lines; that is no reason to withhold the others'.
@@ -87,6 +91,15 @@ fn place_of(member: &Member, task: &Id) -> Result<(Task, Option<Node>), ApiError
         ApiError::conflict(format!("task {} has no node yet; 'mesh service ps' says why", task.name()))
     })?;
     Ok((task.clone(), (node.id != member.id).then(|| node.clone())))
+}
+
+/// A container that joined by its labels is its owner's to look into.
+fn somebody_elses(task: &Task, verb: &str) -> ApiError {
+    let container = task.hostname();
+    ApiError::conflict(format!(
+        "task {} is the container {container} that joined by its labels, which mesh did not start: docker {verb} {container} on its node",
+        task.name()
+    ))
 }
 
 fn of_runtime(error: RuntimeError) -> ApiError {

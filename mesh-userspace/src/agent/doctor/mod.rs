@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+pub use network::ports;
+
 use super::member::Member;
 use super::{Agent, Settings};
 use crate::doctor::{Facts, Finding, judge};

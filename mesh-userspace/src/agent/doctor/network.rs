@@ -38,7 +38,8 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
     }
 }
 
-async fn ports(net: &HostNet, data_port: u16) -> Vec<PortFact> {
+/// The ports that nodes talk on, and who has them.
+pub async fn ports(net: &HostNet, data_port: u16) -> Vec<PortFact> {
     let needed = [
         (Transport::Tcp, API_PORT, "the cluster's API"),
         (Transport::Tcp, GOSSIP_PORT, "gossip"),
