@@ -1,7 +1,9 @@
 //! Waiting until a service is as asked, telling how far it is, and giving up with the reason where it won't be.
 //!
-//! A change is visible in reads as soon as its call returned, so the first look already judges the new spec.
+//! A change is visible in reads as soon as its call returned, so the first look already judges the new spec. How long a rolling update or
+//! the first pull of an image takes nobody knows: it is waited for as long as it gets on.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
@@ -51,8 +53,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STEADY_FOR: Duration = Duration::from_secs(1);
 /// How long an obstacle that may go away by itself (no node fits, an address range is full) is waited out.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After which nothing is waited for, healthchecks apart.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// How long nothing may get better, apart from what the spec itself asks time for.
+const STANDSTILL: Duration = Duration::from_secs(120);
 /// Tasks of the present spec that may fail before it is called hopeless.
 const FAILURES: usize = 3;
 
@@ -72,6 +74,7 @@ async fn converge(service: &Id, client: &Client, screen: &mut Screen<'_>) -> Res
     let mut steady_since: Option<Instant> = None;
     let mut obstacle_since: Option<Instant> = None;
     let mut told = String::new();
+    let mut pace = Pace::default();
     loop {
         let detail = match client.service(service.as_str()).await {
             Ok(detail) => detail,
@@ -95,8 +98,9 @@ async fn converge(service: &Id, client: &Client, screen: &mut Screen<'_>) -> Res
             }
             Judgement::Underway => {
                 (steady_since, obstacle_since) = (None, None);
-                let deadline = deadline(&detail.service.spec);
-                (begin.elapsed() > deadline).then(|| format!("not after {} s{}", deadline.as_secs(), unproven(&detail)))
+                let patience = standstill(&detail.service.spec);
+                let is_stuck = pace.standing(&detail, Instant::now()) > patience;
+                is_stuck.then(|| format!("nothing got better for {} s{}", patience.as_secs(), unproven(&detail)))
             }
             Judgement::Obstacle(reason) => {
                 steady_since = None;
@@ -127,15 +131,43 @@ fn begin_in_agents_time(detail: &ServiceDetail, begin: Instant) -> u64 {
     detail.at.saturating_sub(begin.elapsed().as_millis() as u64)
 }
 
-/// A task with a healthcheck has the time that its check may take, and tasks that are replaced in turn have it in turn.
-fn deadline(spec: &ServiceSpec) -> Duration {
+/// When the service last got further than it had ever been. That it changes is not enough: a command that ends at once and is started
+/// again and again changes for ever.
+#[derive(Default)]
+struct Pace {
+    furthest: Option<(Instant, Mark)>,
+    /// What tasks that are prepared say of it: an image comes.
+    preparing: Vec<String>,
+}
+
+/// Newest spec, fewest tasks of an older one, most tasks that run: the smaller, the further.
+type Mark = (Reverse<u64>, u32, Reverse<u32>);
+
+impl Pace {
+    /// For how long it has got no further.
+    fn standing(&mut self, detail: &ServiceDetail, now: Instant) -> Duration {
+        let mark = (Reverse(detail.service.version), detail.outdated, Reverse(detail.running));
+        let prepared = detail.tasks.iter().filter(|row| row.state == TaskState::Preparing && !row.error.is_empty());
+        let preparing: Vec<String> = prepared.map(|row| format!("{} {}", row.id, row.error)).collect();
+        let is_news = preparing.iter().any(|said| !self.preparing.contains(said));
+        self.preparing = preparing;
+        match self.furthest {
+            Some((since, furthest)) if mark >= furthest && !is_news => now - since,
+            _ => {
+                let furthest = self.furthest.map_or(mark, |(_, furthest)| furthest.min(mark));
+                self.furthest = Some((now, furthest));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// How long a service with this spec may stand still: a healthcheck, a delay between two tasks and the end of an old one take their time.
+fn standstill(spec: &ServiceSpec) -> Duration {
     let check = spec.task.health.as_ref().filter(|check| !check.is_disabled());
-    let turns = match (spec.mode, spec.update.parallelism) {
-        (Mode::Replicated { replicas }, at_once @ 1..) => replicas.div_ceil(at_once).max(1),
-        _ => 1,
-    };
-    let longest_ms = check.map_or(0, |check| check.longest_ms().saturating_mul(turns.into()));
-    DEADLINE.saturating_add(Duration::from_millis(longest_ms))
+    let delay_ms = spec.update.delay_ms.max(spec.rollback.delay_ms);
+    let asked_ms = check.map_or(0, |check| check.longest_ms()).saturating_add(delay_ms);
+    STANDSTILL.saturating_add(Duration::from_millis(asked_ms.saturating_add(spec.task.stop_grace_period_ms)))
 }
 
 /// Who waits for the first pass of its healthcheck.
@@ -232,9 +264,11 @@ mod tests {
     #[test]
     fn a_healthcheck_is_given_its_time() {
         let mut detail = detail();
-        assert_eq!(deadline(&detail.service.spec), DEADLINE);
-        detail.service.spec.task.health = Some(HealthCheck::disabled());
-        assert_eq!(deadline(&detail.service.spec), DEADLINE);
+        let spec = &mut detail.service.spec;
+        spec.task.stop_grace_period_ms = 0;
+        assert_eq!(standstill(spec), STANDSTILL);
+        spec.task.health = Some(HealthCheck::disabled());
+        assert_eq!(standstill(spec), STANDSTILL);
         let check = HealthCheck {
             command: vec!["check".into()],
             interval_ms: 10_000,
@@ -243,12 +277,43 @@ mod tests {
             start_period_ms: 60_000,
             start_interval_ms: 0,
         };
-        detail.service.spec.task.health = Some(check);
-        // 60 + 2 × (10 + 1) s a task, two tasks in turn.
-        assert_eq!(deadline(&detail.service.spec), DEADLINE + Duration::from_secs(2 * 82));
+        spec.task.health = Some(check);
+        (spec.update.delay_ms, spec.task.stop_grace_period_ms) = (300_000, 7_000);
+        // 60 + 2 × (10 + 1) s a task, the delay before it and the end of the old one.
+        assert_eq!(standstill(spec), STANDSTILL + Duration::from_secs(82 + 300 + 7));
         assert_eq!(unproven(&detail), "");
         detail.tasks[0].health = Some(TaskHealth::Starting);
         assert_eq!(unproven(&detail), ", whoami.1 has not passed its healthcheck");
+    }
+
+    #[test]
+    fn what_gets_on_is_waited_for_and_what_only_changes_is_not() {
+        let (mut detail, mut pace, start) = (detail(), Pace::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut standing = |detail: &ServiceDetail, seconds| pace.standing(detail, at(seconds)).as_secs();
+        (detail.running, detail.outdated) = (2, 2);
+        assert_eq!(standing(&detail, 0), 0);
+        detail.running = 1;
+        assert_eq!(standing(&detail, 100), 100, "an old task ends: no step ahead yet");
+        detail.outdated = 1;
+        assert_eq!(standing(&detail, 110), 0, "each task that is replaced is one");
+        detail.running = 2;
+        assert_eq!(standing(&detail, 200), 0);
+        detail.running = 1;
+        assert_eq!(standing(&detail, 250), 50);
+        detail.running = 2;
+        assert_eq!(standing(&detail, 300), 100, "a task that ends and starts again and again");
+
+        let row = &mut detail.tasks[0];
+        (row.state, row.error) = (TaskState::Preparing, "pulling nginx:1 (41 %)".into());
+        assert_eq!(standing(&detail, 310), 0);
+        assert_eq!(standing(&detail, 400), 90);
+        detail.tasks[0].error = "pulling nginx:1 (42 %)".into();
+        assert_eq!(standing(&detail, 410), 0);
+        detail.outdated = 2;
+        assert_eq!(standing(&detail, 420), 10);
+        detail.service.version += 1;
+        assert_eq!(standing(&detail, 430), 0, "a rollback is a spec of its own");
     }
 
     #[test]
