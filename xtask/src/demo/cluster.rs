@@ -70,9 +70,6 @@ pub fn service(stage: &Stage) -> Result<()> {
         Ok(())
     })?;
     stage.done("n1", "mesh stack rm tutorial")?;
-    stage.say("An image is run by a node's Docker Engine. The demo's nodes have none, and mesh says so:");
-    let said = stage.refused("n1", "mesh service create -d --name web nginx:latest")?;
-    ensure!(said.contains("nginx:latest") && said.contains("docker.io"), "no word about the missing Engine: {said}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! that is not as it should be ends the demo with exit code 1 and a folder of evidence. The lab is taken down however it ends, by Ctrl-C too.
 
 mod cluster;
+mod containers;
 mod faults;
 mod stage;
 mod traffic;
@@ -34,7 +35,7 @@ struct Chapter {
     play: fn(&Stage) -> Result<()>,
 }
 
-const CHAPTERS: [Chapter; 11] = [
+const CHAPTERS: [Chapter; 12] = [
     Chapter {
         title: "Three nodes become a swarm",
         look: "`init` prints the command for the others; a wrong token is refused in words",
@@ -49,6 +50,11 @@ const CHAPTERS: [Chapter; 11] = [
         title: "A service, by flags and by Compose manifest",
         look: "1/1 replicas, the node it runs on, its virtual address",
         play: cluster::service,
+    },
+    Chapter {
+        title: "The same with images, where a node has a Docker Engine",
+        look: "refused in words without one; with one on each node the tutorial's own line works, on the same network",
+        play: containers::images,
     },
     Chapter {
         title: "A client finds it by name, on another node",
