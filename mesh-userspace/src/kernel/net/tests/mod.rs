@@ -4,4 +4,5 @@
 
 mod bed;
 mod host;
+mod next_hop;
 mod tasks;
