@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_userspace::agent;
-use mesh_userspace::cli::{self, AgentArgs, Entries};
+use mesh_userspace::cli::{self, AgentArgs, Entries, FastPath};
 use mesh_userspace::dns::{ResolverOptions, resolver_main};
 use mesh_userspace::runtime::exec::{enter_main, supervise_main};
 
@@ -57,6 +57,7 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
         advertise_addr: arguments.advertise_addr,
         data_path_addr: arguments.data_path_addr,
         publish_interfaces: arguments.publish_interfaces,
+        fast_path: arguments.fast_path == FastPath::Auto,
         runtimes: arguments.runtimes,
         verbose: arguments.verbose,
     }

@@ -24,7 +24,7 @@ use crate::dns::zone;
 use crate::kernel::bpf::{Attachment, Dataplane, FlowTable};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
-use crate::plan::maps::{self, Facts, MapOp, Placed, Tables};
+use crate::plan::maps::{self, Facts, MapOp, NextHop, Placed, Tables};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
 /// A round at least so often.
@@ -45,6 +45,7 @@ pub struct Kernel {
     /// Task id → its network namespace, while it lives.
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
     publish_interfaces: Vec<String>,
+    fast_path: bool,
     netns_cookie: u64,
     /// One round at a time.
     turn: tokio::sync::Mutex<()>,
@@ -80,6 +81,7 @@ impl Kernel {
         dataplane: Dataplane,
         resolver: ResolverHandle,
         publish_interfaces: Vec<String>,
+        fast_path: bool,
     ) -> anyhow::Result<Self> {
         let tables = dataplane.tables()?;
         let placed = Placed::from_tables(&tables);
@@ -93,6 +95,7 @@ impl Kernel {
             resolver: tokio::sync::Mutex::new((resolver, None)),
             namespaces: Mutex::default(),
             publish_interfaces,
+            fast_path,
             netns_cookie: namespace::cookie()?,
             turn: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -268,7 +271,8 @@ impl Kernel {
         let underlay = self.underlay(node.data_path_addr, &peers, troubles).await?;
         let image = net::compile(cluster, observed, &member.id, &underlay);
         self.converge(&image, troubles).await?;
-        let facts = self.facts(member, &image, &underlay, &troubles.ports_not_taken).await?;
+        let mut facts = self.facts(member, &image, &underlay, &troubles.ports_not_taken).await?;
+        facts.next_hops = self.next_hops(node.data_path_addr, &image, &peers, troubles).await;
         *lock(&self.mesh0) = Some((node.number, facts.mesh0));
         self.attach(&image, &facts, troubles).await?;
         self.write_maps(cluster, observed, &facts, troubles)
@@ -359,6 +363,30 @@ impl Kernel {
             ports_not_taken: not_taken.iter().map(as_key).collect(),
             task_mtu: mtu,
             underlay_mtu: underlay.mtu,
+        })
+    }
+
+    /// Where the programs may send tunnel packets by themselves; what is not known goes through mesh0.
+    async fn next_hops(
+        &self,
+        data_path: IpAddr,
+        image: &NetImage,
+        peers: &[IpAddr],
+        troubles: &mut Troubles,
+    ) -> BTreeMap<Ipv4Addr, NextHop> {
+        let (true, Some(mesh0), IpAddr::V4(from)) = (self.fast_path, image.mesh0, data_path) else {
+            return BTreeMap::new();
+        };
+        let peers: Vec<Ipv4Addr> = peers
+            .iter()
+            .filter_map(|peer| match peer {
+                IpAddr::V4(addr) => Some(*addr),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        self.net.next_hops(from, mesh0.port, &peers).await.unwrap_or_else(|error| {
+            troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
+            BTreeMap::new()
         })
     }
 

@@ -20,6 +20,8 @@ pub struct Settings {
     pub data_path_addr: Option<String>,
     /// Empty: every uplink.
     pub publish_interfaces: Vec<String>,
+    /// Whether the programs may send tunnel packets by themselves, past mesh0.
+    pub fast_path: bool,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,

@@ -18,6 +18,16 @@ pub enum XdpMode {
     Generic,
 }
 
+/// How packets between nodes leave this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPath {
+    /// Straight out of the uplink where the next hop is known, else through mesh0.
+    Auto,
+    /// Always through mesh0.
+    Off,
+}
+
 /// A flag wins over the configuration file, the file over the default.
 #[derive(Debug, Default, Args)]
 pub(super) struct AgentFlags {
@@ -55,6 +65,9 @@ struct Given {
     /// Interface on which published ports answer; repeatable [default: all with a default or connected route]
     #[arg(long, value_name = "IFACE")]
     publish_interface: Vec<String>,
+    /// Sending to other nodes straight out of the uplink where the next hop is known [default: auto]
+    #[arg(long, value_name = "MODE")]
+    fast_path: Option<FastPath>,
     /// Use of XDP for published ports [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
@@ -79,6 +92,7 @@ pub struct AgentArgs {
     pub data_path_addr: Option<String>,
     /// Empty: every uplink.
     pub publish_interfaces: Vec<String>,
+    pub fast_path: FastPath,
     pub xdp: XdpMode,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
@@ -110,6 +124,7 @@ impl AgentFlags {
             advertise_addr: given.advertise_addr.or(file.advertise_addr),
             data_path_addr: given.data_path_addr.or(file.data_path_addr),
             publish_interfaces: list(given.publish_interface, file.publish_interface),
+            fast_path: given.fast_path.or(file.fast_path).unwrap_or(FastPath::Auto),
             xdp: given.xdp.or(file.xdp).unwrap_or(XdpMode::Auto),
             runtimes: parse_runtimes(&runtimes)?,
             verbose,

@@ -14,6 +14,7 @@ mod guest;
 mod link;
 mod mesh0;
 pub mod namespace;
+mod next_hop;
 mod observe;
 mod on_mesh0;
 mod ports;
@@ -54,6 +55,8 @@ pub struct HostNet {
     ports: Mutex<PlaceholderSockets>,
     /// One round at a time: a round that saw a link which is just being made would take it for a leftover.
     round: tokio::sync::Mutex<()>,
+    /// Neighbours that next hops rest on.
+    watched: next_hop::Watched,
 }
 
 /// How an operation went.
@@ -82,6 +85,7 @@ impl HostNet {
             sysctls: Sysctls::new(state_dir),
             ports: Mutex::default(),
             round: tokio::sync::Mutex::default(),
+            watched: next_hop::Watched::default(),
         })
     }
 
@@ -180,9 +184,9 @@ impl HostNet {
         mesh0::check_port(&self.handle, port).await
     }
 
-    /// Watches links, addresses and routes from now on.
+    /// Watches links, addresses, routes and the neighbours of [`HostNet::next_hops`] from now on.
     pub fn changes(&self) -> Result<Changes, NetError> {
-        Changes::open()
+        Changes::open(self.watched.clone())
     }
 
     /// Removes every trace of ours: links with what is on them, held ports, changed sysctls.

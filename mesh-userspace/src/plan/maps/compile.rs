@@ -67,7 +67,7 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
                 ifindex: hop.map_or(0, |hop| hop.ifindex),
                 next_hop: hop.map_or([0; 6], |hop| hop.mac),
                 link_mac: hop.map_or([0; 6], |hop| hop.link_mac),
-                mtu: facts.underlay_mtu as u16,
+                mtu: hop.map_or(facts.underlay_mtu, |hop| hop.mtu).min(u16::MAX.into()) as u16,
                 flags,
                 pad: 0,
             };

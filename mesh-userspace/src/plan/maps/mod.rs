@@ -56,6 +56,8 @@ pub struct NextHop {
     pub link_mac: [u8; 6],
     /// The neighbour's.
     pub mac: [u8; 6],
+    /// Largest outer IP packet on this way.
+    pub mtu: u32,
 }
 
 /// What the maps shall say, before the rings have a place.

@@ -5,4 +5,5 @@
 mod bed;
 mod guests;
 mod host;
+mod next_hop;
 mod tasks;
