@@ -524,10 +524,12 @@ impl TaskRuntime for DockerRuntime {
 
     async fn logs(&self, task_id: &Id, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, RuntimeError> {
         let record = self.0.record(task_id)?;
-        self.0.engine(task_id, ANSWER_WITHIN).await?;
+        let engine = self.0.engine(task_id, ANSWER_WITHIN).await?;
         let container = record
             .container
             .ok_or_else(|| RuntimeError::NotRunning { task_id: task_id.clone(), phase: "being prepared" })?;
+        let refused = |words| RuntimeError::Engine { task_id: task_id.clone(), attempt: "reading its output", words };
+        logs::readable(&engine, &container).await.map_err(refused)?;
         Ok(logs::stream(self.0.clone(), task_id.clone(), container, request))
     }
 
