@@ -197,3 +197,19 @@ async fn output_that_can_not_be_read_is_said_so_and_not_asked_for_again() {
     assert_eq!(tokio::time::timeout(SOON, lines.recv()).await, Ok(None), "the container lives on");
     engine.abort();
 }
+
+#[tokio::test]
+async fn a_task_whose_container_was_never_asked_for_is_removed_without_an_engine() {
+    let never = |record: &mut Record| {
+        (record.launch, record.container, record.process) = (Some(request::tests::launch()), None, None);
+    };
+    let world = World::with(never);
+    world.runtime.remove(&id()).await.expect("removed");
+    assert!(!world.runtime.knows(&id()));
+    let asked = World::with(|record| {
+        never(record);
+        record.is_asked_for = true;
+    });
+    asked.runtime.remove(&id()).await.expect_err("there may be one");
+    assert!(asked.runtime.knows(&id()));
+}
