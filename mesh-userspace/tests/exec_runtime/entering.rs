@@ -147,6 +147,8 @@ async fn a_caller_that_goes_away_takes_its_command_along() {
         request(&["sh", "-c", "echo ready; exec sleep 3600"]),
         request(&["sh", "-c", "trap '' HUP; echo ready; while :; do sleep 0.1; done"]),
         terminal(&["sh", "-c", "echo ready; exec sleep 3600"]),
+        // Whatever it left writes to nobody, and not for ever.
+        request(&["sh", "-c", "yes & echo ready"]),
     ] {
         let mut streams = stage.runtime.exec(&id, command).await.expect("exec");
         assert!(matches!(streams.1.recv().await, Some(ExecEvent::Stdout(_))));

@@ -31,9 +31,17 @@ pub async fn logs(member: &Member, caller: &Caller, query: LogQuery) -> Result<L
             }
             Ok((_, None)) => {
                 let asked = TaskLogs { follow: query.follow, tail: query.tail.map(|lines| lines as usize) };
-                // A task whose output is gone has no lines; that is no reason to withhold the others'.
-                let Ok(lines) = member.runtime.logs(id, asked).await else { continue };
                 let sender = sender.clone();
+                let lines = match member.runtime.logs(id, asked).await {
+                    Ok(lines) => lines,
+                    // Nobody may read it: the user is told, as of a node that does not answer.
+                    Err(error @ RuntimeError::Engine { .. }) => {
+                        let _ = sender.try_send(Err(of_runtime(error))); // full: there is enough to read
+                        continue;
+                    }
+                    // A task whose output is gone has no lines; that is no reason to withhold the others'.
+                    Err(_) => continue,
+                };
                 let since = query.since.unwrap_or(0);
                 tokio::spawn(relay(lines, sender, move |line| (line.at >= since).then_some(Ok(line))));
             }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{EVERY, Tasks, reports};
+use super::{Tasks, reports};
 use crate::agent::member::Member;
+use crate::agent::now;
 use crate::model::{Id, Task, TaskState, TaskStatus};
 use crate::runtime::{StopRequest, TaskInstance, TaskRuntime, signal_number};
 
@@ -72,12 +73,14 @@ impl Tasks {
                     known.verdicts.remove(id);
                     known.stopping.remove(id);
                     known.gone.remove(id);
+                    known.unremoved.remove(id);
                 });
                 member.kernel.kick();
             }
             Err(error) => {
-                log::warn!("remove task {}: {error}; tried again", id.short());
-                tokio::time::sleep(EVERY).await; // still busy: no hot loop
+                let is_news = self.with(|known| known.unremoved.entry(id.clone()).or_default().failed(now()));
+                let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, "remove task {}: {error}; tried again until it can be", id.short());
             }
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use self::steps::{Step, next};
+use self::steps::{Retry, Step, next};
 use super::member::Member;
 use super::now;
 use crate::model::{Id, Observed, TaskHealth, TaskState, TaskStatus};
@@ -53,6 +53,8 @@ struct Known {
     listed: Option<Vec<Adoptable>>,
     /// Tasks of which nothing runs any more.
     gone: BTreeSet<Id>,
+    /// Tasks that could not be removed.
+    unremoved: BTreeMap<Id, Retry>,
 }
 
 impl Tasks {

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 
 use super::Known;
 use super::guests::has_ended;
-use crate::model::{Cluster, Id, Task, TaskHealth, TaskState};
+use crate::model::{Cluster, Id, Task, TaskHealth, TaskState, UnixMs};
 use crate::runtime::docker::Adoptable;
+
+/// Between attempts to remove a task whose Engine is away: at first, and at most.
+const FIRST_PAUSE_MS: u64 = 1_000;
+const LONGEST_PAUSE_MS: u64 = 60_000;
 
 /// What to do next with one task.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +36,23 @@ impl Step {
             Step::Join(task, _) | Step::Dismiss(task, _) | Step::Ended(task) => &task.id,
             Step::Remove(id) => id,
         }
+    }
+}
+
+/// A task that could not be removed, and when that is tried again.
+#[derive(Debug, Default)]
+pub struct Retry {
+    failures: u32,
+    not_before: UnixMs,
+}
+
+impl Retry {
+    /// It failed once more; whether that is news.
+    pub fn failed(&mut self, now: UnixMs) -> bool {
+        let pause = FIRST_PAUSE_MS.saturating_mul(1 << self.failures.min(16));
+        self.not_before = now.saturating_add(pause.min(LONGEST_PAUSE_MS));
+        self.failures = self.failures.saturating_add(1);
+        self.failures == 1
     }
 }
 
@@ -62,7 +83,8 @@ pub fn next(known: &mut Known, cluster: &Cluster, me: &Id, is_fresh: bool, now: 
     if is_fresh {
         let gone = known.instances.iter().chain(known.reports.keys()).chain(known.guests.keys());
         let gone = gone.filter(|id| !cluster.tasks.contains_key(*id));
-        let gone: BTreeSet<&Id> = gone.filter(|id| !known.busy.contains(*id)).collect();
+        let waits = |id: &Id| known.unremoved.get(id).is_some_and(|retry| now < retry.not_before);
+        let gone: BTreeSet<&Id> = gone.filter(|id| !known.busy.contains(*id) && !waits(id)).collect();
         steps.extend(gone.into_iter().cloned().map(Step::Remove));
     }
     known.busy.extend(steps.iter().map(|step| step.task_id().clone()));
@@ -193,5 +215,22 @@ pub(super) mod tests {
             assert_eq!(begins_for_guest(desired, None, false, None), "dismiss");
             assert_eq!(begins_for_guest(desired, Some(reports::unhealthy(None)), false, Some(own)), "none");
         }
+    }
+
+    #[test]
+    fn a_removal_that_fails_is_news_once_and_tried_again_less_and_less_often() {
+        let mut known = Known::default();
+        known.instances.insert(id(8));
+        let (mut attempts, mut news) = (Vec::new(), 0);
+        for now in 0..600 {
+            for step in next(&mut known, &cluster(TaskState::Shutdown), &id(2), true, now * 1_000) {
+                known.busy.remove(step.task_id());
+                news += u32::from(known.unremoved.entry(id(8)).or_default().failed(now * 1_000));
+                attempts.push(now);
+            }
+        }
+        assert_eq!(news, 1);
+        assert_eq!(attempts[..8], [0, 1, 3, 7, 15, 31, 63, 123]);
+        assert_eq!(attempts.last(), Some(&543), "an Engine that is back is noticed within a minute");
     }
 }

@@ -270,6 +270,7 @@ mod tests {
             is_ethernet: true,
             is_port: false,
             vxlan: None,
+            peer_namespace: None,
         }
     }
 

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 
 use super::engine::Connected;
@@ -24,8 +24,8 @@ type Connection = TokioIo<hyper::upgrade::Upgraded>;
 pub type Input = WriteHalf<Connection>;
 
 /// The command's output and errors.
-pub struct Output {
-    connection: ReadHalf<Connection>,
+pub struct Output<Source = ReadHalf<Connection>> {
+    connection: Source,
     buffer: BytesMut,
     has_frames: bool,
 }
@@ -65,10 +65,15 @@ pub async fn start(engine: &Connected, exec: &str, is_terminal: bool) -> Result<
     }
     let upgraded = hyper::upgrade::on(answer).await.map_err(other)?;
     let (connection, input) = tokio::io::split(TokioIo::new(upgraded));
-    Ok((input, Output { connection, buffer: BytesMut::new(), has_frames: !is_terminal }))
+    Ok((input, Output::new(connection, is_terminal)))
 }
 
-impl Output {
+impl<Source: AsyncRead + Unpin> Output<Source> {
+    /// From what comes out of a connection that is up.
+    pub fn new(connection: Source, is_terminal: bool) -> Self {
+        Output { connection, buffer: BytesMut::new(), has_frames: !is_terminal }
+    }
+
     /// The next piece; None at the end.
     pub async fn next(&mut self) -> io::Result<Option<ExecEvent>> {
         loop {

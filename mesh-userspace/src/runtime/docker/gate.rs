@@ -6,9 +6,9 @@
 //!
 //! Invariant: a container is let go once, by its pidfd, when its gate listens. Must not: speak with the Engine.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::runtime::process::{ProcessRef, pidfd_signal};
@@ -20,6 +20,9 @@ const RELEASE: i32 = libc::SIGUSR2;
 /// SIGUSR1 among the blocked: the gate listens.
 const READY: u64 = 1 << (libc::SIGUSR1 - 1);
 
+/// For everybody: containers have users of their own.
+const MODE: u32 = 0o755;
+
 static PROGRAM: &[u8] = include_bytes!(env!("MESH_GATE_PATH"));
 
 /// Where [`install`] puts the gate.
@@ -30,12 +33,15 @@ pub fn path(state_dir: &Path) -> PathBuf {
 /// Writes the gate, unless it is there. A container that waits in an older one keeps that: its file is replaced, not changed.
 pub fn install(state_dir: &Path) -> io::Result<PathBuf> {
     let path = path(state_dir);
-    if fs::read(&path).is_ok_and(|there| there == PROGRAM) {
+    let has_mode = |there: fs::Metadata| there.permissions().mode() & 0o7777 == MODE;
+    if fs::read(&path).is_ok_and(|there| there == PROGRAM) && fs::metadata(&path).is_ok_and(has_mode) {
         return Ok(path);
     }
     let beside = path.with_extension("new");
     let _ = fs::remove_file(&beside); // left by an agent that died here: its mode may be anything
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&beside)?;
+    // Whatever the agent's umask: the command may be any user's.
+    file.set_permissions(Permissions::from_mode(MODE))?;
     file.write_all(PROGRAM)?;
     file.sync_data()?;
     drop(file); // while it is open for writing nobody can run it
@@ -163,5 +169,17 @@ mod tests {
         fs::write(&path, "spoilt").expect("written");
         install(dir.path()).expect("installed");
         assert_eq!(fs::read(&path).expect("there"), PROGRAM);
+    }
+
+    #[test]
+    fn every_user_may_run_the_gate() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = install(dir.path()).expect("installed");
+        let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o7777;
+        assert_eq!(mode(), 0o755);
+        // As an agent with umask 077 has left it.
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("changed");
+        install(dir.path()).expect("installed");
+        assert_eq!(mode(), 0o755);
     }
 }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::Inner;
-use super::engine::words;
+use super::engine::{Connected, has_status, words};
 use crate::model::{Id, LogLine, LogStream};
 use crate::runtime::LogRequest;
 
@@ -48,7 +48,6 @@ async fn relay(inner: &Inner, task_id: Id, container: &str, request: LogRequest,
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).follow(request.follow);
         let options = options.tail(&tail_text).since(lines.since_s()).build();
         let mut pieces = std::pin::pin!(engine.docker.logs(container, Some(options)));
-        let mut failed = None;
         while let Some(piece) = pieces.next().await {
             match piece {
                 Ok(piece) => {
@@ -58,11 +57,13 @@ async fn relay(inner: &Inner, task_id: Id, container: &str, request: LogRequest,
                         }
                     }
                 }
-                Err(error) => failed = Some(words(&error)),
+                Err(error) => {
+                    log::warn!("output of task {}: {}", task_id.short(), words(&error));
+                    if is_refusal(&error) {
+                        return;
+                    }
+                }
             }
-        }
-        if let Some(error) = failed {
-            log::warn!("output of task {}: {error}", task_id.short());
         }
         if is_over || !inner.is_alive(&task_id) {
             break;
@@ -76,6 +77,23 @@ async fn relay(inner: &Inner, task_id: Id, container: &str, request: LogRequest,
             return;
         }
     }
+}
+
+/// Whether there is output to read; else the Engine's words why not: its logging driver may keep none.
+pub async fn readable(engine: &Connected, container: &str) -> Result<(), String> {
+    let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("0").build();
+    let mut pieces = std::pin::pin!(engine.docker.logs(container, Some(options)));
+    match pieces.next().await {
+        // A container that is gone, or about to be, has no output any more: no reason to withhold that of others.
+        Some(Err(error)) if has_status(&error, 404) || has_status(&error, 409) => Ok(()),
+        Some(Err(error)) if is_refusal(&error) => Err(words(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// The Engine has understood and does not do it: asking again changes nothing.
+fn is_refusal(error: &bollard::errors::Error) -> bool {
+    matches!(error, bollard::errors::Error::DockerResponseServerError { .. })
 }
 
 /// The last line of standard error, where there is one: what a command that could not run has left.
@@ -143,13 +161,22 @@ impl Lines {
 
     /// Any bytes of a terminal's output: each line begins with its time.
     fn terminal(&mut self, bytes: &[u8]) -> Vec<LogLine> {
-        self.stdout.text.extend_from_slice(bytes);
         let mut lines = Vec::new();
-        while let Some(end) = self.stdout.text.iter().position(|byte| *byte == b'\n') {
-            let rest = self.stdout.text.split_off(end + 1);
-            let whole = std::mem::replace(&mut self.stdout.text, rest);
-            let (at, text) = split_time(&whole);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.stdout.text.extend_from_slice(piece);
+            if !piece.ends_with(b"\n") && self.stdout.text.len() < LONGEST_LINE {
+                continue;
+            }
+            let whole = std::mem::take(&mut self.stdout);
+            let (at, text) = match whole.at {
+                // What follows a part of a line has no time of its own.
+                Some(at) => (Some(at), whole.text.as_slice()),
+                None => split_time(&whole.text),
+            };
             lines.extend(self.line(LogStream::Stdout, at, text));
+            if !piece.ends_with(b"\n") {
+                self.stdout.at = at.or(self.last);
+            }
         }
         lines
     }
@@ -228,6 +255,22 @@ mod tests {
         assert!(lines.take(piece("1970-01-01T00:00:01Z a")).is_empty());
         let both = lines.take(piece(" b\r\n1970-01-01T00:00:02Z c\r\n1970-"));
         assert_eq!(texts(&both), [(1_000, LogStream::Stdout, "a b"), (2_000, LogStream::Stdout, "c")]);
+    }
+
+    #[test]
+    fn a_terminals_line_without_an_end_is_passed_on_in_parts() {
+        let mut lines = Lines::new(Id::from_bytes([1; 16]));
+        let piece = |text: &str| LogOutput::Console { message: text.to_owned().into() };
+        let progress = "\r42 % ".repeat(4_096);
+        assert!(lines.take(piece("1970-01-01T00:00:01Z ")).is_empty());
+        let parts: Vec<_> = (0..200).flat_map(|_| lines.take(piece(&progress))).collect();
+        assert!(parts.len() >= 2 && parts.iter().all(|part| part.at == 1_000), "{}", parts.len());
+        assert!(lines.stdout.text.len() < LONGEST_LINE);
+        let last = lines.take(piece("5 done\r\n1970-01-01T00:00:02Z next\r\n"));
+        assert!(last[0].at == 1_000 && last[0].text.ends_with("5 done"));
+        assert_eq!(texts(&last[1..]), [(2_000, LogStream::Stdout, "next")]);
+        let sent: usize = parts.iter().chain(&last[..1]).map(|line| line.text.len()).sum();
+        assert!(sent > 200 * progress.len() - 2 * parts.len(), "nothing but the ends of parts is cut: {sent}");
     }
 
     #[test]

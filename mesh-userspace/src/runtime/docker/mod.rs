@@ -204,7 +204,9 @@ impl Inner {
         let body = request::container(launch, &reference, &image, &owner).map_err(rejected)?;
         let is_checked = request::is_checked(launch, &image);
         let stop_signal = image.stop_signal.as_deref().and_then(signal_number);
-        self.change(task_id, |record| (record.is_checked, record.stop_signal) = (is_checked, stop_signal))?;
+        self.change(task_id, |record| {
+            (record.is_checked, record.stop_signal, record.is_asked_for) = (is_checked, stop_signal, true);
+        })?;
 
         let options = CreateContainerOptionsBuilder::new().name(&launch.name).build();
         let created = docker.create_container(Some(options), body).await.map_err(|error| rejected(words(&error)))?;
@@ -505,7 +507,7 @@ impl TaskRuntime for DockerRuntime {
             self.stop(task_id, StopRequest { signal: libc::SIGKILL, grace: Duration::ZERO }).await?;
         }
         // Without an id it may still have been made: the agent died before it was told. Its name tells.
-        let name = record.launch.as_ref().map(|launch| launch.name.clone());
+        let name = record.launch.as_ref().filter(|_| record.is_asked_for).map(|launch| launch.name.clone());
         if let Some(container) = record.container.or(name) {
             let engine = inner.engine(task_id, ANSWER_WITHIN).await?;
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
@@ -538,10 +540,12 @@ impl TaskRuntime for DockerRuntime {
 
     async fn logs(&self, task_id: &Id, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, RuntimeError> {
         let record = self.0.record(task_id)?;
-        self.0.engine(task_id, ANSWER_WITHIN).await?;
+        let engine = self.0.engine(task_id, ANSWER_WITHIN).await?;
         let container = record
             .container
             .ok_or_else(|| RuntimeError::NotRunning { task_id: task_id.clone(), phase: "being prepared" })?;
+        let refused = |words| RuntimeError::Engine { task_id: task_id.clone(), attempt: "reading its output", words };
+        logs::readable(&engine, &container).await.map_err(refused)?;
         Ok(logs::stream(self.0.clone(), task_id.clone(), container, request))
     }
 

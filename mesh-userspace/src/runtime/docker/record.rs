@@ -23,6 +23,9 @@ pub struct Record {
     pub task_id: Id,
     /// None: the container was found by its labels alone.
     pub launch: Option<TaskLaunch>,
+    /// The Engine was asked to make the container; it may have been without our hearing of it.
+    #[serde(default = "yes")]
+    pub is_asked_for: bool,
     /// The container's id, once the Engine has made it.
     pub container: Option<String>,
     /// The container's first process.
@@ -41,11 +44,17 @@ pub struct Record {
     pub exit: Option<TaskExit>,
 }
 
+/// Records of agents that did not write it down.
+fn yes() -> bool {
+    true
+}
+
 impl Record {
     pub fn new(task_id: Id, launch: Option<TaskLaunch>) -> Self {
         Record {
             task_id,
             launch,
+            is_asked_for: false,
             container: None,
             process: None,
             gate: None,

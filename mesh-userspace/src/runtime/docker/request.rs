@@ -212,11 +212,11 @@ fn some(words: &[String]) -> Option<Vec<String>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{Container, Resources};
 
-    fn launch() -> TaskLaunch {
+    pub fn launch() -> TaskLaunch {
         let task_id = Id::from_bytes([0xab; 16]);
         TaskLaunch {
             name: format!("shop.web.3.{task_id}"),

@@ -11,7 +11,7 @@ use bollard::Docker;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions};
 use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncWriteExt, Interest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -148,54 +148,59 @@ impl Session {
             log::debug!("resizing a terminal of 'mesh exec': {}", words(&error));
         }
         let feeding = tokio::spawn(feed(input, stdin, self.exec.clone(), process.clone(), self.is_terminal));
-        self.relay(process.as_deref(), &events).await;
+        relay(&mut self.output, process.as_deref(), &events).await;
         feeding.abort();
         let code = self.exec.code().await;
         // A caller that is gone does not want to know.
         let _ = events.send(ExecEvent::Exit(code)).await;
     }
+}
 
-    /// Passes output on until the command has ended and all of it is sent.
-    async fn relay(&mut self, process: Option<&OwnedFd>, events: &mpsc::Sender<ExecEvent>) {
-        let own = process.and_then(|fd| fd.try_clone().ok());
-        let ended = own.and_then(|fd| {
-            // SAFETY: the owned descriptor stays open, and the same, until the AsyncFd is dropped.
-            unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()
-        });
-        let (mut has_ended, mut kill_at) = (process.is_none(), None::<Instant>);
-        loop {
-            let end = async {
-                match &ended {
-                    Some(pidfd) => drop(pidfd.readable().await),
-                    None => std::future::pending().await,
+/// Passes output on until the command has ended and all of it is sent.
+async fn relay<Source: AsyncRead + Unpin>(
+    output: &mut Output<Source>,
+    process: Option<&OwnedFd>,
+    events: &mpsc::Sender<ExecEvent>,
+) {
+    let own = process.and_then(|fd| fd.try_clone().ok());
+    let ended = own.and_then(|fd| {
+        // SAFETY: the owned descriptor stays open, and the same, until the AsyncFd is dropped.
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.ok()
+    });
+    let (mut has_ended, mut kill_at) = (process.is_none(), None::<Instant>);
+    loop {
+        let end = async {
+            match &ended {
+                Some(pidfd) => drop(pidfd.readable().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            piece = output.next() => match piece {
+                Ok(None) => return,
+                Ok(Some(event)) => {
+                    let _ = events.send(event).await;
                 }
-            };
-            tokio::select! {
-                piece = self.output.next() => match piece {
-                    Ok(None) => return,
-                    Ok(Some(event)) => {
-                        let _ = events.send(event).await;
-                    }
-                    Err(error) => {
-                        log::warn!("output of a command of 'mesh exec': {error}");
-                        return;
-                    }
-                },
-                () = end, if !has_ended => has_ended = true,
-                () = tokio::time::sleep(QUIET_AFTER_EXIT), if has_ended => return,
-                () = events.closed(), if kill_at.is_none() => {
-                    signal(process, libc::SIGHUP);
-                    kill_at = Some(Instant::now() + AFTER_HANG_UP);
+                Err(error) => {
+                    log::warn!("output of a command of 'mesh exec': {error}");
+                    return;
                 }
-                () = tokio::time::sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() && !has_ended => {
-                    signal(process, libc::SIGKILL);
-                    kill_at = Some(Instant::now() + AFTER_HANG_UP);
-                }
+            },
+            () = end, if !has_ended => has_ended = true,
+            () = tokio::time::sleep(QUIET_AFTER_EXIT), if has_ended => return,
+            // What it left behind may write for ever: to nobody.
+            () = events.closed(), if has_ended => return,
+            () = events.closed(), if kill_at.is_none() => {
+                signal(process, libc::SIGHUP);
+                kill_at = Some(Instant::now() + AFTER_HANG_UP);
+            }
+            () = tokio::time::sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() && !has_ended => {
+                signal(process, libc::SIGKILL);
+                kill_at = Some(Instant::now() + AFTER_HANG_UP);
             }
         }
     }
 }
-
 fn signal(process: Option<&OwnedFd>, number: i32) {
     if let Some(Err(error)) = process.map(|process| pidfd_signal(process, number)) {
         log::warn!("signal {number} for a command of 'mesh exec': {error}");
@@ -248,5 +253,21 @@ async fn write(writer: &mut Input, bytes: &Bytes) -> std::io::Result<()> {
 async fn close(stdin: &mut Option<Input>) {
     if let Some(writer) = stdin {
         let _ = writer.shutdown().await; // the command may have ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_command_left_behind_is_not_read_for_nobody() {
+        // `sh -c 'yes &'`: ended, and never quiet.
+        let mut output = Output::new(tokio::io::repeat(b'y'), true);
+        let (sender, mut events) = mpsc::channel(1);
+        let relaying = tokio::spawn(async move { relay(&mut output, None, &sender).await });
+        assert!(matches!(events.recv().await, Some(ExecEvent::Stdout(_))));
+        drop(events);
+        tokio::time::timeout(Duration::from_secs(10), relaying).await.expect("it returns").expect("no panic");
     }
 }

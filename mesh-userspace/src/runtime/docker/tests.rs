@@ -4,6 +4,8 @@ use std::process::{Child, Command};
 
 use super::*;
 
+const SOON: Duration = Duration::from_secs(20);
+
 /// A runtime whose Engine is away, as after the agent's restart.
 struct World {
     dir: tempfile::TempDir,
@@ -64,14 +66,19 @@ fn engine(world: &World, path: &'static str, answer: &'static str) -> tokio::tas
         while let Ok((connection, _)) = listener.accept().await {
             let answering = service_fn(move |request: Request<Incoming>| async move {
                 let asked = request.uri().path();
+                let mut status = 200;
                 let text = match asked {
+                    asked if asked.ends_with("/unread/logs") => {
+                        status = 501;
+                        r#"{"message": "configured logging driver does not support reading"}"#
+                    }
                     asked if asked.ends_with(path) => answer,
                     asked if asked.ends_with("/version") => r#"{"Version": "28.0.0", "ApiVersion": "1.44"}"#,
                     // No event comes; the connection stays.
                     asked if asked.ends_with("/events") => std::future::pending().await,
                     _ => "[]",
                 };
-                Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::from(text))))
+                Response::builder().status(status).body(Full::new(bytes::Bytes::from(text)))
             });
             let connection = hyper_util::rt::TokioIo::new(connection);
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(connection, answering));
@@ -131,7 +138,7 @@ async fn that_a_container_ended_is_told_at_once_and_how_when_the_engine_is_back(
     let end = world.inner().watch(&id(), None).expect("watched").by(Instant::now() + Duration::from_secs(4)).await;
     assert_eq!(end, None, "an Engine that is restarted knows how");
     let engine = engine(&world, "/containers/c0ffee/json", r#"{"State": {"Running": false, "Pid": 0, "ExitCode": 0}}"#);
-    let exited = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("told");
+    let exited = tokio::time::timeout(SOON, events.recv()).await.expect("told");
     assert!(matches!(&exited, Some(TaskEvent::Exited { exit, .. }) if exit.code == 0), "{exited:?}");
     assert_eq!(world.inner().record(&id()).expect("there").exit.map(|exit| exit.code), Some(0));
     engine.abort();
@@ -176,4 +183,33 @@ async fn output_of_a_quiet_container_is_not_followed_for_nobody() {
         assert!(Instant::now() < deadline, "somebody still follows");
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn output_that_can_not_be_read_is_said_so_and_not_asked_for_again() {
+    let world = World::with(|record| record.container = Some("unread".to_owned()));
+    let engine = engine(&world, "/containers/unread/json", "{}");
+    world.inner().engine.within(SOON).await.map(drop).expect("it answers");
+    let follow = LogRequest { follow: true, tail: None };
+    let error = world.runtime.logs(&id(), follow).await.expect_err("nothing to read").to_string();
+    assert!(error.contains("configured logging driver does not support reading"), "{error}");
+    let mut lines = logs::stream(world.inner().clone(), id(), "unread".to_owned(), follow);
+    assert_eq!(tokio::time::timeout(SOON, lines.recv()).await, Ok(None), "the container lives on");
+    engine.abort();
+}
+
+#[tokio::test]
+async fn a_task_whose_container_was_never_asked_for_is_removed_without_an_engine() {
+    let never = |record: &mut Record| {
+        (record.launch, record.container, record.process) = (Some(request::tests::launch()), None, None);
+    };
+    let world = World::with(never);
+    world.runtime.remove(&id()).await.expect("removed");
+    assert!(!world.runtime.knows(&id()));
+    let asked = World::with(|record| {
+        never(record);
+        record.is_asked_for = true;
+    });
+    asked.runtime.remove(&id()).await.expect_err("there may be one");
+    assert!(asked.runtime.knows(&id()));
 }

@@ -149,6 +149,8 @@ impl Session {
                     }));
                 }
                 () = tokio::time::sleep(QUIET_AFTER_EXIT), if code.is_some() => return code.unwrap_or(126),
+                // What it left behind may write for ever: to nobody.
+                () = events.closed(), if code.is_some() => return code.unwrap_or(126),
                 () = events.closed(), if kill_at.is_none() => {
                     self.signal(libc::SIGHUP);
                     kill_at = Some(Instant::now() + AFTER_HANG_UP);
