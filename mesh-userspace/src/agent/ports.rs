@@ -31,15 +31,35 @@ impl Ports {
     }
 
     async fn bind(advertise: IpAddr) -> anyhow::Result<Self> {
-        let api = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), API_PORT);
-        let api = TcpListener::bind(api).await.with_context(|| {
+        let any = all_addresses(advertise);
+        let api = TcpListener::bind(SocketAddr::new(any, API_PORT)).await.with_context(|| {
             format!("listen for other nodes on {API_PORT}/tcp: is it in use? `ss -lntp 'sport = {API_PORT}'` shows by whom; end that first")
         })?;
-        let any = match advertise {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
         let gossip = GossipSockets::bind(SocketAddr::new(any, GOSSIP_PORT)).await?;
         Ok(Ports { api, gossip })
+    }
+}
+
+/// All addresses of this node, for one that is reached at `advertise`. The IPv6 one takes calls to IPv4 addresses, too (RFC 3493, 3.7).
+fn all_addresses(advertise: IpAddr) -> IpAddr {
+    match advertise {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_is_reached_at_the_address_it_advertises() {
+        for advertise in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let api = TcpListener::bind(SocketAddr::new(all_addresses(advertise), 0)).await.unwrap();
+            let port = api.local_addr().unwrap().port();
+            TcpStream::connect(SocketAddr::new(advertise, port)).await.unwrap();
+        }
     }
 }

@@ -12,7 +12,8 @@ use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
-use crate::runtime::docker::{DockerConfig, Guests};
+use crate::model::Id;
+use crate::runtime::docker::{DockerConfig, DockerRuntime, Guests};
 use crate::runtime::exec::{ExecConfig, cgroup2_root, masked_dirs};
 use crate::runtime::{Runtimes, TaskInstance, TaskRuntime};
 
@@ -76,6 +77,8 @@ pub async fn sweep_out(agent: &Agent, member: Option<&Member>) -> SweptOut {
         let_guests_go(&mut swept, &agent.args.state_dir);
         member.runtime.close();
         swept.tried("the resolver", member.kernel.stop_resolver().await);
+    } else {
+        containers_left(&mut swept, &agent.args).await;
     }
     from_kernel(&mut swept, &agent.net, &agent.args.bpf_dir).await;
     swept
@@ -143,9 +146,32 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
     swept.into_result()
 }
 
-/// Tasks that a former agent left running; a node of no cluster has none.
+/// Containers that a cluster left behind which this node is no more in: no Engine answered when it was left. Their records tell of them.
+async fn containers_left(swept: &mut SweptOut, args: &Settings) {
+    if !args.state_dir.join("containers").exists() {
+        return;
+    }
+    // No cluster's node: none of them is this one's to keep.
+    let nobody = Id::from_bytes([0; 16]);
+    let listed = async {
+        let runtime = DockerRuntime::new(DockerConfig::new(args.state_dir.clone(), nobody))?;
+        runtime.list().await.map(|tasks| (runtime, tasks))
+    };
+    match listed.await {
+        Ok((runtime, tasks)) => {
+            for TaskInstance { task_id, .. } in tasks {
+                swept.tried(format!("task {}", task_id.short()), runtime.remove(&task_id).await);
+            }
+            runtime.close();
+        }
+        Err(error) => swept.failed.push(error.to_string()),
+    }
+}
+
+/// Tasks that a former agent left running; of a node of no cluster, containers at most.
 async fn tasks_of(swept: &mut SweptOut, args: &Settings, identity: Option<&NodeIdentity>) {
-    let (Some(identity), Some(cgroup)) = (identity, args.cgroup.clone().or_else(cgroup2_root)) else { return };
+    let Some(identity) = identity else { return containers_left(swept, args).await };
+    let Some(cgroup) = args.cgroup.clone().or_else(cgroup2_root) else { return };
     let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
     let config = ExecConfig::new(args.state_dir.clone(), &identity.name().node_id, cgroup, masked);
     let docker = DockerConfig::new(args.state_dir.clone(), identity.name().node_id.clone());
@@ -166,6 +192,39 @@ async fn tasks_of(swept: &mut SweptOut, args: &Settings, identity: Option<&NodeI
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn containers_of_a_cluster_that_was_left_are_looked_for_by_their_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = |name: &str| folder.path().join(name);
+        let args = Settings {
+            name: None,
+            socket: dir("mesh.sock"),
+            state_dir: dir("state"),
+            bpf_dir: dir("bpf"),
+            cgroup: None,
+            advertise_addr: None,
+            data_path_addr: None,
+            publish_interfaces: Vec::new(),
+            fast_path: true,
+            runtimes: vec![crate::model::Runtime::Docker],
+            verbose: 0,
+        };
+        std::fs::create_dir_all(dir("state/containers")).unwrap();
+        let id = Id::from_bytes([7; 16]);
+        let record = serde_json::json!({
+            "task_id": id, "launch": null, "container": "mesh-test-no-such-container", "process": null, "gate": null,
+            "started_at": null, "is_checked": false, "stop_signal": null, "exit": {"code": 0, "signal": null, "error": null, "at": 1},
+        });
+        let file = dir("state/containers").join(format!("{}.json", id.as_str()));
+        std::fs::write(&file, record.to_string()).unwrap();
+        let mut swept = SweptOut::default();
+        tasks_of(&mut swept, &args, None).await;
+        // Without an Engine it can't be removed, and that is said; with one there is nothing any more.
+        let is_said = swept.failed.iter().any(|error| error.contains(id.short()));
+        assert_ne!(is_said, swept.removed.contains(&format!("task {}", id.short())), "{swept:?}");
+        assert_eq!(file.exists(), is_said, "{swept:?}");
+    }
 
     #[test]
     fn every_part_that_failed_is_named_and_none_hides_the_others() {

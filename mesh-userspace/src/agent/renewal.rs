@@ -38,11 +38,13 @@ pub struct RenewAnswer {
 
 /// Renews for ever. `config` is what this node's listener speaks TLS with.
 pub async fn run(member: &Member, mut identity: Arc<NodeIdentity>, config: watch::Sender<Arc<ServerConfig>>) {
+    let mut has_tried = false;
     loop {
-        tokio::time::sleep(pause(identity.renew_at(), now())).await;
+        tokio::time::sleep(pause(identity.renew_at(), now(), has_tried)).await;
         if now() < identity.renew_at() {
             continue;
         }
+        has_tried = true;
         match renewed(member, &identity).await {
             Ok(new) => {
                 log::info!("this node's certificate is renewed: {}", new.fingerprint());
@@ -56,15 +58,15 @@ pub async fn run(member: &Member, mut identity: Arc<NodeIdentity>, config: watch
             Err(error) => {
                 let days = identity.not_after().saturating_sub(now()) / (24 * 3_600 * 1_000);
                 log::warn!("renew this node's certificate, which is good for {days} more days: {error:#}; tried again");
-                tokio::time::sleep(LOOK_EVERY).await;
             }
         }
     }
 }
 
-/// Until the next look.
-fn pause(renew_at: UnixMs, now: UnixMs) -> Duration {
-    Duration::from_millis(renew_at.saturating_sub(now)).min(LOOK_EVERY)
+/// Until the next look. At most one attempt an hour, whatever came of the last: to a clock that is far ahead of the signer's even a new
+/// certificate seems due.
+fn pause(renew_at: UnixMs, now: UnixMs, has_tried: bool) -> Duration {
+    if has_tried { LOOK_EVERY } else { Duration::from_millis(renew_at.saturating_sub(now)).min(LOOK_EVERY) }
 }
 
 async fn renewed(member: &Member, identity: &NodeIdentity) -> anyhow::Result<Arc<NodeIdentity>> {
@@ -111,8 +113,14 @@ mod tests {
 
     #[test]
     fn the_next_look_is_when_it_is_due_and_within_the_hour() {
-        assert_eq!(pause(5_000, 2_000), Duration::from_secs(3));
-        assert_eq!(pause(2_000, 5_000), Duration::ZERO);
-        assert_eq!(pause(UnixMs::MAX, 0), LOOK_EVERY);
+        assert_eq!(pause(5_000, 2_000, false), Duration::from_secs(3));
+        assert_eq!(pause(2_000, 5_000, false), Duration::ZERO);
+        assert_eq!(pause(UnixMs::MAX, 0, false), LOOK_EVERY);
+    }
+
+    #[test]
+    fn a_clock_far_ahead_does_not_renew_without_end() {
+        let signed_at = 1_000;
+        assert_eq!(pause(signed_at + 1, UnixMs::MAX, true), LOOK_EVERY);
     }
 }

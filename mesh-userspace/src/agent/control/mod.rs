@@ -114,7 +114,7 @@ impl ControlPlane for Control {
     }
 
     async fn doctor(&self, _caller: &Caller) -> Result<Vec<Finding>, ApiError> {
-        Ok(doctor::examine(&self.0).await)
+        Ok(doctor::examine(&self.0, true).await)
     }
 
     async fn purge(&self, _caller: &Caller) -> Result<PurgeAnswer, ApiError> {

@@ -14,13 +14,14 @@ use crate::model::Runtime;
 use crate::runtime::docker::{Unseen, look};
 use crate::runtime::exec::cgroup2_root;
 
-/// `runs`: an agent in a cluster has the programs loaded.
-pub async fn gather(args: &Settings, cgroup: Option<&Path>, runs: bool) -> Machine {
+/// `runs`: an agent in a cluster has the programs loaded. `trial`: what a trial load came to that need not be done again.
+pub async fn gather(args: &Settings, cgroup: Option<&Path>, runs: bool, trial: Option<Programs>) -> Machine {
     let is_root = namespace::is_root();
-    let programs = match (runs, is_root) {
-        (true, _) => Programs::Loaded,
-        (false, false) => Programs::NotTried,
-        (false, true) => {
+    let programs = match (runs, is_root, trial) {
+        (true, ..) => Programs::Loaded,
+        (false, false, _) => Programs::NotTried,
+        (false, true, Some(trial)) => trial,
+        (false, true, None) => {
             let tried = tokio::task::spawn_blocking(survey::try_load).await;
             Programs::Tried(match tried {
                 Ok(loaded) => loaded.map_err(|error| error.to_string()),

@@ -19,7 +19,7 @@ pub use network::ports;
 
 use super::member::Member;
 use super::{Agent, Settings};
-use crate::doctor::{Facts, Finding, judge};
+use crate::doctor::{Facts, Finding, Programs, judge};
 use crate::kernel::net::HostNet;
 use crate::model::Id;
 
@@ -37,6 +37,8 @@ const TOLD_ELSEWHERE: [&str; 2] = ["published", "peers"];
 #[derive(Default)]
 pub struct Checkup {
     last: Mutex<Vec<Finding>>,
+    /// What the last trial load of the programs came to, and when.
+    trial: Mutex<Option<(Instant, Programs)>>,
     /// One at a time: echoes of two would be taken for each other's.
     turn: tokio::sync::Mutex<()>,
 }
@@ -47,6 +49,19 @@ impl Checkup {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = |finding: &&Finding| !TOLD_ELSEWHERE.contains(&finding.check.as_str());
         last.iter().filter(is_news).filter_map(Finding::complaint).collect()
+    }
+
+    /// A trial load costs the verifier's time and all maps' memory, and its outcome hardly changes: it is good for as long as a check-up
+    /// that found nothing wrong.
+    fn last_trial(&self, now: Instant) -> Option<Programs> {
+        let trial = self.trial.lock().unwrap_or_else(PoisonError::into_inner);
+        trial.as_ref().filter(|(at, _)| now - *at < EVERY).map(|(_, programs)| programs.clone())
+    }
+
+    fn keep_trial(&self, now: Instant, programs: &Programs) {
+        if let Programs::Tried(_) = programs {
+            *self.trial.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, programs.clone()));
+        }
     }
 
     /// Keeps what was found; what was not wrong before is said.
@@ -61,8 +76,8 @@ impl Checkup {
     }
 }
 
-/// A check-up now; its findings are kept.
-pub async fn examine(agent: &Arc<Agent>) -> Vec<Finding> {
+/// A check-up now; its findings are kept. Where it was `asked` for, everything is tried anew.
+pub async fn examine(agent: &Arc<Agent>, asked: bool) -> Vec<Finding> {
     let _turn = agent.checkup.turn.lock().await;
     let member = agent.member.read().await.clone();
     // A netlink socket of its own: the kernel refuses a second listing on one that is listing already, and rounds go on meanwhile.
@@ -73,7 +88,13 @@ pub async fn examine(agent: &Arc<Agent>) -> Vec<Finding> {
             return vec![Finding::failed("check-up", error.to_string(), remedy)];
         }
     };
-    let findings = judge(&gather(&agent.args, &net, Some(&agent.cgroup), member.as_ref()).await);
+    let trial = if asked { None } else { agent.checkup.last_trial(Instant::now()) };
+    let is_new = trial.is_none();
+    let facts = gather(&agent.args, &net, Some(&agent.cgroup), member.as_ref(), trial).await;
+    if is_new {
+        agent.checkup.keep_trial(Instant::now(), &facts.machine.programs);
+    }
+    let findings = judge(&facts);
     agent.checkup.keep(findings.clone());
     if let Some(member) = &member {
         member.kernel.set_notes(agent.checkup.complaints());
@@ -97,7 +118,7 @@ pub async fn watch(agent: Arc<Agent>) {
             if is_changed && !now.is_empty() {
                 sleep(SETTLE).await;
             }
-            examine(&agent).await;
+            examine(&agent, false).await;
             (members, last, is_first) = (Some(now), Instant::now(), false);
         }
         sleep(LOOK_EVERY).await;
@@ -109,20 +130,21 @@ pub fn doctor(args: Settings) -> anyhow::Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(async {
         let net = HostNet::open(&args.state_dir)?;
-        Ok(judge(&gather(&args, &net, None, None).await))
+        Ok(judge(&gather(&args, &net, None, None, None).await))
     });
     runtime.shutdown_background();
     findings
 }
 
-/// `cgroup` is known where an agent runs.
+/// `cgroup` is known where an agent runs; `trial` is the outcome of a trial load that is still good.
 async fn gather(
     args: &Settings,
     net: &HostNet,
     cgroup: Option<&std::path::Path>,
     member: Option<&Arc<Member>>,
+    trial: Option<Programs>,
 ) -> Facts {
-    let machine = machine::gather(args, cgroup, member.is_some()).await;
+    let machine = machine::gather(args, cgroup, member.is_some(), trial).await;
     let cgroup = machine.cgroup.as_ref().ok().filter(|_| machine.is_root).cloned();
     Facts {
         network: network::gather(args, net, cgroup.as_deref(), member).await,
@@ -131,5 +153,22 @@ async fn gather(
             None => None,
         },
         machine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_loaded_for_trial_once_an_hour_whatever_else_is_wrong() {
+        let (checkup, at) = (Checkup::default(), Instant::now());
+        assert!(checkup.last_trial(at).is_none());
+        checkup.keep_trial(at, &Programs::Tried(Err("refused".into())));
+        let kept = checkup.last_trial(at + WHILE_WRONG);
+        assert!(matches!(kept, Some(Programs::Tried(Err(why))) if why == "refused"));
+        checkup.keep_trial(at, &Programs::Loaded);
+        assert!(checkup.last_trial(at + WHILE_WRONG).is_some(), "what an agent has loaded is no trial");
+        assert!(checkup.last_trial(at + EVERY).is_none());
     }
 }
