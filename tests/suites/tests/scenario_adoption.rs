@@ -196,9 +196,16 @@ fn containers_with_labels_join_and_leave() {
         docker(n2, &["restart", "-t", "0", "shop"])?;
         has_replicas(swarm, "1/1").context("started anew, it joins again")?;
 
-        step("mesh purge and leaving let containers live");
+        step("leaving and mesh purge let containers live, and leave nothing in them");
         n2.mesh(["swarm", "leave", "--force"])?.ok()?;
         ensure!(is_running(n2, "shop")?);
+        let traces = "ip link; ip rule; ip route show table 109; cat /etc/resolv.conf";
+        let of_mesh = |said: &str| ["mesh0", "lookup 109", "By mesh"].map(|word| said.contains(word));
+        let before = docker(n1, &["exec", "busy", "sh", "-c", traces])?;
+        ensure!(of_mesh(&before) == [true; 3], "{before}");
+        n1.mesh(["purge"])?.ok()?;
+        let after = docker(n1, &["exec", "busy", "sh", "-c", traces])?;
+        ensure!(of_mesh(&after) == [false; 3] && is_running(n1, "busy")?, "{after}");
         Ok(())
     });
 }
