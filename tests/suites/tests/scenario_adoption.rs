@@ -66,6 +66,14 @@ fn answered_by(swarm: &Swarm, name: &str, expected: &[&String], within: Duration
     })
 }
 
+fn has_replicas(swarm: &Swarm, wanted: &str) -> Result<()> {
+    eventually(SOON, &format!("web {wanted}"), || {
+        let seen = swarm.replicas("web")?;
+        ensure!(seen == wanted, "{seen}");
+        Ok(())
+    })
+}
+
 fn warnings(swarm: &Swarm) -> Result<String> {
     swarm.mesh(["status"])
 }
@@ -80,7 +88,8 @@ fn containers_with_labels_join_and_leave() {
         step("docker run --label mesh.network=demo --label mesh.service=web … on n1 and n2");
         let asked = Instant::now();
         let first = run(n1, "blog", &labels, &[])?;
-        eventually(SOON, "the first answers by name", || answering(swarm, "web", 1).map(drop))?;
+        let published = || lab.client().ask(lab.node("n3").address(), 8500).map(drop);
+        eventually(SOON, "the first answers on its published port", published)?;
         step(&format!("first answer {:.2?} after `docker run` was typed", asked.elapsed()));
         let second = run(n2, "shop", &labels, &[])?;
         answered_by(swarm, "web", &[&first, &second], SOON)?;
@@ -153,7 +162,7 @@ fn containers_with_labels_join_and_leave() {
         answered_by(swarm, "web", &[&first], Duration::from_secs(2))?;
         ensure!(swarm.inside("asker.1").names("tasks.web")?.len() == 1);
         step(&format!("gone {:.2?} after it stopped, {:.2?} after the command", stopped.elapsed(), stopping.elapsed()));
-        eventually(SOON, "1/1", || Ok(ensure!(swarm.replicas("web")? == "1/1")))?;
+        has_replicas(swarm, "1/1")?;
 
         step("docker start: it is back, as is docker restart");
         docker(n2, &["start", "shop"])?;
@@ -164,7 +173,7 @@ fn containers_with_labels_join_and_leave() {
         step("the last one stops: 0/0, and the VIP is the same when it comes again");
         docker(n1, &["rm", "-f", "blog"])?;
         docker(n2, &["stop", "-t", "0", "shop"])?;
-        eventually(SOON, "0/0", || Ok(ensure!(swarm.replicas("web")? == "0/0")))?;
+        has_replicas(swarm, "0/0")?;
         docker(n2, &["start", "shop"])?;
         answered_by(swarm, "web", &[&second], SOON)?;
         ensure!(swarm.vip("web")? == vip);
@@ -185,11 +194,18 @@ fn containers_with_labels_join_and_leave() {
         ensure!(is_running(n2, "shop")?);
         ensure!(!swarm.mesh(["service", "ls"])?.contains("web"), "it is not taken in again");
         docker(n2, &["restart", "-t", "0", "shop"])?;
-        eventually(SOON, "started anew, it joins again", || Ok(ensure!(swarm.replicas("web")? == "1/1")))?;
+        has_replicas(swarm, "1/1").context("started anew, it joins again")?;
 
-        step("mesh purge and leaving let containers live");
+        step("leaving and mesh purge let containers live, and leave nothing in them");
         n2.mesh(["swarm", "leave", "--force"])?.ok()?;
         ensure!(is_running(n2, "shop")?);
+        let traces = "ip link; ip rule; ip route show table 109; cat /etc/resolv.conf";
+        let of_mesh = |said: &str| ["mesh0", "lookup 109", "By mesh"].map(|word| said.contains(word));
+        let before = docker(n1, &["exec", "busy", "sh", "-c", traces])?;
+        ensure!(of_mesh(&before) == [true; 3], "{before}");
+        n1.mesh(["purge"])?.ok()?;
+        let after = docker(n1, &["exec", "busy", "sh", "-c", traces])?;
+        ensure!(of_mesh(&after) == [false; 3] && is_running(n1, "busy")?, "{after}");
         Ok(())
     });
 }
@@ -259,6 +275,83 @@ fn an_active_docker_swarm_is_named_with_the_ports_it_has() {
         step("the remedy works");
         docker(n1, &["swarm", "leave", "--force"])?;
         n1.mesh(["init", "--advertise-addr", &n1.address().to_string()])?.ok()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_compose_projects_container_is_gated_by_its_healthcheck() {
+    adoption_scenario("a Compose project's container is gated by its healthcheck", |lab, swarm| {
+        let n2 = lab.node("n2");
+        swarm.create_client("asker", &["--network", "demo", "--constraint", "node.hostname==n3"])?;
+        let listed = |count: usize| {
+            eventually(SOON, &format!("{count} tasks in the names"), || {
+                // No name at all is as good as an empty one.
+                let seen = swarm.inside("asker.1").names("tasks.shop").unwrap_or_default();
+                ensure!(seen.len() == count, "{seen:?}");
+                Ok(())
+            })
+        };
+
+        step("as Compose starts it: on a network of its project, named by its key in the file");
+        n2.engine().derive(
+            "busybox",
+            "checked",
+            &["HEALTHCHECK --interval=300ms --retries=1 CMD test -e /tmp/well"],
+        )?;
+        docker(n2, &["network", "create", "project_default"])?;
+        let labels = ["mesh.network=demo", "mesh.port=8600:8000", "com.docker.compose.service=shop"];
+        let flags = ["run", "-d", "--name", "project-shop-1", "--network", "project_default"];
+        let words = flags.into_iter().chain(labels.iter().flat_map(|label| ["--label", label]));
+        let server = "mkdir /tmp/www; echo shop > /tmp/www/index.html; exec httpd -f -p 8000 -h /tmp/www";
+        n2.engine().docker(words.chain(["checked", "sh", "-c", server]))?.ok()?;
+        eventually(SOON, "unhealthy", || {
+            let said = docker(n2, &["inspect", "-f", "{{.State.Health.Status}}", "project-shop-1"])?;
+            ensure!(said.trim() == "unhealthy", "{said}");
+            Ok(())
+        })?;
+        eventually(SOON, "0/1", || {
+            let seen = swarm.replicas("shop")?;
+            ensure!(seen == "0/1", "{seen}");
+            Ok(())
+        })?;
+        listed(0)?;
+
+        step("well, it is called from outside at every node");
+        docker(n2, &["exec", "project-shop-1", "touch", "/tmp/well"])?;
+        listed(1)?;
+        for node in lab.nodes() {
+            let answer =
+                lab.client().run(["curl", "-s", "--max-time", "3", &format!("{}:8600", node.address())])?.ok()?;
+            ensure!(answer.trim() == "shop", "{answer} at {}", node.name());
+        }
+
+        step("unwell, it is out, and nobody ends it");
+        docker(n2, &["exec", "project-shop-1", "rm", "/tmp/well"])?;
+        listed(0)?;
+        ensure!(is_running(n2, "project-shop-1")?);
+        docker(n2, &["exec", "project-shop-1", "touch", "/tmp/well"])?;
+        listed(1)?;
+
+        step("the Engine is restarted under it: nobody notices");
+        let address = format!("{}:8600", lab.node("n3").address());
+        n2.engine().stop()?;
+        let answer = lab.client().run(["curl", "-s", "--max-time", "3", &address])?.ok()?;
+        ensure!(answer.trim() == "shop", "{answer} without an Engine");
+        n2.engine().start_with_bridge(&["--live-restore"])?;
+        steadily(Duration::from_secs(3), "calls after the Engine's return", || {
+            let answer = lab.client().run(["curl", "-s", "--max-time", "3", &address])?.ok()?;
+            ensure!(answer.trim() == "shop", "{answer}");
+            Ok(())
+        })?;
+        ensure!(swarm.wait_running("shop", 1, SOON)?.len() == 1);
+
+        step("its service on an unreachable node: out of names, not replaced, and back");
+        n2.cut()?;
+        listed(0)?;
+        n2.mend()?;
+        listed(1)?;
+        ensure!(swarm.tasks("shop")?.len() == 1, "it is the same task");
         Ok(())
     });
 }

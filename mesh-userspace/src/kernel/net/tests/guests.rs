@@ -37,6 +37,11 @@ impl Container {
         container.ip(&format!("addr add {subnet}.2/16 dev eth0"));
         container.ip("link set eth0 up");
         container.ip(&format!("route add default via {subnet}.1"));
+        // On a busy machine the kernel's link watch tells of the carrier up to a second later, and IPv6 takes its route then.
+        eventually("a carrier in the container", || {
+            container.ip("link show dev eth0").contains("state UP")
+                && container.ip("-6 route show table all").contains("ff00::/8 dev eth0")
+        });
         container
     }
 
