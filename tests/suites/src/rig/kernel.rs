@@ -103,6 +103,33 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> i
     Ok(Ran { code: attr.retval as i32, frame: out, mark: u32::from_ne_bytes(mark), duration_ns: attr.duration })
 }
 
+/// Offset in `struct xdp_md`, and its size.
+const XDP_DATA_END: usize = 4;
+const XDP_INGRESS_IFINDEX: usize = 12;
+const XDP_MD_LEN: usize = 24;
+
+/// Runs an XDP program on a copy of `frame`, as if it had arrived at the device. What exceeds a page lies in further buffers.
+pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io::Result<Ran> {
+    let mut out = vec![0u8; frame.len() + 256];
+    let mut context = [0u8; XDP_MD_LEN];
+    context[XDP_DATA_END..XDP_DATA_END + 4].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[XDP_INGRESS_IFINDEX..XDP_INGRESS_IFINDEX + 4].copy_from_slice(&options.ifindex.to_ne_bytes());
+    let mut attr = TestAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_size_out: out.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat: options.repeat,
+        ctx_size_in: XDP_MD_LEN as u32,
+        ctx_in: context.as_ptr() as u64,
+        ..TestAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    out.truncate(attr.data_size_out as usize);
+    Ok(Ran { code: attr.retval as i32, frame: out, mark: 0, duration_ns: attr.duration })
+}
+
 /// A map made here.
 #[derive(Debug)]
 pub struct RawMap {
