@@ -171,7 +171,15 @@ fn peer_here(xdp: &Xdp, node: u32, len: u32) -> Option<&'static Peer> {
 
 /// Into the tunnel, unmodified but for the choice in its destination MAC and a SYN's segment size. The last hop is its source MAC already.
 #[inline(always)]
-fn forward(xdp: &Xdp, config: &Config, ip: &Ip, packet: &Packet<V4>, peer: &Peer, to: [u8; 6], len: u32) -> Option<u32> {
+fn forward(
+    xdp: &Xdp,
+    config: &Config,
+    ip: &Ip,
+    packet: &Packet<V4>,
+    peer: &Peer,
+    to: [u8; 6],
+    len: u32,
+) -> Option<u32> {
     let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // what can't be clamped goes as it is, as in TC
     if !xdp.grow_head(outer::LEN as i32) {
         return None;

@@ -108,6 +108,12 @@ const XDP_DATA_END: usize = 4;
 const XDP_INGRESS_IFINDEX: usize = 12;
 const XDP_MD_LEN: usize = 24;
 
+/// Actions (`enum xdp_action`, and `TC_ACT_*` of include/uapi/linux/pkt_cls.h).
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+const TC_NEXT: i32 = -1;
+const TC_REDIRECT: i32 = 7;
+
 /// Runs an XDP program on a copy of `frame`, as if it had arrived at the device. What exceeds a page lies in further buffers.
 pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io::Result<Ran> {
     let mut out = vec![0u8; frame.len() + 256];
@@ -127,7 +133,13 @@ pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) 
     };
     bpf(PROG_TEST_RUN, &mut attr)?;
     out.truncate(attr.data_size_out as usize);
-    Ok(Ran { code: attr.retval as i32, frame: out, mark: 0, duration_ns: attr.duration })
+    // In TC's words, so that one kind of outcome serves both.
+    let code = match attr.retval {
+        XDP_PASS => TC_NEXT,
+        XDP_REDIRECT => TC_REDIRECT,
+        other => return Err(io::Error::other(format!("XDP action {other} is none of ours"))),
+    };
+    Ok(Ran { code, frame: out, mark: 0, duration_ns: attr.duration })
 }
 
 /// A map made here.

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
@@ -32,12 +32,15 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use devices::{Devices, HERE, ROUTER_MAC};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
-pub use world::{PEER_2, PEER_3, Service, Task, ip};
+pub use world::{PEER_2, PEER_3, Service, Task, UPLINK_MAC, ip, next_hop_mac};
 
 /// Counters of drops, zeros left out.
 pub type Drops = BTreeMap<(u8, u8), u64>;
 /// The flow table.
 pub type Flows = BTreeMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>>;
+
+/// The program in an uplink's driver.
+const XDP: &str = "xdp_uplink";
 
 /// See the module.
 pub struct Rig {
@@ -97,6 +100,30 @@ impl Rig {
     #[track_caller]
     pub fn from_uplink(&mut self, packet: impl Packet) -> Outcome {
         self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
+    }
+
+    /// What arrives at the uplink, in its driver's hands: redirected, or left alone for [`Rig::from_uplink`]. There is no drop.
+    #[track_caller]
+    pub fn xdp_uplink(&mut self, packet: impl Packet) -> Outcome {
+        self.load_xdp();
+        let program = self.xdp().fd().expect("it is loaded").try_clone().expect("a spare descriptor");
+        let options = RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() };
+        self.judge(Hook::FromUplink, &packet.bytes(), || {
+            kernel::test_run_xdp(program.as_fd(), &packet.bytes(), options)
+        })
+    }
+
+    /// What arrives at the uplink of a node with XDP: what the driver's hook leaves alone goes to TC. True: the first sent it on.
+    #[track_caller]
+    pub fn from_wire(&mut self, packet: impl Packet) -> (Outcome, bool) {
+        let outcome = self.xdp_uplink(&packet.bytes());
+        if outcome.action == Action::Redirect {
+            return (outcome, true);
+        }
+        let left = outcome.left_alone();
+        let mut last = self.from_uplink(&left.frame);
+        last.new_flows.extend(left.new_flows);
+        (last, false)
     }
 
     /// What the host's stack sends into mesh0.
@@ -184,6 +211,20 @@ impl Rig {
         }
     }
 
+    /// Loads the XDP program and attaches it to the uplink: a test run takes only a device whose queues are ready for XDP.
+    fn load_xdp(&mut self) {
+        let uplink = self.devices.uplink;
+        let program: &mut Xdp = self.ebpf.program_mut(XDP).expect("the object has it").try_into().expect("it is XDP");
+        if program.fd().is_err() {
+            program.load().unwrap_or_else(|error| panic!("{XDP} does not load: {error}"));
+            program.attach_to_if_index(uplink, XdpMode::Driver).expect("a veth takes XDP");
+        }
+    }
+
+    fn xdp(&self) -> &Xdp {
+        self.ebpf.program(XDP).expect("the object has it").try_into().expect("it is XDP")
+    }
+
     /// A program of the object, loaded or not.
     pub fn program(&self, name: &str) -> &SchedClassifier {
         self.ebpf.program(name).expect("the object has this program").try_into().expect("it is a classifier")
@@ -230,6 +271,13 @@ impl Rig {
         let map = self.ebpf.map_mut(name).expect("the object has this map");
         let mut map = HashMap::<&mut MapData, K, V>::try_from(map).expect("its key and value fit");
         map.remove(&key).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// Reads a slot of an array.
+    pub fn get<V: aya::Pod>(&self, name: &str, index: u32) -> V {
+        let map = Array::<&MapData, V>::try_from(self.ebpf.map(name).expect("the object has this map"))
+            .expect("its value fits");
+        map.get(&index, 0).unwrap_or_else(|error| panic!("{name}[{index}]: {error}"))
     }
 
     /// Writes a slot of an array.
