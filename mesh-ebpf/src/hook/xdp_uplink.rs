@@ -8,7 +8,7 @@
 //! lose frames without a word).
 
 use mesh_common::family::{Family, V4};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, words_of_6};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, tcp_flag, words_of_6};
 use mesh_common::schema::{
     Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, frontend_flag, origin, peer_flag,
 };
@@ -180,7 +180,9 @@ fn forward(
     to: [u8; 6],
     len: u32,
 ) -> Option<u32> {
-    let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // what can't be clamped goes as it is, as in TC
+    if packet.tcp_flags & tcp_flag::SYN != 0 {
+        let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // fails only past the frame's end: there is no option
+    }
     if !xdp.grow_head(outer::LEN as i32) {
         return None;
     }

@@ -9,6 +9,9 @@ use mesh_tests::rig::{
     Action, HERE, Outcome, PEER_2, PEER_3, ROUTER_MAC, Rig, Service, Task, UPLINK_MAC, next_hop_mac,
 };
 
+#[path = "packet_ingress.rs"]
+mod with_tc_behind;
+
 const VIP: &str = "10.0.16.2";
 /// The client outside, behind the router.
 const CLIENT: &str = "198.51.100.9";

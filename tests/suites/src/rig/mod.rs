@@ -53,6 +53,8 @@ pub struct Rig {
     slots: u32,
     /// Tasks here so far: each has the next of the devices.
     links: usize,
+    /// The uplink has the driver's hook.
+    xdp_first: bool,
     /// The namespace is this thread's.
     stays: PhantomData<*const ()>,
 }
@@ -61,6 +63,12 @@ impl Rig {
     /// A rig with the usual world; None, with a word why, where it can't be.
     pub fn new() -> Option<Rig> {
         Rig::with_flow_table(4_096)
+    }
+
+    /// As [`Rig::new`], with the driver's hook on the uplink: what arrives there passes it first. Nobody is a next hop away, so it sends
+    /// nothing by itself.
+    pub fn with_xdp() -> Option<Rig> {
+        Rig::new().map(|rig| Rig { xdp_first: true, ..rig })
     }
 
     /// As [`Rig::new`], with room for so many flow entries.
@@ -80,7 +88,16 @@ impl Rig {
             .map_max_entries("OVERFLOW4", 1_024)
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
-        let mut rig = Rig { ebpf, devices, tunnelled: None, numbers: 0, slots: 1, links: 0, stays: PhantomData };
+        let mut rig = Rig {
+            ebpf,
+            devices,
+            tunnelled: None,
+            numbers: 0,
+            slots: 1,
+            links: 0,
+            xdp_first: false,
+            stays: PhantomData,
+        };
         rig.furnish();
         Ok(rig)
     }
@@ -99,6 +116,16 @@ impl Rig {
     /// What arrives at the uplink.
     #[track_caller]
     pub fn from_uplink(&mut self, packet: impl Packet) -> Outcome {
+        if self.xdp_first {
+            let left = self.xdp_uplink(&packet.bytes()).left_alone();
+            return self.after_xdp(left);
+        }
+        self.from_uplink_by_tc(packet)
+    }
+
+    /// The same, past the driver.
+    #[track_caller]
+    fn from_uplink_by_tc(&mut self, packet: impl Packet) -> Outcome {
         self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
     }
 
@@ -120,10 +147,17 @@ impl Rig {
         if outcome.action == Action::Redirect {
             return (outcome, true);
         }
-        let left = outcome.left_alone();
-        let mut last = self.from_uplink(&left.frame);
-        last.new_flows.extend(left.new_flows);
-        (last, false)
+        (self.after_xdp(outcome.left_alone()), false)
+    }
+
+    /// What the driver's hook left alone; entries that it wrote belong to the outcome.
+    #[track_caller]
+    fn after_xdp(&mut self, left: Outcome) -> Outcome {
+        let mut last = self.from_uplink_by_tc(&left.frame);
+        let flows = self.flows();
+        let still = left.new_flows.iter().filter_map(|(key, _)| flows.get_key_value(key));
+        last.new_flows.extend(still.map(|(key, flow)| (*key, *flow)));
+        last
     }
 
     /// What the host's stack sends into mesh0.
