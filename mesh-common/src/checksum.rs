@@ -28,6 +28,17 @@ pub fn add(mut sum: u32, bytes: &[u8]) -> u32 {
     sum
 }
 
+/// Adds words in memory order to an accumulator.
+#[inline(always)]
+pub fn sum<const N: usize>(mut sum: u32, words: &[u16; N]) -> u32 {
+    let mut i = 0;
+    while i < N {
+        sum += words[i] as u32;
+        i += 1;
+    }
+    sum
+}
+
 /// The checksum field for data whose sum is `sum`: its complement.
 #[inline(always)]
 pub const fn finish(sum: u32) -> u16 {

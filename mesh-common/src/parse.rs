@@ -149,7 +149,7 @@ pub fn words_of_4(b: [u8; 4]) -> [u16; 2] {
 
 /// An address as two words of memory.
 #[inline(always)]
-fn bytes_of_2(words: [u16; 2]) -> [u8; 4] {
+pub fn bytes_of_2(words: [u16; 2]) -> [u8; 4] {
     let [a, b] = words.map(u16::to_ne_bytes);
     [a[0], a[1], b[0], b[1]]
 }

@@ -311,7 +311,61 @@ impl Peer {
     /// No such node.
     pub const NONE: Peer =
         Peer { addr: [0; 16], ifindex: 0, next_hop: [0; 6], link_mac: [0; 6], mtu: 0, flags: 0, pad: 0 };
+
+    /// The data path address, IPv4.
+    #[inline(always)]
+    pub fn addr4_words(&self) -> [u16; 2] {
+        let [.., a, b] = words::<8>(&self.addr);
+        [a, b]
+    }
+
+    /// The next hop's MAC address.
+    #[inline(always)]
+    pub fn next_hop_words(&self) -> [u16; 3] {
+        words(&self.next_hop)
+    }
+
+    /// The link's MAC address.
+    #[inline(always)]
+    pub fn link_mac_words(&self) -> [u16; 3] {
+        words(&self.link_mac)
+    }
 }
+
+impl Config {
+    /// Source of tunnel packets.
+    #[inline(always)]
+    pub fn tunnel_addr4_words(&self) -> [u16; 2] {
+        words(&self.tunnel_addr4)
+    }
+}
+
+impl<A> Flow<A> {
+    /// Destination MAC of the frame delivered.
+    #[inline(always)]
+    pub fn mac_words(&self) -> [u16; 3] {
+        words(&self.mac)
+    }
+}
+
+/// A field's bytes two at a time as they lie in memory: what headers are written with. The compiler for BPF reads bytes one by one unless it is
+/// told that they begin at an even address.
+#[inline(always)]
+fn words<const N: usize>(field: &impl AsRef<[u8]>) -> [u16; N] {
+    let bytes = field.as_ref();
+    debug_assert!(bytes.len() == 2 * N && bytes.as_ptr().addr() % 2 == 0);
+    // SAFETY: called for the fields named below only, which are as long and, in values that are aligned, at even addresses.
+    unsafe { bytes.as_ptr().cast::<[u16; N]>().read() }
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(
+        offset_of!(Peer, addr) % 2 == 0 && offset_of!(Peer, next_hop) % 2 == 0 && offset_of!(Peer, link_mac) % 2 == 0
+    );
+    assert!(offset_of!(Config, tunnel_addr4) % 2 == 0);
+    assert!(offset_of!(Flow<[u8; 4]>, mac) % 2 == 0 && offset_of!(Flow<[u8; 16]>, mac) % 2 == 0);
+};
 
 /// Bits of `Peer::flags`.
 pub mod peer_flag {

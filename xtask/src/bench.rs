@@ -1,9 +1,9 @@
-//! `cargo xtask bench`: nanoseconds a packet of each packet hook on its established path; a table, and JSON under target/bench.
+//! `cargo xtask bench [micro|e2e|scale|all]`: what things cost, beside what they are compared with; a table, JSON and a plot.
 //!
-//! The measuring is mesh-bench's (tests/suites); this verb builds it and the programs, and runs it as root. How it measures stands
-//! in tests/suites/src/bench/mod.rs. Numbers of a machine that does other work meanwhile are worth little; it says how busy it was.
+//! The measuring is mesh-bench's (tests/suites/src/bench); this verb builds it and the programs, and runs it as root. Files go to
+//! target/bench. How to read them stands in docs/performance.md.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::setup::Consent;
 use crate::workspace::Workspace;
@@ -11,21 +11,42 @@ use crate::{build, process};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Packets a reading
-    #[arg(long, default_value_t = 300_000)]
-    repeats: u32,
-    /// Readings a walk
-    #[arg(long, default_value_t = 9)]
-    readings: u32,
+    /// What to measure
+    #[arg(value_enum, default_value = "all")]
+    part: Part,
+    /// Fewer and shorter readings: does it work, not how fast is it
+    #[arg(long)]
+    quick: bool,
+    /// Only rows whose name contains this
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    /// Nanoseconds a packet, of every hook and walk
+    Micro,
+    All,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Micro => "micro",
+            Part::All => "all",
+        }
+    }
 }
 
 pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result<()> {
     build::everything(workspace, consent)?;
-    let load = std::fs::read_to_string("/proc/loadavg").context("reading /proc/loadavg")?;
-    println!("load before: {}", load.trim());
     let mut command = process::as_root(&workspace.binary("mesh-bench").to_string_lossy())?;
-    command
-        .args(["--repeats", &options.repeats.to_string(), "--readings", &options.readings.to_string(), "--out"])
-        .arg(workspace.target.join("bench"));
+    command.arg(options.part.name()).arg("--out").arg(workspace.target.join("bench"));
+    if options.quick {
+        command.arg("--quick");
+    }
+    if let Some(only) = &options.only {
+        command.args(["--only", only]);
+    }
     process::run(&mut command)
 }

@@ -45,7 +45,7 @@ enum Verb {
     Demo(demo::Options),
     /// A lab of three nodes, left to you
     Lab(lab::Options),
-    /// Measure the packet programs: nanoseconds a packet of each hook
+    /// Measure: packets by hook and walk, beside bare programs of the same work
     Bench(bench::Options),
     /// Make the Debian package: binary, unit, manual pages, completions
     Package(package::Options),

@@ -3,7 +3,7 @@
 //! For senders that write it themselves (the fast way of TC, XDP); through mesh0 the kernel makes the same. Words are in memory order.
 
 use crate::checksum;
-use crate::parse::{Cursor, ETHERNET_LEN, Plain, words_of_4, words_of_6};
+use crate::parse::{Cursor, ETHERNET_LEN, Plain};
 
 /// Bytes before the inner frame.
 pub const LEN: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN + VXLAN_LEN;
@@ -21,14 +21,14 @@ const FIRST_PORT: u16 = 49_152;
 /// What the headers say.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
-    /// MAC address of the next hop.
-    pub next_hop: [u8; 6],
-    /// MAC address of the link it leaves by.
-    pub link_mac: [u8; 6],
-    /// Data path address of this node.
-    pub src: [u8; 4],
-    /// Data path address of the peer.
-    pub dst: [u8; 4],
+    /// MAC address of the next hop, as it lies in memory.
+    pub next_hop: [u16; 3],
+    /// MAC address of the link it leaves by, as it lies in memory.
+    pub link_mac: [u16; 3],
+    /// Data path address of this node, as it lies in memory.
+    pub src: [u16; 2],
+    /// Data path address of the peer, as it lies in memory.
+    pub dst: [u16; 2],
     /// UDP port of VXLAN.
     pub port: u16,
     /// VNI.
@@ -47,52 +47,52 @@ impl Outer {
     /// The headers as they lie in the frame.
     #[inline(always)]
     pub fn words(&self) -> [u16; LEN / 2] {
-        let ([d0, d1, d2], [s0, s1, s2]) = (words_of_6(self.next_hop), words_of_6(self.link_mac));
-        let ([from0, from1], [to0, to1]) = (words_of_4(self.src), words_of_4(self.dst));
-        let udp_len = self.inner_len.wrapping_add((UDP_LEN + VXLAN_LEN) as u16);
-        let total_len = udp_len.wrapping_add(IPV4_LEN as u16).to_be();
-        let udp_len = udp_len.to_be();
+        let mut words = [0; LEN / 2];
+        self.write(&mut words);
+        words
+    }
+
+    /// Writes the headers where they belong, word by word: a program's stack has no room for them. Gives the sum of all behind the Ethernet
+    /// header, of which the IPv4 header is nothing: with its checksum in it, it sums up to zero.
+    #[inline(always)]
+    pub fn write(&self, to: &mut [u16; LEN / 2]) -> u32 {
+        [to[0], to[1], to[2]] = self.next_hop;
+        [to[3], to[4], to[5]] = self.link_mac;
+        to[6] = 0x0800u16.to_be();
+        self.write_ipv4(to);
+        // UDP, without a checksum, as section 5 allows.
+        to[17] = (FIRST_PORT | (self.hash >> 18) as u16).to_be();
+        to[18] = self.port.to_be();
+        to[19] = self.udp_len().to_be();
+        to[20] = 0;
+        let [a, b, c, d] = (self.vni << 8).to_be_bytes();
+        to[21] = u16::from_ne_bytes([FLAG_I, 0]);
+        to[22] = 0;
+        to[23] = u16::from_ne_bytes([a, b]);
+        to[24] = u16::from_ne_bytes([c, d]);
+        checksum::sum(0, &[to[17], to[18], to[19], to[21], to[23], to[24]])
+    }
+
+    #[inline(always)]
+    fn udp_len(&self) -> u16 {
+        self.inner_len.wrapping_add((UDP_LEN + VXLAN_LEN) as u16)
+    }
+
+    #[inline(always)]
+    fn write_ipv4(&self, to: &mut [u16; LEN / 2]) {
+        let ([from0, from1], [to0, to1]) = (self.src, self.dst);
+        let total_len = self.udp_len().wrapping_add(IPV4_LEN as u16).to_be();
         let first = u16::from_ne_bytes([0x45, self.tos & 3]);
-        let ttl = u16::from_ne_bytes([64, 17]);
-        let sum = first as u32
-            + total_len as u32
-            + self.id as u32
-            + ttl as u32
-            + from0 as u32
-            + from1 as u32
-            + to0 as u32
-            + to1 as u32;
-        let checksum = checksum::finish(sum);
-        let sport = (FIRST_PORT | (self.hash >> 18) as u16).to_be();
-        let vni = (self.vni << 8).to_be_bytes();
-        let (vni0, vni1) = (u16::from_ne_bytes([vni[0], vni[1]]), u16::from_ne_bytes([vni[2], vni[3]]));
-        [
-            d0,
-            d1,
-            d2,
-            s0,
-            s1,
-            s2,
-            0x0800u16.to_be(), // Ethernet
-            first,
-            total_len,
-            self.id,
-            0,
-            ttl,
-            checksum,
-            from0,
-            from1,
-            to0,
-            to1, // IPv4
-            sport,
-            self.port.to_be(),
-            udp_len,
-            0, // UDP; without a checksum, as section 5 allows
-            u16::from_ne_bytes([FLAG_I, 0]),
-            0,
-            vni0,
-            vni1, // VXLAN
-        ]
+        let ttl_and_udp = u16::from_ne_bytes([64, 17]);
+        let addresses = from0 as u32 + from1 as u32 + to0 as u32 + to1 as u32;
+        let sum = first as u32 + total_len as u32 + self.id as u32 + ttl_and_udp as u32 + addresses;
+        to[7] = first;
+        to[8] = total_len;
+        to[9] = self.id;
+        to[10] = 0;
+        to[11] = ttl_and_udp;
+        to[12] = checksum::finish(sum);
+        [to[13], to[14], to[15], to[16]] = [from0, from1, to0, to1];
     }
 }
 
@@ -121,14 +121,14 @@ mod tests {
 
     use super::*;
     use crate::family::V4;
-    use crate::parse;
+    use crate::parse::{self, words_of_4, words_of_6};
 
     fn outer(vni: u32, hash: u32, id: u16, tos: u8, inner_len: u16) -> Outer {
         Outer {
-            next_hop: [2, 0, 0, 0, 0, 1],
-            link_mac: [2, 0, 0, 0, 0, 2],
-            src: [192, 168, 7, 1],
-            dst: [192, 168, 7, 2],
+            next_hop: words_of_6([2, 0, 0, 0, 0, 1]),
+            link_mac: words_of_6([2, 0, 0, 0, 0, 2]),
+            src: words_of_4([192, 168, 7, 1]),
+            dst: words_of_4([192, 168, 7, 2]),
             port: 4789,
             vni,
             hash,
@@ -152,6 +152,9 @@ mod tests {
             prop_assert_eq!((packet.src, packet.dst, packet.dport, packet.l4), ([192, 168, 7, 1], [192, 168, 7, 2], 4789, 34));
             prop_assert_eq!(packet.l4_len, inner_len + 16);
             prop_assert!(packet.sport >= FIRST_PORT);
+            let behind = bytes[34..].chunks_exact(2).fold(0u32, |sum, word| sum + u32::from(u16::from_ne_bytes([word[0], word[1]])));
+            let mut again = [0; LEN / 2];
+            prop_assert_eq!(outer(vni, hash, id, tos, inner_len).write(&mut again), behind);
             // A header with its checksum sums up to all ones (RFC 791, 3.1).
             prop_assert_eq!(checksum::fold(checksum::add(0, &bytes[14..34])), 0xffff);
             prop_assert_eq!(bytes[15], tos & 3);

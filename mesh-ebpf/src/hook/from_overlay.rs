@@ -42,13 +42,19 @@ fn arrive(tc: &Tc) -> Result<i32, Stop> {
     if eth.ethertype != V4::ETHERTYPE {
         return Err(Stop::drop(DropReason::Unsupported));
     }
+    Ok(judge(tc, &eth, config, peer, id))
+}
+
+/// Judges the IPv4 packet of a frame that a peer sent, whichever way it came.
+#[inline(always)]
+pub fn judge(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Code {
     // Not by way of walk: three calls deep with their buffers, they would not fit the stack.
     match id {
         vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE => {
-            Ok(again::call_of::<V4>(tc, &eth, config, peer, id == vni::TURNED_BACK_WIRE))
+            again::call_of::<V4>(tc, eth, config, peer, id == vni::TURNED_BACK_WIRE)
         }
-        vni::TURNED_BACK_TASK => Ok(again::call_of_vip::<V4>(tc, &eth, config, peer)),
-        _ => Ok(walk::<V4>(tc, &eth, config, peer, id)),
+        vni::TURNED_BACK_TASK => again::call_of_vip::<V4>(tc, eth, config, peer),
+        _ => walk::<V4>(tc, eth, config, peer, id),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the world sends: calls to published ports, and answers to tasks that went outside. All else is the host's.
 
 use mesh_common::family::{Family, V4};
-use mesh_common::parse::{self, Ethernet, Form, protocol};
-use mesh_common::schema::{address_flag, deliver as way, frontend_flag, origin};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, bytes_of_2, protocol, words_of_4};
+use mesh_common::schema::{Address, Config, address_flag, deliver as way, frontend_flag, origin};
 use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::{outer, vni};
 
-use crate::hook::{Code, Stop, encode, finish};
-use crate::maps::Tables;
+use crate::hook::{Code, Stop, encode, finish, from_overlay};
+use crate::maps::{CONFIG, Tables};
 use crate::packet::tc::{NEXT, Tc};
 use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::ingress::{Call, Entry, enter};
@@ -20,10 +21,51 @@ pub fn run(tc: &Tc) -> i32 {
     let code = match parse::ethernet(tc) {
         // Of a VLAN: the device of that VLAN is an uplink of its own and sees it next.
         Some(_) if tc.has_vlan() => NEXT,
-        Some(eth) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth),
+        Some(eth) if eth.ethertype == V4::ETHERTYPE => match unwrap(tc) {
+            Ok(Some((inner, config, peer, id))) => {
+                let code = from_overlay::judge(tc, &inner, config, peer, id);
+                return finish(tc, Hook::FromOverlay, code);
+            }
+            Ok(None) => walk::<V4>(tc, &eth),
+            Err(stop) => encode(Err(stop)),
+        },
         _ => NEXT,
     };
     finish(tc, HOOK, code)
+}
+
+/// The fast way in: takes the outer headers off a peer's frame, so that it stands there as mesh0 would have it. None: it is something else, or
+/// mesh0's business.
+#[inline(always)]
+fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address, u32)>, Stop> {
+    let Some(config) = CONFIG.get(0).filter(|config| config.mesh0 != 0) else { return Ok(None) };
+    let Some(ip) = tc.load::<[u16; 10]>(ETHERNET_LEN) else { return Ok(None) };
+    let dport = tc.load::<[u16; 2]>(ETHERNET_LEN + 20).map(|[_, dport]| u16::from_be(dport));
+    let [version_tos, ttl_protocol] = [ip[0], ip[4]].map(u16::to_ne_bytes);
+    let is_tunnel = version_tos[0] == 0x45
+        && ttl_protocol[1] == protocol::UDP
+        && [ip[8], ip[9]] == words_of_4(config.tunnel_addr4)
+        && dport == Some(config.data_port);
+    // A fragment is not the whole frame; and what was congested on the way must say so inside (RFC 6040, 4.2).
+    let is_plain = u16::from_be(ip[3]) & 0x3fff == 0 && version_tos[1] & 3 != 3;
+    if !is_tunnel || !is_plain {
+        return Ok(None);
+    }
+    let peer = match V4::address(&bytes_of_2([ip[6], ip[7]])) {
+        Some(address) if address.flags & address_flag::TUNNEL != 0 => address,
+        _ => return Ok(None),
+    };
+    let (Some(id), Some(words)) = (outer::vni(tc), tc.load::<[u16; 7]>(outer::LEN)) else { return Ok(None) };
+    // A packet of several segments keeps the mark of the tunnel, which a device that sends it must not see.
+    if words[6] != V4::ETHERTYPE.to_be() || (id == vni::REPLY_WIRE && tc.gso_size() != 0) {
+        return Ok(None);
+    }
+    tc.take_outer_room()?;
+    tc.store(0, &words)?;
+    match parse::ethernet(tc) {
+        Some(inner) => Ok(Some((inner, config, peer, id))),
+        None => Err(Stop::drop(DropReason::Malformed)),
+    }
 }
 
 #[inline(never)]

@@ -8,7 +8,10 @@
 //! lose frames without a word).
 
 use mesh_common::family::{Family, V4};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, tcp_flag, words_of_6};
+use mesh_common::hash;
+use mesh_common::parse::{
+    self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, tcp_flag, words_of_4, words_of_6,
+};
 use mesh_common::schema::{
     Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, frontend_flag, origin, peer_flag,
 };
@@ -101,7 +104,7 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
             return None;
         }
         let peer = peer_here(xdp, backend.node, len)?;
-        return forward(xdp, config, ip, packet, peer, mac::of(mac::KIND_ENDPOINT, number), len);
+        return forward(xdp, config, ip, packet, peer, words_of_6(mac::of(mac::KIND_ENDPOINT, number)), len);
     }
     let (flow, is_new) = match flow::find(packet, origin::WIRE) {
         Found::Alive(flow) => (flow, false),
@@ -124,7 +127,7 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
     if !is_new {
         flow::note::<V4>(flow, packet, len);
     }
-    forward(xdp, config, ip, packet, peer, flow.mac, len)
+    forward(xdp, config, ip, packet, peer, flow.mac_words(), len)
 }
 
 /// The packet is for an address of this node that the link it came in by has.
@@ -177,7 +180,7 @@ fn forward(
     ip: &Ip,
     packet: &Packet<V4>,
     peer: &Peer,
-    to: [u8; 6],
+    to: [u16; 3],
     len: u32,
 ) -> Option<u32> {
     if packet.tcp_flags & tcp_flag::SYN != 0 {
@@ -186,19 +189,23 @@ fn forward(
     if !xdp.grow_head(outer::LEN as i32) {
         return None;
     }
+    let ([a, b], [c, d]) = (words_of_4(packet.src), words_of_4(packet.dst));
     let headers = outer::Outer {
-        next_hop: peer.next_hop,
-        link_mac: peer.link_mac,
-        src: config.tunnel_addr4,
-        dst: [peer.addr[12], peer.addr[13], peer.addr[14], peer.addr[15]],
+        next_hop: peer.next_hop_words(),
+        link_mac: peer.link_mac_words(),
+        src: config.tunnel_addr4_words(),
+        dst: peer.addr4_words(),
         port: config.data_port,
         vni: vni::REQUEST_WIRE,
-        hash: packet.hash(),
+        // As TC does it: a flow has one source port outside, whichever hook sends.
+        hash: hash::spread(a ^ c ^ packet.sport.to_be(), b ^ d ^ packet.dport.to_be()),
         id: ip.id,
         tos: ip.tos(),
         inner_len: len as u16,
     };
-    if xdp.store(0, &headers.words()).is_err() || xdp.store(outer::LEN, &words_of_6(to)).is_err() {
+    let Some(room) = xdp.place(0) else { return Some(ABORTED) };
+    headers.write(room);
+    if xdp.store(outer::LEN, &to).is_err() {
         return Some(ABORTED);
     }
     Some(xdp.redirect(peer.ifindex))

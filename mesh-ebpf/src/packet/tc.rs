@@ -8,8 +8,9 @@ use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
-use mesh_common::parse::{Cursor, Plain, words_of_6};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, words_of_6};
 use mesh_common::verdict::DropReason;
+use mesh_common::wire::outer;
 
 use crate::packet::Rewrite;
 
@@ -31,6 +32,22 @@ const F_MARK_MANGLED_0: u64 = 1 << 5;
 const F_RECOMPUTE_CSUM: u64 = 1;
 /// No checksum in the outer UDP header (RFC 7348 allows it over IPv4).
 const F_ZERO_CSUM_TX: u64 = 1 << 1;
+
+/// Room is made or taken behind the Ethernet header.
+const ROOM_MAC: u32 = 1;
+/// Segments stay as long as they were: the tunnel's headers are extra.
+const F_ROOM_FIXED_GSO: u64 = 1;
+/// The room is an IPv4 header, a UDP header and what follows …
+const F_ROOM_IPV4: u64 = 1 << 1;
+const F_ROOM_UDP: u64 = 1 << 4;
+/// … an inner frame …
+const F_ROOM_ETHERNET: u64 = 1 << 6;
+/// … whose Ethernet header is this long (in the top byte).
+const F_ROOM_INNER_L2: u64 = (ETHERNET_LEN as u64) << 56;
+/// The receive checksum stays what it is said to be.
+const F_ROOM_KEEP_CSUM: u64 = 1 << 5;
+/// One checksum less of the packet is known to be good.
+const CSUM_LEVEL_DEC: u64 = 2;
 
 /// `bpf_skb_get_tunnel_key` on a packet without a key: EINVAL. Another family's key is EPROTO.
 const NO_TUNNEL: i64 = -22;
@@ -148,6 +165,14 @@ impl Tc {
         Ok(())
     }
 
+    /// Bytes to overwrite that no checksum covers, or whose checksum is the caller's business.
+    #[inline(always)]
+    pub fn place<T: Plain>(&self, offset: usize) -> Result<&mut T, DropReason> {
+        let there = self.at::<T>(offset).ok_or(DropReason::HelperFailed)?;
+        // SAFETY: as in `store`; nothing else refers to packet bytes while the reference lives.
+        Ok(unsafe { &mut *there })
+    }
+
     /// Overwrites bytes and tells the receive checksum: for packets made anew, and for changes that no checksum in them makes up for.
     #[inline(always)]
     pub fn compose<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
@@ -228,6 +253,40 @@ impl Tc {
     #[inline(always)]
     pub fn set_tunnel(&self, local: [u8; 4], remote: [u8; 4], vni: u32) -> Result<(), DropReason> {
         check(write_tunnel_key(self.skb(), u32::from_be_bytes(local), u32::from_be_bytes(remote), vni))
+    }
+
+    /// Bytes of data in each segment of a packet that is several; 0 for one that is one.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: the verifier rewrites this load of a context field.
+        unsafe { (*self.skb()).gso_size }
+    }
+
+    /// Makes room for the outer headers: the frame's Ethernet header stays in front, and all that stood behind it moves back. What is in the room is
+    /// undefined.
+    #[inline(always)]
+    pub fn make_outer_room(&self) -> Result<(), DropReason> {
+        const FLAGS: u64 = F_ROOM_FIXED_GSO | F_ROOM_IPV4 | F_ROOM_UDP | F_ROOM_ETHERNET | F_ROOM_INNER_L2;
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), outer::LEN as i32, ROOM_MAC, FLAGS) })
+    }
+
+    /// Tells the receive checksum of words in memory order that came where zeros were: their sum.
+    #[inline(always)]
+    pub fn add_to_sum(&self, words: u32) {
+        // SAFETY: plain values. Says no where no such checksum is kept, which is as well.
+        unsafe { raw::bpf_csum_update(self.skb(), words) };
+    }
+
+    /// Takes the outer headers and the inner Ethernet header away: the outer Ethernet header is followed by the inner packet.
+    #[inline(always)]
+    pub fn take_outer_room(&self) -> Result<(), DropReason> {
+        const FLAGS: u64 = F_ROOM_FIXED_GSO | F_ROOM_KEEP_CSUM;
+        // As for every tunnel whose UDP checksum is zero, it counts as one that was good (skb_checksum_init_zero_check in include/linux/skbuff.h).
+        // SAFETY: plain values. Says no where nothing is known to be good, which is as well.
+        unsafe { raw::bpf_csum_level(self.skb(), CSUM_LEVEL_DEC) };
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), -(outer::LEN as i32), ROOM_MAC, FLAGS) })
     }
 
     /// Sends the frame out of a device as it is.

@@ -75,6 +75,13 @@ impl Xdp {
         if start + size_of::<T>() > self.ctx.data_end() { None } else { Some(start as *mut T) }
     }
 
+    /// Bytes to overwrite; None past the end of the first buffer.
+    #[inline(always)]
+    pub fn place<T: Plain>(&self, offset: usize) -> Option<&mut T> {
+        // SAFETY: `at` proved that these bytes are there, and any bytes are a `T`; nothing else refers to packet bytes meanwhile.
+        self.at::<T>(offset).map(|there| unsafe { &mut *there })
+    }
+
     /// The device whose driver has it.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {

@@ -4,7 +4,7 @@
 //! ([`turn_back`]); the node that chose, and knows the caller, chooses anew ([`call`], [`vip()`]). The second choice is marked as such and is not
 //! turned back again, so nothing goes round for ever. Must not: take back what no call of this node's stands for.
 
-use mesh_common::parse::{self, Ethernet, Form, Packet};
+use mesh_common::parse::{self, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{Address, Config, Endpoint, Flow, FlowKey, deliver as way, endpoint, flow_flag, rewrite};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
@@ -62,15 +62,17 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         Some(chosen) => unsafe { &*chosen },
         None => return Err(Stop::drop(DropReason::ForgedReply)),
     };
-    if chosen.flags & flow_flag::REVERSE != 0 {
+    // Only what opens something is ever turned back.
+    if chosen.flags & flow_flag::REVERSE != 0 || !packet.may_open() {
         return Err(Stop::drop(DropReason::ForgedReply));
     }
+    let from = chosen.from;
     let mut gateway = packet.src;
     // A datagram that was on its way while the one before it chose again goes where that one went.
-    let flow = if chosen.backend != gone {
+    let flow = if chosen.backend != gone && packet.protocol != protocol::TCP {
         chosen
     } else {
-        if chosen.deliver != way::TUNNEL || chosen.node as u32 != peer.node {
+        if chosen.backend != gone || chosen.deliver != way::TUNNEL || chosen.node as u32 != peer.node {
             return Err(Stop::drop(DropReason::ForgedReply));
         }
         let (frontend, target_port) = match balance::published::<F>(packet.dport, packet.protocol) {
@@ -94,7 +96,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
             back = WayBack { deliver: way::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac };
         }
         F::remove_flow(&key);
-        let call = Call { entry, from: chosen.from, target_port, node: config.node, back, gateway, gone };
+        let call = Call { entry, from, target_port, node: config.node, back, gateway, gone };
         let code = enter(packet, frontend, &call);
         if code != 0 {
             return Ok(code);
@@ -141,7 +143,8 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
         Some(called) => unsafe { &*called },
         None => return Err(Stop::drop(DropReason::NoEndpoint)),
     };
-    if called.rewrite != rewrite::SOURCE || called.ifindex != source.ifindex || called.backend != gone {
+    let is_call = called.rewrite == rewrite::SOURCE && called.ifindex == source.ifindex && called.backend == gone;
+    if !is_call || !packet.may_open() {
         return Err(Stop::drop(DropReason::NoEndpoint));
     }
     let undo = flow::decided_mut::<F>()?;

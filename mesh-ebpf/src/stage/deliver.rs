@@ -1,15 +1,28 @@
 //! The last step: to a task, through the tunnel, out of an uplink, up the host's stack.
+//!
+//! Between nodes there are two ways with the same frames on the wire: through mesh0, where the kernel writes the outer headers, and the fast
+//! way, where we do. mesh0 is for everything that the fast way can't carry.
 
+use mesh_common::checksum;
+use mesh_common::family::{Family, V4};
+use mesh_common::hash;
+use mesh_common::parse::{Cursor, ETHERNET_LEN};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
+use mesh_common::wire::outer::{self, Outer};
 
-use crate::hook::Stop;
+use crate::hook::{Code, Stop, encode};
 use crate::maps::{self, CONFIG, UPLINKS};
 use crate::packet::tc::{OK, Tc};
 
 /// Mark of packets that carry a tunnel key already when they reach mesh0's egress ("mesh"); from_host takes it off.
 pub const KEYED: u32 = 0x6d65_7368;
+
+/// Longest packet that the kernel takes for one (IPv4's total length).
+const LONGEST: u32 = 0xffff;
+/// Headers of each segment of a packet that is several, at most: Ethernet, IPv4 without options, TCP with all its options.
+const HEADERS: u32 = 14 + 20 + 60;
 
 /// This node's facts.
 #[inline(always)]
@@ -97,7 +110,55 @@ pub fn to_peer(
         Some(src) => tc.set_macs(dst, src)?,
         None => tc.set_dst_mac(dst)?,
     }
+    if peer.ifindex != 0 && fits(tc, peer) {
+        return Ok(send_fast(tc, config, peer, vni));
+    }
     send_tunnel(tc, hook, config, peer.addr, vni)
+}
+
+/// Whether a packet goes over the path to the peer as it is. One that is too large is mesh0's: the kernel knows what to do then.
+#[inline(always)]
+fn fits(tc: &Tc, peer: &Peer) -> bool {
+    let (frame, segment) = (tc.len() + outer::LEN as u32, tc.gso_size());
+    if segment == 0 {
+        frame <= peer.mtu as u32 + ETHERNET_LEN as u32
+    } else {
+        frame <= LONGEST && segment + HEADERS + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
+    }
+}
+
+/// The fast way: writes the outer headers and sends the frame out of the uplink, past mesh0 and the host's stack (docs/decisions/0020). A real
+/// call: its buffers get a stack frame of their own.
+#[inline(never)]
+fn send_fast(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Code {
+    encode(wrap(tc, config, peer, vni))
+}
+
+#[inline(always)]
+fn wrap(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Result<i32, Stop> {
+    const SHORT: Stop = Stop::drop(DropReason::Malformed);
+    let Some(inner) = tc.load::<[u16; ETHERNET_LEN / 2]>(0) else { return Err(SHORT) };
+    let Some([version_tos, _, id]) = tc.load::<[u16; 3]>(ETHERNET_LEN) else { return Err(SHORT) };
+    // Addresses and, where there are no options, ports.
+    let Some([a, b, c, d, e, f]) = tc.load::<[u16; 6]>(ETHERNET_LEN + V4::SRC_OFFSET) else { return Err(SHORT) };
+    let (hash, inner_len) = (hash::spread(a ^ c ^ e, b ^ d ^ f), tc.len() as u16);
+    tc.make_outer_room()?;
+    let headers = Outer {
+        next_hop: peer.next_hop_words(),
+        link_mac: peer.link_mac_words(),
+        src: config.tunnel_addr4_words(),
+        dst: peer.addr4_words(),
+        port: config.data_port,
+        vni,
+        hash,
+        id,
+        tos: version_tos.to_ne_bytes()[1],
+        inner_len,
+    };
+    let added = headers.write(tc.place(0)?);
+    tc.store(outer::LEN, &inner)?;
+    tc.add_to_sum(checksum::sum(added, &inner));
+    Ok(tc.redirect(peer.ifindex))
 }
 
 /// Sets the tunnel key and hands the frame to mesh0.
@@ -124,7 +185,7 @@ pub fn to_uplink(tc: &Tc, ifindex: u32, neighbour: [u8; 6]) -> Result<i32, Stop>
 #[inline(always)]
 pub fn to_host(tc: &Tc, hook: Hook, config: &Config) -> Result<i32, Stop> {
     tc.set_macs(config.mesh0_mac, mac::GATEWAY)?;
-    if hook as u8 == Hook::FromOverlay as u8 {
+    if hook as u8 == Hook::FromOverlay as u8 && tc.ifindex() == config.mesh0 {
         tc.set_for_host()?;
         return Ok(OK); // already at mesh0's ingress
     }

@@ -1,4 +1,5 @@
-//! What nodes ask of each other on 2377 besides the API: to join, to hear the desired state, to leave.
+//! What nodes ask of each other on 2377 besides the API: to join, to hear the desired state, to list
+//! containers that join by their labels, to leave.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, Weak};
@@ -11,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 
+use super::adoption::ADOPT_PATH;
 use super::control::Control;
 use super::member::{Member, seeds_of};
 use super::renewal::{self, RENEW_PATH, RenewAnswer, RenewRequest};
@@ -18,11 +20,11 @@ use super::{Agent, desired, lead, now, peers, random};
 use crate::api::server;
 use crate::api::tls::CallerAddr;
 use crate::api::{ApiError, Caller, ControlPlane};
-use crate::leader::command;
+use crate::leader::{Ctx, command};
 use crate::membership::Seed;
 use crate::membership::identity::CertifiedName;
 use crate::membership::join::{JOIN_PATH, JoinAnswer, JoinRefused, JoinRequest};
-use crate::model::{Cluster, Id};
+use crate::model::{Cluster, Id, LabelledContainer, NotAdopted};
 
 /// Address of the node that joins, in a request that a manager passes on.
 const JOINER: &str = "mesh-joiner";
@@ -35,6 +37,7 @@ pub fn router(agent: &Arc<Agent>, member: &Arc<Member>) -> Router {
         .route("/cluster/desired", get(desired_state))
         .route("/cluster/leave", post(leave))
         .route(RENEW_PATH, post(renew))
+        .route(ADOPT_PATH, post(adopt))
         .with_state(Arc::downgrade(member));
     server::router(control).merge(own)
 }
@@ -159,6 +162,21 @@ async fn renew(
     };
     let Some(keeper) = &member.keeper else { return Err(ApiError::conflict("ask the store's node")) };
     renewal::sign(&member, keeper, id, fingerprint, &request).await.map(Json)
+}
+
+/// A member lists the containers of its own that ask to join; who can't is answered why.
+async fn adopt(
+    State(member): State<Weak<Member>>,
+    Extension(caller): Extension<Caller>,
+    Json(listed): Json<Vec<LabelledContainer>>,
+) -> Result<Json<Vec<NotAdopted>>, ApiError> {
+    let member = alive(&member)?;
+    let Caller::Node { id, .. } = &caller else {
+        return Err(ApiError::forbidden("only a member has containers that can join"));
+    };
+    let Some(keeper) = &member.keeper else { return Err(ApiError::conflict("ask the store's node")) };
+    let decide = |cluster: &Cluster, ctx: &mut Ctx| command::adopt_containers(cluster, id, &listed, ctx);
+    lead::command(&member, keeper, decide).await.map(Json)
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::desired::load_cache;
 use super::member::{Keeper, Member, store_path};
 use super::ports::Ports;
-use super::{Agent, lead, reach, renewal};
+use super::{Agent, adoption, lead, reach, renewal};
 use crate::api::tls::{self, ServeLimits};
 use crate::membership::Seed;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
@@ -87,6 +87,8 @@ fn spawn_loops(
     }
     let member = this.clone();
     loops.spawn(async move { member.tasks.clone().run(&member, events).await });
+    let member = this.clone();
+    loops.spawn(async move { adoption::run(&member).await });
     let member = this.clone();
     loops.spawn(async move { member.kernel.run(&member).await });
     let member = this.clone();

@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::adoption::Adoption;
 use super::desired::Desired;
 use super::reconcile::Kernel;
 use super::remembered::Remembered;
@@ -23,7 +24,7 @@ use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation}
 use crate::membership::join::JoinDoor;
 use crate::membership::{Config, GOSSIP_PORT, GossipSockets, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
-use crate::runtime::docker::DockerConfig;
+use crate::runtime::docker::{DockerConfig, Guests};
 use crate::runtime::exec::{ExecConfig, masked_dirs};
 use crate::runtime::{Runtimes, TaskEvent, TaskRuntime};
 use crate::store::EmbeddedStore;
@@ -48,6 +49,9 @@ pub struct Member {
     pub keeper: Option<Keeper>,
     pub kernel: Kernel,
     pub runtime: Runtimes,
+    /// Containers of others that are tasks here.
+    pub guests: Guests,
+    pub adoption: Adoption,
     pub tasks: Arc<Tasks>,
     state_dir: PathBuf,
     pub loops: Mutex<JoinSet<()>>,
@@ -109,6 +113,8 @@ impl Member {
             keeper,
             kernel,
             runtime,
+            guests: Guests::of(&args.state_dir),
+            adoption: Adoption::default(),
             tasks: Arc::default(),
             state_dir: args.state_dir.clone(),
             loops: Mutex::default(),

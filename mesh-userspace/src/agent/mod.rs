@@ -5,6 +5,7 @@
 //! observed (gossip, echo) ────────────────────┼─▶ reconcile: plan → diff → apply (network, maps, resolver)
 //! links and addresses of the host ────────────┘
 //! desired ─▶ tasks: start and stop this node's tasks, report them by gossip
+//! Engine ─▶ adoption: containers that ask to join by their labels, told to the leader
 //! store's node: lead: leader::tick → commit
 //! unix socket, 2377 ─▶ api ─▶ control ─▶ lead (or the store's node), entrance
 //! lifecycle: begins a member and keeps its loops going
@@ -12,6 +13,7 @@
 //! Invariant: what this process knows can be lost at any time; kernel, supervisors and resolver go on without it, and the next agent
 //! finds them. Must not: decide what a pure room could decide.
 
+mod adoption;
 mod cluster_routes;
 mod control;
 mod desired;

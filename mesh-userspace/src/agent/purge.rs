@@ -12,7 +12,7 @@ use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
-use crate::runtime::docker::DockerConfig;
+use crate::runtime::docker::{DockerConfig, Guests};
 use crate::runtime::exec::{ExecConfig, cgroup2_root, masked_dirs};
 use crate::runtime::{Runtimes, TaskInstance, TaskRuntime};
 
@@ -73,11 +73,21 @@ pub async fn sweep_out(agent: &Agent, member: Option<&Member>) -> SweptOut {
             swept.removed.push(format!("{tasks} tasks"));
         }
         swept.failed.extend(failed);
+        let_guests_go(&mut swept, &agent.args.state_dir);
         member.runtime.close();
         swept.tried("the resolver", member.kernel.stop_resolver().await);
     }
     from_kernel(&mut swept, &agent.net, &agent.args.bpf_dir).await;
     swept
+}
+
+/// What containers that joined were given besides their links.
+fn let_guests_go(swept: &mut SweptOut, state_dir: &Path) {
+    match Guests::of(state_dir).let_all_go() {
+        Ok(0) => {}
+        Ok(guests) => swept.removed.push(format!("{guests} containers are disconnected and run on")),
+        Err(error) => swept.failed.push(format!("find the containers that joined: {error}")),
+    }
 }
 
 async fn from_kernel(swept: &mut SweptOut, net: &HostNet, bpf_dir: &Path) {
@@ -111,6 +121,7 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
         Ok(identity) => tasks_of(&mut swept, args, identity.as_ref()).await,
         Err(error) => swept.failed.push(format!("tasks are not looked for: {error}")),
     }
+    let_guests_go(&mut swept, &args.state_dir);
     let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
     if run_dir.exists() {
         let options = ResolverOptions { run_dir, port: 53, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53 };

@@ -81,13 +81,16 @@ fn known_silent(cluster: &Cluster, silent: &BTreeMap<Id, UnixMs>) -> BTreeMap<u3
 
 /// Peers whose last answer is older than allowed. The echo of this very moment is still on its way.
 fn unanswered(peers: &BTreeMap<u32, Peer>, echoes: &BTreeMap<u32, u64>, sequence: u64) -> Vec<Id> {
-    let is_silent = |number: &u32, peer: &Peer| {
-        // A number that was not sent yet is a forgery.
-        let answered = echoes.get(number).copied().filter(|answered| *answered <= sequence).unwrap_or(0);
-        let allowed = if answered < peer.first_asked { GRACE } else { MISSED };
-        answered.max(peer.first_asked) + allowed < sequence
-    };
+    let is_silent = |number: &u32, peer: &Peer| is_silent(peer.first_asked, echoes.get(number).copied(), sequence);
     peers.iter().filter(|(number, peer)| is_silent(number, peer)).map(|(_, peer)| peer.id.clone()).collect()
+}
+
+/// Whether a peer asked since echo `first_asked` and last heard of with `answered` is silent when echo `sequence` is sent.
+pub(super) fn is_silent(first_asked: u64, answered: Option<u64>, sequence: u64) -> bool {
+    // A number that was not sent yet is a forgery.
+    let answered = answered.filter(|answered| *answered <= sequence).unwrap_or(0);
+    let allowed = if answered < first_asked { GRACE } else { MISSED };
+    answered.max(first_asked) + allowed < sequence
 }
 
 fn publish(member: &Member, silent: &[Id]) {
@@ -111,7 +114,7 @@ fn publish(member: &Member, silent: &[Id]) {
 }
 
 /// Counts echo times of the monotonic clock, so that a restarted agent goes on in the same row.
-fn sequence() -> u64 {
+pub(super) fn sequence() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     (time.as_millis() / EVERY.as_millis()) as u64
 }

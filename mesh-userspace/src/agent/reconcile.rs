@@ -239,10 +239,10 @@ impl Kernel {
             applied_revision: *lock(&self.applied),
             layout_version: schema::LAYOUT_VERSION,
             ports_not_taken: troubles.ports_not_taken.iter().map(as_reported).collect(),
-            runtimes,
+            runtimes: Some(runtimes),
             engine_version,
             without,
-            warnings: troubles.warnings.into_iter().chain(lock(&self.notes).clone()).collect(),
+            warnings: [troubles.warnings, lock(&self.notes).clone(), member.adoption.warnings()].concat(),
         });
     }
 

@@ -106,7 +106,7 @@ mod tests {
             applied_revision: 0,
             layout_version: 1,
             ports_not_taken: Vec::new(),
-            runtimes: Vec::new(),
+            runtimes: None,
             engine_version: None,
             without: Default::default(),
             warnings: Vec::new(),

@@ -163,6 +163,7 @@ fn spec(spec: &ServiceSpec) -> Value {
     let mode = match spec.mode {
         Mode::Replicated { replicas } => json!({ "Replicated": { "Replicas": replicas } }),
         Mode::Global => json!({ "Global": {} }),
+        Mode::Adopted => json!({ "Adopted": {} }),
     };
     let mut template = task_template(&spec.task);
     template["Networks"] = spec

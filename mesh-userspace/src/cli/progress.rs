@@ -184,6 +184,7 @@ fn judge(detail: &ServiceDetail, begin: u64) -> Judgement {
     let enough = match detail.service.spec.mode {
         Mode::Replicated { replicas } => detail.running + complete >= replicas && detail.running <= replicas,
         Mode::Global => detail.running >= detail.desired && detail.desired > 0,
+        Mode::Adopted => true,
     };
     if enough && !leaving && detail.outdated == 0 { Judgement::AsAsked } else { Judgement::Underway }
 }

@@ -130,7 +130,7 @@ fn with_health_and_engines(observed: &mut Observed) {
         applied_revision: 7,
         layout_version: 1,
         ports_not_taken: Vec::new(),
-        runtimes: vec![Runtime::Exec],
+        runtimes: Some(vec![Runtime::Exec]),
         engine_version: engine.map(str::to_string),
         without: Default::default(),
         warnings: Vec::new(),
@@ -278,6 +278,7 @@ fn inspect_tells_how_far_an_update_is() {
             started_at: 1_000,
             completed_at: Some(2_000),
             message: "rollback completed".into(),
+            ready_since: Default::default(),
         };
         Arc::make_mut(&mut facts.cluster).updates.insert(id, status);
     });

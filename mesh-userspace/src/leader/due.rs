@@ -12,12 +12,11 @@ pub fn due(cluster: &Cluster, observed: &Observed, now: UnixMs, timing: Timing) 
     let restarts = cluster.tasks.values().map(|task| task.not_before);
     let unreachable = observed.unreachable_since.values().map(|since| since + timing.unreachable_grace_ms);
     let gone = observed.agent_gone_since.values().map(|since| since + timing.agent_gone_ms);
-    // A clock ahead of ours counts from now on, as the tick has it.
     let updated = cluster.updates.iter().filter(|(_, status)| status.state.is_active());
-    let trials = updated.filter_map(|(id, _)| cluster.services.get(id)).flat_map(|service| {
-        let ready = cluster.tasks_of(&service.id).filter_map(|task| observed.tasks.get(&task.id));
+    let trials = updated.filter_map(|(id, status)| Some((cluster.services.get(id)?, status.ready_since.values())));
+    let trials = trials.flat_map(|(service, since)| {
         let rules = [service.spec.update, service.spec.rollback];
-        ready.flat_map(move |status| rules.map(|rules| (status.since.min(now), rules)))
+        since.flat_map(move |since| rules.map(|rules| (*since, rules)))
     });
     let trials = trials.flat_map(|(since, rules)| [since + rules.delay_ms, since + trial_ms(&rules)]);
     restarts.chain(unreachable).chain(gone).chain(trials).filter(|moment| *moment > now).min()

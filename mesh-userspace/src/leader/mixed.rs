@@ -17,6 +17,12 @@ fn container(name: &str, mode: Mode) -> ServiceSpec {
 /// The node's agent reports whether an Engine answers.
 fn engine(world: &mut World, number: u32, answers: bool) {
     let runtimes = if answers { vec![Runtime::Exec, Runtime::Docker] } else { vec![Runtime::Exec] };
+    says(world, number, Some(runtimes));
+}
+
+/// The node's agent reports what answers; None as an agent too old to say.
+fn says(world: &mut World, number: u32, runtimes: Option<Vec<Runtime>>) {
+    let answers = runtimes.iter().flatten().any(|runtime| *runtime == Runtime::Docker);
     let status = NodeStatus {
         generation: 1,
         agent_version: String::new(),
@@ -90,6 +96,26 @@ fn an_engine_that_goes_away_keeps_its_tasks_and_gets_no_new_ones() {
     let service = world.cluster.service_named("everywhere").expect("the service").clone();
     assert_eq!(world.cluster.updates[&service.id].state, UpdateState::Completed);
     assert_eq!(replicas(&world, "everywhere"), "2/2");
+}
+
+#[test]
+fn a_node_for_containers_alone_gets_none_while_its_engine_is_away() {
+    let mut world = World::of_nodes(2);
+    let containers_alone = [Runtime::Docker];
+    says(&mut world, 2, Some(containers_alone.to_vec()));
+    world.create(container("web", Mode::Replicated { replicas: 1 }));
+    world.settle();
+    assert_eq!(world.running(), ["web.1 n2 Running"]);
+    says(&mut world, 2, Some(Vec::new()));
+    world.scale("web", 2);
+    world.settle();
+    assert_eq!(world.running(), ["web.1 n2 Running", "web.2 - Pending"], "nothing is placed where nothing answers");
+    let why = "no suitable node (2 nodes lack the docker runtime: n1, n2)";
+    assert_eq!(world.task("web", 2).message, why);
+    says(&mut world, 2, None);
+    assert_eq!(world.cluster.nodes[&node_id(2)].runtimes, [], "who does not say leaves the record as it is");
+    says(&mut world, 2, Some(containers_alone.to_vec()));
+    assert_eq!(world.running(), ["web.1 n2 Running", "web.2 n2 Running"]);
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub mod tick;
 pub mod view;
 
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 mod mixed;
 #[cfg(test)]
 mod properties;

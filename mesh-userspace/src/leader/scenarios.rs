@@ -260,6 +260,44 @@ fn a_rolling_update_replaces_one_after_the_other() {
 }
 
 #[test]
+fn nodes_whose_clocks_differ_are_on_trial_as_long_as_others() {
+    for behind_ms in [3_600_000, -3_600_000] {
+        let mut world = World::of_nodes(2);
+        let service = world.create(web(2));
+        world.settle();
+        world.pass(7_200_000);
+        world.clocks_are(behind_ms);
+        let mut newer = web(2);
+        newer.task.env = vec!["VERSION=2".into()];
+        newer.update = UpdateConfig { parallelism: 2, monitor_ms: 5_000, ..newer.update };
+        world.update(newer.clone());
+        world.live(3);
+        assert_eq!(world.cluster.updates[&service.id].state, UpdateState::Updating, "the trial lasts 5 s");
+        assert_eq!(world.cluster.updates[&service.id].ready_since.len(), 2);
+        world.live(4);
+        assert_eq!(world.cluster.updates[&service.id].state, UpdateState::Completed);
+        assert!(world.cluster.updates[&service.id].ready_since.is_empty());
+
+        newer.task.env = vec!["VERSION=3".into()];
+        newer.update = UpdateConfig { parallelism: 1, delay_ms: 4_000, ..newer.update };
+        world.update(newer);
+        let second = world.task("web", 2).id;
+        let first = world.task("web", 1).id;
+        let replaced = |world: &World| {
+            usize::from(world.task("web", 1).id != first) + usize::from(world.task("web", 2).id != second)
+        };
+        world.live(2);
+        assert_eq!(replaced(&world), 1, "the delay is not over");
+        world.live(4);
+        assert_eq!(replaced(&world), 2);
+        let new = world.task("web", 1).id;
+        world.end(&new, TaskState::Failed);
+        world.settle();
+        assert_eq!(world.cluster.updates[&service.id].state, UpdateState::Paused, "it failed within its trial");
+    }
+}
+
+#[test]
 fn a_task_that_finds_no_node_does_not_hold_up_an_update() {
     let mut world = World::of_nodes(1);
     let mut limited = web(2);

@@ -14,6 +14,8 @@ pub(crate) struct World {
     pub now: UnixMs,
     seed: u64,
     cut: BTreeSet<Id>,
+    /// How far the nodes' clocks are behind the leader's.
+    behind_ms: i64,
 }
 
 /// The identity of the node with this number.
@@ -103,6 +105,7 @@ impl World {
             now: 1_000_000,
             seed: 7,
             cut: BTreeSet::new(),
+            behind_ms: 0,
         };
         world
             .command(|cluster, ctx| command::init_cluster(cluster, InitCluster::with_defaults(new_node(1)), ctx))
@@ -166,7 +169,7 @@ impl World {
             }
             let was = self.observed.tasks.get(&task.id).map(|status| status.state);
             let is = match (was, task.desired) {
-                (None, TaskState::Running) => match task.spec.command[0].as_str() {
+                (None, TaskState::Running) => match task.spec.command.first().map_or("", String::as_str) {
                     "false" => TaskState::Failed,
                     "true" => TaskState::Complete,
                     _ => TaskState::Running,
@@ -175,7 +178,7 @@ impl World {
                 _ => continue,
             };
             acts += 1;
-            self.observed.tasks.insert(task.id.clone(), status(is, self.now));
+            self.observed.tasks.insert(task.id.clone(), status(is, self.now.saturating_add_signed(-self.behind_ms)));
         }
         let known = &self.cluster.tasks;
         self.observed.tasks.retain(|id, _| known.contains_key(id));
@@ -210,6 +213,11 @@ impl World {
         let due = super::due(&self.cluster, &self.observed, self.now, timing).map_or(UnixMs::MAX, |due| due - 1);
         let quiet = due.min(self.now + ms);
         assert!(!idle(self.now) || idle(quiet), "something was due {} ms after a rest, unannounced", quiet - self.now);
+    }
+
+    /// The nodes' clocks are wrong, all alike; the leader's is right.
+    pub fn clocks_are(&mut self, behind_ms: i64) {
+        self.behind_ms = behind_ms;
     }
 
     /// Time passes, and nobody does anything.

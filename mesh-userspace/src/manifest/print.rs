@@ -183,6 +183,7 @@ fn deploy(spec: &ServiceSpec) -> Value {
     let (mode, replicas) = match spec.mode {
         Mode::Replicated { replicas } => ("replicated", Some(replicas)),
         Mode::Global => ("global", None),
+        Mode::Adopted => ("adopted", None),
     };
     trimmed(json!({
         "mode": mode,

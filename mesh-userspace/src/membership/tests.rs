@@ -34,7 +34,7 @@ fn node_status(generation: u64) -> NodeStatus {
         applied_revision: 1,
         layout_version: 1,
         ports_not_taken: vec![],
-        runtimes: vec![],
+        runtimes: None,
         engine_version: None,
         without: Default::default(),
         warnings: vec![],

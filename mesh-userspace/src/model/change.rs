@@ -93,7 +93,13 @@ mod tests {
     use crate::model::UpdateState;
 
     fn update(started_at: u64) -> UpdateStatus {
-        UpdateStatus { state: UpdateState::Updating, started_at, completed_at: None, message: String::new() }
+        UpdateStatus {
+            state: UpdateState::Updating,
+            started_at,
+            completed_at: None,
+            message: String::new(),
+            ready_since: Default::default(),
+        }
     }
 
     #[test]

@@ -48,9 +48,9 @@ pub struct NodeStatus {
     pub layout_version: u32,
     /// Published ports (protocol/port) this node could not take, because the host itself uses them.
     pub ports_not_taken: Vec<String>,
-    /// Runtimes that answer on this node at the moment: the scheduler places by them.
-    #[serde(default)]
-    pub runtimes: Vec<Runtime>,
+    /// Runtimes that answer on this node at the moment: the scheduler places by them. None: an agent too old to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtimes: Option<Vec<Runtime>>,
     /// Version of the Docker Engine, where one answers.
     #[serde(default)]
     pub engine_version: Option<String>,

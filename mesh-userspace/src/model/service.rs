@@ -25,6 +25,8 @@ pub enum Mode {
     },
     /// One task on every eligible node.
     Global,
+    /// No tasks of its own: one for each container that joined by its labels.
+    Adopted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

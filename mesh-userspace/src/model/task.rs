@@ -68,6 +68,9 @@ pub struct Task {
     pub created_at: UnixMs,
     /// Once the task has ended by itself: earliest start of its successor (restart delay); 0: at once.
     pub not_before: UnixMs,
+    /// Id (64 hexadecimal digits) of the container that joined by its labels; its name is the spec's hostname. None: a task of our own.
+    #[serde(default)]
+    pub adopted: Option<String>,
 }
 
 impl Task {

@@ -1,8 +1,10 @@
 //! How far the rolling update of a service is.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::UnixMs;
+use super::{Id, UnixMs};
 
 /// Swarm's update states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,4 +42,8 @@ pub struct UpdateStatus {
     pub started_at: UnixMs,
     pub completed_at: Option<UnixMs>,
     pub message: String,
+    /// New task → since when it is ready, by the leader's clock: nodes' clocks differ, and trials and delays are the leader's to
+    /// measure. Empty once the update is over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ready_since: BTreeMap<Id, UnixMs>,
 }

@@ -3,9 +3,9 @@
 //! Invariant: what a former agent started is listed whatever this one may start. Must not: run anything itself.
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::docker::{DockerConfig, DockerRuntime};
+use super::docker::{Adoptable, DockerConfig, DockerRuntime};
 use super::exec::{ExecConfig, ExecRuntime};
 use super::{
     ExecStreams, LogRequest, Prepared, RuntimeError, StopRequest, TaskEvent, TaskExit, TaskInstance, TaskLaunch,
@@ -20,13 +20,15 @@ pub struct Runtimes {
     docker: DockerRuntime,
     /// What this agent may start tasks with.
     allowed: Vec<Runtime>,
+    /// What an agent hears that may not use the Engine: nothing, for ever.
+    silence: watch::Sender<Option<Vec<Adoptable>>>,
 }
 
 impl Runtimes {
     /// Needs root and a tokio runtime; `allowed` is what `--runtimes` says.
     pub fn new(exec: ExecConfig, docker: DockerConfig, allowed: &[Runtime]) -> Result<Self, RuntimeError> {
         let (exec, docker) = (ExecRuntime::new(exec)?, DockerRuntime::new(docker)?);
-        Ok(Runtimes { exec, docker, allowed: allowed.to_vec() })
+        Ok(Runtimes { exec, docker, allowed: allowed.to_vec(), silence: watch::Sender::new(None) })
     }
 
     /// What answers at this moment, and the version of the Docker Engine where that is among it.
@@ -43,6 +45,11 @@ impl Runtimes {
         } else {
             std::future::pending().await
         }
+    }
+
+    /// Containers that ask to join, see [`DockerRuntime::adoptable`].
+    pub fn adoptable(&self) -> watch::Receiver<Option<Vec<Adoptable>>> {
+        if self.allowed.contains(&Runtime::Docker) { self.docker.adoptable() } else { self.silence.subscribe() }
     }
 
     /// No connection any more; tasks go on.

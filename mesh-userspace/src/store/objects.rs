@@ -122,8 +122,13 @@ mod tests {
         let address_pool = "10.0.0.0/8".parse().expect("a pool");
         cluster.settings = Some(Settings { cluster_id: id(9), address_pool, subnet_len: 20, data_path_port: 4789 });
         cluster.counters.addresses.insert(id(1), Ipv4Addr::new(10, 0, 0, 9));
-        let status =
-            UpdateStatus { state: UpdateState::Paused, started_at: 1, completed_at: None, message: "why".into() };
+        let status = UpdateStatus {
+            state: UpdateState::Paused,
+            started_at: 1,
+            completed_at: None,
+            message: "why".into(),
+            ready_since: Default::default(),
+        };
         cluster.updates.insert(id(2), status);
         cluster
     }

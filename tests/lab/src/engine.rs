@@ -5,10 +5,12 @@
 //! <lab folder>/n1/docker/   sock  log  data/  exec/ (its containerd)
 //! ```
 //! The node's agent always gets this socket as DOCKER_HOST: a lab never meets an Engine of the machine it runs on.
-//! Invariant: the Engine changes nothing of the host: no bridge, no firewall, no forwarding, cgroups of the lab's own name.
+//! Invariant: the Engine changes nothing of the host: no bridge, no firewall, no forwarding, cgroups of the lab's own name. With
+//! [`Engine::start_with_bridge`] it has all of these in the node's namespace, as an Engine that is installed and started has.
 
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -63,6 +65,21 @@ impl Engine {
 
     /// Starts it and waits until it answers; `flags` are dockerd's, such as `--live-restore`.
     pub fn start(&self, flags: &[&str]) -> Result<()> {
+        self.begin(&["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"], flags)
+    }
+
+    /// The same with Docker's networks: `docker0`, those that users make, its firewall rules and forwarding.
+    pub fn start_with_bridge(&self, flags: &[&str]) -> Result<()> {
+        // The address that it would choose, said: it must not depend on the routes of the node.
+        self.begin(&["--bip=172.17.0.1/16"], flags)
+    }
+
+    /// Makes it the first manager of a Docker Swarm of its own; it must have been started with a bridge.
+    pub fn swarm_init(&self, advertised: Ipv4Addr) -> Result<()> {
+        self.docker(["swarm", "init", "--advertise-addr", &advertised.to_string()])?.ok().map(drop)
+    }
+
+    fn begin(&self, network: &[&str], flags: &[&str]) -> Result<()> {
         ensure!(!self.is_running(), "the Engine of {} runs already", self.namespace.name());
         fs::create_dir_all(&self.dir)?;
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log"))?;
@@ -73,8 +90,7 @@ impl Engine {
             command.arg(flag).arg(self.dir.join(name));
         }
         command.arg("--config-file").arg(self.config_file()?);
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]);
-        command.arg(format!("--cgroup-parent=/{}", self.namespace.name())).args(flags);
+        command.arg(format!("--cgroup-parent=/{}", self.namespace.name())).args(network).args(flags);
         command.env(MARK, format!("{}/", self.dir.display())).env_remove("DOCKER_HOST");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

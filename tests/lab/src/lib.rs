@@ -43,6 +43,7 @@ pub use footprint::{Footprint, Leftovers};
 pub use host::{Host, PATIENCE};
 pub use inside::{Inside, Seen, ask_as};
 pub use lab::{Builder, Lab};
+pub use nameserver::serve_name_at;
 pub use namespace::Namespace;
 pub use node::Node;
 pub use offload::{Offloads, set as set_offloads};

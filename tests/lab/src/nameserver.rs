@@ -3,11 +3,13 @@
 //! Agents forward to the machine's own resolvers, which the lab's namespaces can't reach. So `outside` takes their addresses and
 //! answers A questions about a few names of the lab's own; everything else does not exist. A thread of this process: it ends with it.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::mpsc;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
+use crate::namespace::Namespace;
 use crate::wiring::OUTSIDE;
 
 const HEADER: usize = 12;
@@ -23,18 +25,31 @@ impl Lab {
         for server in servers {
             self.outside().namespace().ip(&format!("address replace {server}/32 dev lo"))?;
             self.switch().ip(&format!("route replace {server}/32 via {OUTSIDE}"))?;
-            let socket = self.outside().run_inside(|| UdpSocket::bind((server, 53)))?;
-            let socket = socket.with_context(|| format!("can't answer at {server}"))?;
-            let name = name.to_ascii_lowercase();
-            std::thread::spawn(move || answer(&socket, &name, address));
+            serve_name_at(self.outside().namespace(), server, name, address)?;
         }
         Ok(())
     }
 }
 
-fn answer(socket: &UdpSocket, name: &str, address: Ipv4Addr) {
+/// Answers `name` with `address` at port 53 of `server`, an address of this namespace; tells who asked.
+pub fn serve_name_at(
+    namespace: &Namespace,
+    server: Ipv4Addr,
+    name: &str,
+    address: Ipv4Addr,
+) -> Result<mpsc::Receiver<IpAddr>> {
+    let socket = namespace.run(|| UdpSocket::bind((server, 53)))?;
+    let socket = socket.with_context(|| format!("can't answer at {server}"))?;
+    let (told, askers) = mpsc::channel();
+    let name = name.to_ascii_lowercase();
+    std::thread::spawn(move || answer(&socket, &name, address, &told));
+    Ok(askers)
+}
+
+fn answer(socket: &UdpSocket, name: &str, address: Ipv4Addr, told: &mpsc::Sender<IpAddr>) {
     let mut buffer = [0; 1500];
     while let Ok((size, asker)) = socket.recv_from(&mut buffer) {
+        let _ = told.send(asker.ip()); // nobody need listen
         if let Some(reply) = reply(&buffer[..size], name, address) {
             // Who asked and went away misses nothing.
             let _ = socket.send_to(&reply, asker);

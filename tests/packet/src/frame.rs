@@ -211,6 +211,12 @@ impl Frame {
         self.with(Layer::Vxlan { vni: vni.into() })
     }
 
+    /// All of another frame behind this one's layers: what a tunnel carries.
+    pub fn carrying(mut self, inner: &Frame) -> Self {
+        self.layers.extend(inner.layers.iter().cloned());
+        self
+    }
+
     pub fn payload(self, bytes: impl AsRef<[u8]>) -> Self {
         self.with(Layer::Payload { bytes: bytes.as_ref().to_vec(), any: false })
     }

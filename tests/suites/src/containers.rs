@@ -26,13 +26,27 @@ pub struct Stage<'a> {
     pub events: UnboundedReceiver<TaskEvent>,
 }
 
+/// An Engine without networks of its own.
 pub fn with_engine(title: &str, flags: &[&str], play: impl AsyncFnOnce(Stage<'_>) -> Result<()>) {
+    with_started(title, |engine| engine.start(flags), play);
+}
+
+/// An Engine as it is when it has just been installed: with a bridge.
+pub fn with_bridged_engine(title: &str, flags: &[&str], play: impl AsyncFnOnce(Stage<'_>) -> Result<()>) {
+    with_started(title, |engine| engine.start_with_bridge(flags), play);
+}
+
+fn with_started(
+    title: &str,
+    start: impl FnOnce(&Engine) -> Result<()>,
+    play: impl AsyncFnOnce(Stage<'_>) -> Result<()>,
+) {
     if let Some(reason) = lacks_engine() {
         return skip(title, &reason);
     }
     scenario(title, Lab::builder().nodes(["n1"]), |lab| {
         let node = lab.node("n1");
-        node.engine().start(flags)?;
+        start(node.engine())?;
         node.engine().import_busybox()?;
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let done = threads.block_on(async {

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use mesh_userspace::kernel::bpf::Dataplane;
+use mesh_common::verdict::Hook;
+use mesh_userspace::kernel::bpf::{Attachment, Dataplane};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
@@ -162,4 +163,33 @@ fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
         assert_eq!(missing, 0, "of {looks} looks");
     });
     assert_eq!(pinned(), names);
+}
+
+#[test]
+fn a_link_whose_device_went_does_not_keep_the_next_agent_from_starting() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("links of devices that went", reason);
+    }
+    // A network namespace of the thread's own: devices come and go without anybody noticing.
+    let play = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let ip = |words: &str| {
+            assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+        };
+        let beside = Beside::new("severed");
+        let attached = |dataplane: &Dataplane| dataplane.attachments().len();
+        let device = |name: &str| Attachment::new(Hook::FromTask, name, 770);
+        ip("link add mvone index 770 type veth peer name one");
+        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        first.ensure(&device("mvone")).unwrap();
+        assert_eq!(attached(&first), 1);
+        drop(first); // the agent is gone, its pins stay
+        ip("link del mvone");
+        ip("link add mvtwo index 770 type veth peer name two");
+        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        assert_eq!(attached(&second), 0, "the link was another device's");
+        second.ensure(&device("mvtwo")).unwrap();
+        assert!(second.attachments().iter().all(|(_, is_live)| *is_live));
+    };
+    std::thread::scope(|scope| scope.spawn(play).join().unwrap());
 }

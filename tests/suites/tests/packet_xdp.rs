@@ -162,7 +162,7 @@ fn an_unreachable_node_is_refused_by_tc() {
     let Some(mut rig) = Rig::new() else { return };
     published(&mut rig);
     rig.unreachable(2, PEER_2);
-    let (outcome, by_xdp) = rig.from_wire(call().tcp(40000, 8080).syn());
+    let (outcome, by_xdp) = rig.from_wire_with_xdp(call().tcp(40000, 8080).syn());
     let rst = eth(UPLINK_MAC, ROUTER_MAC).ipv4(HERE, CLIENT).dont_fragment();
     outcome.refused(DropReason::PeerUnreachable, &rst.tcp(8080, 40000).rst().ack(1).window(any()));
     assert!(!by_xdp);
@@ -176,7 +176,7 @@ fn a_node_without_a_next_hop_on_this_link_is_reached_by_tc_and_the_packet_counte
         let peer = mesh_common::schema::Peer { ifindex, ..rig.peer(2) };
         rig.set("PEERS", 2, peer);
         for packets in [1, 2] {
-            let (outcome, by_xdp) = rig.from_wire(call().udp(40000, 8080).payload(b"?"));
+            let (outcome, by_xdp) = rig.from_wire_with_xdp(call().udp(40000, 8080).payload(b"?"));
             outcome.acted_as(Action::Redirect);
             assert_eq!((by_xdp, the_flow(&rig).1.packets), (false, packets));
         }
@@ -190,9 +190,9 @@ fn what_does_not_fit_the_path_is_left_to_tc() {
     // 1500 less the outer 36 (IP, UDP, VXLAN) and the inner 14 and 28.
     let fits = call().udp(40000, 8080).payload_of(1_500 - 36 - 14 - 28);
     let too_long = call().udp(40000, 8080).payload_of(1_500 - 36 - 14 - 27);
-    assert!(rig.from_wire(&fits).1);
+    assert!(rig.from_wire_with_xdp(&fits).1);
     assert_eq!(the_flow(&rig).1.packets, 1);
-    let (outcome, by_xdp) = rig.from_wire(&too_long);
+    let (outcome, by_xdp) = rig.from_wire_with_xdp(&too_long);
     outcome.acted_as(Action::Redirect);
     assert_eq!((by_xdp, the_flow(&rig).1.packets), (false, 2));
 }
@@ -212,13 +212,13 @@ fn a_task_here_is_served_by_tc_and_its_packets_counted_once() {
     let task = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&task]);
     rig.publish(&service, protocol::TCP, 8080, 80);
-    let (outcome, by_xdp) = rig.from_wire(call().tcp(40000, 8080).syn().mss(1410));
+    let (outcome, by_xdp) = rig.from_wire_with_xdp(call().tcp(40000, 8080).syn().mss(1410));
     let outcome = outcome.sent(&task.gets(CLIENT).id(ID).tcp(40000, 80).syn().mss(1410));
     assert!(!by_xdp);
     let (key, _) = outcome.new_flow();
     assert_eq!(rig.flows()[&key].packets, 1);
     let data = |frame: Frame, port| frame.id(ID).tcp(40000, port).seq(1).ack(1).payload(b"GET /");
-    let (outcome, _) = rig.from_wire(data(call(), 8080));
+    let (outcome, _) = rig.from_wire_with_xdp(data(call(), 8080));
     outcome.sent(&data(task.gets(CLIENT), 80));
     assert_eq!(rig.flows()[&key].packets, 2);
 }
@@ -234,7 +234,7 @@ fn turns_are_taken_strictly_by_both_hooks_together() {
     let mut chosen = Vec::new();
     for n in 0..12u16 {
         let syn = call().tcp(40000 + n, 8080).syn();
-        let outcome = if n % 5 == 4 { rig.from_uplink(&syn) } else { rig.from_wire(&syn).0 };
+        let outcome = if n % 5 == 4 { rig.from_uplink(&syn) } else { rig.from_wire_with_xdp(&syn).0 };
         chosen.push(outcome.new_flow().1.backend);
     }
     let in_turn: Vec<u32> = tasks.iter().map(|task| task.number).cycle().take(12).collect();
@@ -275,7 +275,7 @@ fn a_flow_whose_task_is_gone_is_refused_by_tc() {
     rig.xdp_uplink(call().tcp(40000, 8080).syn());
     let (key, flow) = the_flow(&rig);
     rig.put("FLOWS4", key, Flow { flags: flow.flags | flow_flag::DEAD, ..flow });
-    let (outcome, by_xdp) = rig.from_wire(call().tcp(40000, 8080).seq(1).ack(1));
+    let (outcome, by_xdp) = rig.from_wire_with_xdp(call().tcp(40000, 8080).seq(1).ack(1));
     let rst = eth(UPLINK_MAC, ROUTER_MAC).ipv4(HERE, CLIENT).dont_fragment().tcp(8080, 40000).seq(1).rst();
     outcome.refused(DropReason::BackendGone, &rst.window(any()));
     assert!(!by_xdp);

@@ -1,6 +1,7 @@
 //! Containers: Docker Swarm's tutorial with `mesh` where it says `docker`, on three nodes with an Engine each.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -209,6 +210,20 @@ fn a_container_is_used_like_any_task() {
             Ok(())
         })?;
         swarm.mesh(["service", "rm", "ghost"])?;
+
+        step("a registry that takes the call and never answers: what is not wanted any more is not waited for");
+        let silent = n1.run_inside(|| TcpListener::bind(("127.0.0.1", 5000)))??;
+        swarm.mesh(["service", "create", "-d", "--name", "slow", "--network", "demo", "127.0.0.1:5000/slow"])?;
+        let current = |word: &str| -> Result<()> {
+            let rows = swarm.tasks("slow")?;
+            ensure!(rows.len() == 1 && rows[0].current.starts_with(word), "{rows:?}");
+            Ok(())
+        };
+        eventually(SOON, "the pull", || current("Preparing"))?;
+        swarm.mesh(["service", "scale", "-d", "slow=0"])?;
+        eventually(Duration::from_secs(5), "its end", || current("Shutdown"))?;
+        swarm.mesh(["service", "rm", "slow"])?;
+        drop(silent);
 
         step("mesh swarm leave: no container, no link");
         n1.mesh(["swarm", "leave", "--force"])?.ok()?;

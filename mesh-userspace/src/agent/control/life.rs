@@ -20,6 +20,7 @@ pub async fn facts(agent: &Agent) -> Facts {
     };
     warnings.extend(agent.checkup.complaints());
     if let Some(member) = &member {
+        warnings.extend(member.adoption.warnings());
         warnings.extend(store_away(member));
         if member.keeper.is_some() {
             warnings.extend(isolation(&cluster, &observed, now(), crate::leader::Timing::default()));

@@ -40,6 +40,10 @@ impl Tasks {
                 }
             }
         }
+        match self.find_guests(member) {
+            Ok(guests) => running += guests,
+            Err(error) => log::warn!("find the containers that joined: {error}: they join anew"),
+        }
         if running > 0 {
             log::info!("{running} running tasks of a former agent adopted");
         }

@@ -9,7 +9,7 @@ use crate::model::{Id, Task, TaskState, TaskStatus};
 use crate::runtime::{StopRequest, TaskInstance, TaskRuntime, signal_number};
 
 /// Longest wait for the other nodes to take an ending task out of their tables.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 impl Tasks {
     /// The store wants it stopped: every node learns that from there.
@@ -37,7 +37,7 @@ impl Tasks {
     }
 
     /// From now on its end is reported by whoever calls this. Some: its last report, where others may send calls to it.
-    fn tell_to_end(&self, id: &Id) -> Option<TaskStatus> {
+    pub(super) fn tell_to_end(&self, id: &Id) -> Option<TaskStatus> {
         self.with(|known| {
             known.stopping.insert(id.clone());
             known.reports.get(id).filter(|report| report.state == TaskState::Running).cloned()
@@ -60,6 +60,8 @@ impl Tasks {
     }
 
     pub(super) async fn remove(&self, member: &Arc<Member>, id: &Id) {
+        self.let_go(member, id);
+        // A guest is none of the runtimes': they know nothing of it, and so remove nothing.
         match member.runtime.remove(id).await {
             Ok(()) => {
                 member.kernel.forget_namespace(id);

@@ -3,11 +3,12 @@
 //! For each task at most one operation is under way; the loop only decides which begins next ([`steps`]). Start ([`begin`]): namespaces →
 //! link, programs, maps, zone → command → healthcheck, if any → *ready*. End ([`end`]): out of every node's tables → signal → grace → kill.
 //! Invariant: a task is reported ready only while packets reach it and no healthcheck says otherwise; what a former agent started is
-//! adopted ([`adopt`]), never started twice. Must not: run anything itself (runtime), or write a map (kernel's rounds do).
+//! adopted ([`adopt`]), never started twice; a container of somebody else ([`guests`]) is connected and disconnected, and nothing more. Must not: run anything itself (runtime), or write a map (kernel's rounds do).
 
 mod adopt;
 mod begin;
 mod end;
+mod guests;
 mod reports;
 mod steps;
 
@@ -21,6 +22,7 @@ use self::steps::{Step, next};
 use super::member::Member;
 use super::now;
 use crate::model::{Id, Observed, TaskHealth, TaskState, TaskStatus};
+use crate::runtime::docker::{Adoptable, Guest};
 use crate::runtime::{TaskEvent, TaskExit};
 
 /// A look at least so often: start delays end without anybody saying so.
@@ -30,7 +32,7 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Tasks {
     known: Mutex<Known>,
-    kick: Notify,
+    kick: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -45,6 +47,10 @@ struct Known {
     busy: BTreeSet<Id>,
     /// Tasks that were told to stop: whoever told them reports their end.
     stopping: BTreeSet<Id>,
+    /// Containers of others that are tasks of this node, by task id.
+    guests: BTreeMap<Id, Guest>,
+    /// Containers that ask to join; None: the Engine does not say.
+    listed: Option<Vec<Adoptable>>,
 }
 
 impl Tasks {
@@ -55,7 +61,10 @@ impl Tasks {
     /// Tasks for ever.
     pub async fn run(self: &Arc<Self>, member: &Arc<Member>, mut events: mpsc::UnboundedReceiver<TaskEvent>) {
         let mut desired = member.desired.watch();
+        let mut adoptable = member.runtime.adoptable();
         loop {
+            let listed = adoptable.borrow_and_update().clone();
+            self.listed(member, listed);
             let cluster = desired.borrow_and_update().clone();
             for step in self.with(|known| next(known, &cluster, &member.id, member.desired.is_fresh(), now())) {
                 let (tasks, member) = (self.clone(), member.clone());
@@ -69,6 +78,7 @@ impl Tasks {
                     Some(TaskEvent::Progress { task_id, text }) => self.progress(member, &task_id, &text),
                     None => return,
                 },
+                Ok(()) = adoptable.changed() => {}
                 () = self.kick.notified() => {}
                 () = tokio::time::sleep(EVERY) => {}
             }
@@ -88,6 +98,9 @@ impl Tasks {
             Step::Stop(task, revision) => self.stop(member, &task, revision).await,
             Step::GiveUp(task) => self.give_up(member, &task).await,
             Step::Remove(id) => self.remove(member, &id).await,
+            Step::Join(task, found) => self.join(member, &task, found).await,
+            Step::Dismiss(task, revision) => self.dismiss(member, &task, revision).await,
+            Step::Ended(task) => self.ended(member, &task),
         }
         self.with(|known| known.busy.remove(&id));
         self.kick.notify_one();

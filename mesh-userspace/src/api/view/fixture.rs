@@ -73,6 +73,7 @@ pub fn task(byte: u8, slot: u32, node: u8, age_ms: u64) -> Task {
         message: String::new(),
         created_at: NOW - age_ms,
         not_before: 0,
+        adopted: None,
     }
 }
 

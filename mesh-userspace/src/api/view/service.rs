@@ -66,6 +66,7 @@ fn replicas(facts: &Facts, service: &Service) -> (u32, u32) {
             }
             count => count,
         },
+        Mode::Adopted => wanted().count() as u32,
     };
     (running, desired)
 }
@@ -77,7 +78,8 @@ fn is_unhealthy(facts: &Facts, task: &Task) -> bool {
 
 fn outdated(facts: &Facts, service: &Service) -> u32 {
     let wanted = facts.cluster.tasks_of(&service.id).filter(|task| task.desired == TaskState::Running);
-    wanted.filter(|task| task.spec != service.spec.task).count() as u32
+    // Containers that joined are of many images, and none of them is outdated.
+    wanted.filter(|task| task.adopted.is_none() && task.spec != service.spec.task).count() as u32
 }
 
 fn vips(facts: &Facts, service: &Service) -> Vec<ServiceVip> {

@@ -173,6 +173,10 @@ impl SpecFlags {
             match &mut spec.mode {
                 Mode::Replicated { replicas: place } => *place = replicas,
                 Mode::Global => return Err(Fault::failed("--replicas: a global service has one task on each node")),
+                Mode::Adopted => {
+                    let why = "--replicas: the service consists of containers that joined by their labels; start or stop those";
+                    return Err(Fault::failed(why));
+                }
             }
         }
         set(&mut spec.endpoint_mode, self.endpoint_mode.map(endpoint_mode));

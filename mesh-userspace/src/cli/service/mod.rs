@@ -161,6 +161,7 @@ pub(super) fn table(rows: &[ServiceRow], look: &Look) -> Table {
         let mode = match row.mode {
             Mode::Replicated { .. } => "replicated",
             Mode::Global => "global",
+            Mode::Adopted => "adopted",
         };
         let id = look.id(&row.id);
         let cells = [

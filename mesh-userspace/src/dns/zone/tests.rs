@@ -113,6 +113,7 @@ fn add_task(cluster: &mut Cluster, observed: &mut Observed, number: u8, service:
         message: String::new(),
         created_at: 0,
         not_before: 0,
+        adopted: None,
     };
     observed.tasks.insert(
         task.id.clone(),

@@ -1,6 +1,7 @@
 //! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,15 @@ impl Dataplane {
             let link =
                 FdLink::from(old).try_into().map_err(|error: aya::programs::links::LinkError| failed(chain(&error)))?;
             let program = classifier(&mut self.ebpf, hook.name())?;
-            let id = program.attach_to_link(link).map_err(|error| failed(chain(&error)))?;
+            let id = match program.attach_to_link(link) {
+                // The device went at this very moment, or while no agent was there and another one has its number now.
+                Err(error) if is_severed(&error) => {
+                    std::fs::remove_file(&path)
+                        .map_err(|source| path_error("unpin the link of a vanished device", &path, source))?;
+                    continue;
+                }
+                attached => attached.map_err(|error| failed(chain(&error)))?,
+            };
             // Still pinned: letting go of the file descriptor does not detach.
             drop(program.take_link(id).map_err(|error| failed(chain(&error)))?);
             self.attached.insert(attachment.pin_name(), attachment);
@@ -155,6 +164,19 @@ impl Dataplane {
         };
         self.attached.iter().map(|(name, attachment)| (attachment.clone(), is_live(name))).collect()
     }
+}
+
+/// ENOLINK: the link's device is gone (tcx_link_update in kernel/bpf/tcx.c).
+fn is_severed(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let os = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        if os == Some(libc::ENOLINK) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn classifier<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {

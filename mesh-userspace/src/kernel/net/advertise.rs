@@ -145,6 +145,7 @@ mod tests {
                     is_ethernet: true,
                     is_port: false,
                     vxlan: None,
+                    peer_namespace: None,
                 });
             }
         }

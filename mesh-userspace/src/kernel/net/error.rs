@@ -40,8 +40,8 @@ pub enum NetError {
     SourceNotLocal { subnet: Ipv4Net, src: std::net::Ipv4Addr },
     #[error("port {port} is in use on this host{}: this node does not publish it until it is free", owner.as_deref().map(|o| format!(" by {o}")).unwrap_or_default())]
     PortInUse { port: HeldPort, owner: Option<String> },
-    #[error("the namespace of task {task} has an interface eth0 already: it is in use by something else than mesh")]
-    TaskInterfaceTaken { task: String },
+    #[error("the namespace of task {task} has an interface {name} already: it is in use by something else than mesh")]
+    TaskInterfaceTaken { task: String, name: String },
     #[error("{MESH0} stays down, because its packet programs could not be attached: {0}")]
     Attach(String),
     #[error("{0}")]

@@ -20,12 +20,14 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::error::{NetError, errno};
 use crate::model::Id;
-use crate::plan::net::MESH0;
+use crate::plan::net::{MESH0, TaskLink};
 
 /// Alias of `mesh0`.
 pub(super) const ALIAS_MESH0: &str = "mesh";
 /// Alias of a task's link, followed by the task's id.
 const ALIAS_TASK: &str = "mesh task ";
+/// The same for a guest: taking it away leaves rules in its namespace, unless they are taken first.
+const ALIAS_GUEST: &str = "mesh guest ";
 /// Marks our routes (`ip route show proto 109`). Not assigned to anybody in iproute2's rt_protos.
 pub(super) const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
 
@@ -46,6 +48,8 @@ pub(super) struct Link {
     pub is_port: bool,
     /// VXLAN only: UDP port and external mode.
     pub vxlan: Option<(u16, bool)>,
+    /// The namespace that the other end is in, by the kernel's number for it here; None: this one.
+    pub peer_namespace: Option<i32>,
 }
 
 impl Link {
@@ -63,6 +67,7 @@ impl Link {
             is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             is_port: false,
             vxlan: None,
+            peer_namespace: None,
         };
         let mut is_vrf_member = false;
         for attribute in message.attributes {
@@ -72,6 +77,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::Controller(_) => link.is_port = true,
+                LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {
@@ -112,7 +118,13 @@ impl Link {
 
     /// The task whose link this is; None where the alias is not written yet.
     pub fn task_id(&self) -> Option<Id> {
-        Id::try_from(self.alias.strip_prefix(ALIAS_TASK)?.to_string()).ok()
+        let id = self.alias.strip_prefix(ALIAS_TASK).or_else(|| self.alias.strip_prefix(ALIAS_GUEST))?;
+        Id::try_from(id.to_string()).ok()
+    }
+
+    /// Nothing of ours stays in the other end's namespace when the link goes: it is a task's of our own, and finished.
+    pub fn goes_without_trace(&self) -> bool {
+        self.alias.starts_with(ALIAS_TASK)
     }
 
     pub fn mac6(&self) -> Option<[u8; 6]> {
@@ -120,8 +132,8 @@ impl Link {
     }
 }
 
-pub(super) fn alias_of_task(task_id: &Id) -> String {
-    format!("{ALIAS_TASK}{task_id}")
+pub(super) fn alias_of(wanted: &TaskLink) -> String {
+    format!("{}{}", if wanted.guest { ALIAS_GUEST } else { ALIAS_TASK }, wanted.task_id)
 }
 
 fn vxlan_of(infos: &[InfoVxlan]) -> (u16, bool) {

@@ -10,6 +10,7 @@
 mod advertise;
 mod changes;
 mod error;
+mod guest;
 mod link;
 mod mesh0;
 pub mod namespace;
@@ -157,7 +158,7 @@ impl HostNet {
         Ok(Applied::Done)
     }
 
-    /// Joins this task's network namespace to the host: `eth0` inside, `mvXXXXXXXX` here. Complete or not there at all.
+    /// Joins this task's network namespace to the host: `eth0` (a guest's: `mesh0`) inside, `mvXXXXXXXX` here. Complete or not there at all.
     pub async fn add_task_link(&self, wanted: &TaskLink, netns: BorrowedFd<'_>) -> Result<(), NetError> {
         let _round = self.round.lock().await;
         task_link::add(&self.handle, wanted, netns).await

@@ -19,7 +19,10 @@ pub(super) fn is_name(name: &str, inner: &[char]) -> bool {
 /// Checks the spec and gives it with the ids of its networks. `own`: the service itself, where it is there already.
 pub(super) fn check(cluster: &Cluster, mut spec: ServiceSpec, own: Option<&Id>) -> Result<ServiceSpec, CommandError> {
     check_name(cluster, &spec, own)?;
-    check_what_runs(cluster, &spec)?;
+    // What containers of others run is theirs to say.
+    if spec.mode != Mode::Adopted {
+        check_what_runs(cluster, &spec)?;
+    }
     check_numbers(&spec)?;
     for text in &spec.task.constraints {
         let bad = |source| CommandError::BadConstraint { service: spec.name.clone(), source };

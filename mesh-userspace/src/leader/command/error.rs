@@ -108,6 +108,34 @@ pub enum CommandError {
     #[error("service '{service}' was never updated: there is nothing to roll back to")]
     NoPreviousSpec { service: String },
 
+    // Containers that join by their labels.
+    #[error(
+        "there is no network '{network}': make it (mesh network create --attachable {network}), or correct the label mesh.network"
+    )]
+    NoNetworkToJoin { network: String },
+    #[error(
+        "network '{network}' is not attachable, so containers can't join it by their labels: make another one (mesh network create --attachable NAME) and name it in the label mesh.network"
+    )]
+    NotAttachable { network: String },
+    #[error(
+        "service '{service}' runs tasks of its own, which containers can't join: give the label mesh.service another name"
+    )]
+    NotAdopting { service: String },
+    #[error(
+        "service '{service}' has other {what} by the labels of the containers it consists of ({there}, not {asked}): use the same labels, or stop those first"
+    )]
+    LabelsDiffer { service: String, what: &'static str, there: String, asked: String },
+    #[error(
+        "service '{service}' consists of containers that joined by their labels and can't be {asked}: start or stop containers instead (docker run --label mesh.service={service} …)"
+    )]
+    AdoptedStays { service: String, asked: &'static str },
+    #[error(
+        "service '{service}' can't be made of other people's containers by a command: they join by their labels mesh.network and mesh.service"
+    )]
+    AdoptedByHand { service: String },
+    #[error("service '{service}' can't take the container: {reason}")]
+    NoPlaceToJoin { service: String, reason: String },
+
     // Stacks.
     #[error("stack '{stack}': a {kind} named '{name}' is already there and not part of the stack: rename one of them")]
     NotOfStack { stack: String, kind: &'static str, name: String },

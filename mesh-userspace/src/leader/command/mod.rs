@@ -3,6 +3,7 @@
 //! Every command works on a copy and compares it with what was, so a command that fails has changed nothing, and one that
 //! touches many objects (a stack) is all or nothing. Errors are one line that says what was asked, what is wrong, what to do.
 
+mod adopt;
 mod check;
 mod cluster;
 mod error;
@@ -16,6 +17,7 @@ mod scale;
 mod service;
 mod stack;
 
+pub use adopt::{adopt_containers, has_joined};
 pub use cluster::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT, InitCluster, init_cluster};
 pub use error::CommandError;
 pub(in crate::leader) use error::runtime_name;

@@ -20,6 +20,9 @@ pub fn scale_services(
         if service.spec.mode == Mode::Global {
             return Err(CommandError::GlobalScales { service: service.spec.name });
         }
+        if service.spec.mode == Mode::Adopted {
+            return Err(CommandError::AdoptedStays { service: service.spec.name, asked: "scaled" });
+        }
         check_replicas(&service.spec.name, *replicas)?;
         let mode = Mode::Replicated { replicas: *replicas };
         if service.spec.mode != mode {

@@ -9,6 +9,9 @@ use super::{CommandError, Commit, resolve};
 
 /// `service create`. A service whose address or port can't be had exists all the same, with `pending_reason`.
 pub fn create_service(cluster: &Cluster, spec: ServiceSpec, ctx: &mut Ctx) -> Result<Commit<Service>, CommandError> {
+    if spec.mode == Mode::Adopted {
+        return Err(CommandError::AdoptedByHand { service: spec.name });
+    }
     let mut after = cluster.clone();
     let service = add(&mut after, spec, ctx)?;
     Ok(Commit::of(cluster, &after, service))
@@ -72,6 +75,12 @@ pub(in crate::leader) fn replace_spec(
     if spec.name != old.spec.name {
         return Err(CommandError::Rename { service: name(), name: spec.name });
     }
+    if old.spec.mode == Mode::Adopted {
+        return Err(CommandError::AdoptedStays { service: name(), asked: "updated" });
+    }
+    if spec.mode == Mode::Adopted {
+        return Err(CommandError::AdoptedByHand { service: name() });
+    }
     if matches!(spec.mode, Mode::Global) != matches!(old.spec.mode, Mode::Global) {
         return Err(CommandError::ModeChange { service: name() });
     }
@@ -87,8 +96,13 @@ pub(in crate::leader) fn replace_spec(
     service.updated_at = ctx.now;
     after.services.insert(id.clone(), service);
     if replaces_tasks {
-        let status =
-            UpdateStatus { state, started_at: ctx.now, completed_at: None, message: "update in progress".into() };
+        let status = UpdateStatus {
+            state,
+            started_at: ctx.now,
+            completed_at: None,
+            message: "update in progress".into(),
+            ready_since: Default::default(),
+        };
         after.updates.insert(id.clone(), status);
     }
     settle_service(after, id);

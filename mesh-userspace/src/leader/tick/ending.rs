@@ -4,7 +4,7 @@
 //! node that is merely out of reach may still run it.
 
 use crate::leader::Health;
-use crate::model::{Availability, Id, TaskState};
+use crate::model::{Availability, Id, Task, TaskState};
 
 use super::Work;
 
@@ -18,6 +18,9 @@ pub(super) fn follow(work: &mut Work) {
 
 fn follow_task(work: &mut Work, id: &Id) {
     let Some(mut task) = work.after.tasks.get(id).cloned() else { return };
+    if task.adopted.is_some() {
+        return follow_adopted(work, task);
+    }
     let service = work.after.services.get(&task.service_id);
     let delay_ms = service.map_or(task.spec.restart, |service| service.spec.task.restart).delay_ms;
     if service.is_none() {
@@ -74,6 +77,41 @@ fn follow_task(work: &mut Work, id: &Id) {
         (Some(_), None) => {}
     }
     work.after.tasks.insert(id.clone(), task);
+}
+
+/// A container of somebody else ends when its node says so, or with its node; it is replaced by nobody and moved nowhere. After
+/// `service rm` its task stays as a word that it was sent away, until its node does not list the container any more
+/// (`command::adopt_containers`).
+fn follow_adopted(work: &mut Work, mut task: Task) {
+    if !work.after.services.contains_key(&task.service_id) {
+        task.desired = TaskState::Remove;
+    }
+    let ended = work.observed.tasks.get(&task.id).filter(|status| status.state.is_terminal());
+    let given_up = task.leader_state.is_some_and(TaskState::is_terminal);
+    let (state, message) = match (work.node_of(&task), ended) {
+        (None, _) if task.desired == TaskState::Remove => {
+            work.after.tasks.remove(&task.id);
+            return;
+        }
+        (None, _) => (TaskState::Orphaned, "its node was removed from the cluster".to_string()),
+        (Some(_), Some(status)) if task.desired == TaskState::Running => {
+            (status.state, status.error.clone().unwrap_or_else(|| status.message.clone()))
+        }
+        (Some(_), Some(_)) => (TaskState::Shutdown, task.message.clone()),
+        (Some(_), None) => {
+            work.after.tasks.insert(task.id.clone(), task);
+            return;
+        }
+    };
+    task.attachments.clear();
+    task.draining = false;
+    if !given_up {
+        (task.leader_state, task.message) = (Some(state), message);
+    }
+    if task.desired == TaskState::Running {
+        task.desired = TaskState::Shutdown;
+    }
+    work.after.tasks.insert(task.id.clone(), task);
 }
 
 fn is_lost(work: &Work, node: &Option<Id>) -> bool {

@@ -1,7 +1,7 @@
 //! The tick: from what is desired and what is observed to what shall be desired next.
 //!
 //! ```text
-//!   learn    which runtimes answer on which node               written down, for commands and for the next leader
+//!   learn    which runtimes answer on which node, who is ready  written down, for commands and for the next leader
 //!   ending   what ended, which nodes are lost or drained      tasks give back addresses, or are told to end
 //!   slots    per service: who is too many, who is missing     tasks are told to end, or made
 //!   rolling  per service: old tasks give way to new ones      "
@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{Change, Cluster, Id, Node, Observed, Task, TaskSpec, TaskState};
 
+pub(super) use place::attach;
 pub(super) use restart::{Next, next};
 pub(super) use rolling::trial_ms;
 pub(super) use slots::{slots_of, wanted};
@@ -57,6 +58,7 @@ pub fn tick(cluster: &Cluster, observed: &Observed, ctx: &mut Ctx) -> Vec<Change
 /// All steps once. What a later step frees or takes may concern an earlier one: the next pass sees it.
 fn pass(work: &mut Work) {
     learn::runtimes(work);
+    learn::readiness(work);
     ending::follow(work);
     let services: Vec<Id> = work.after.services.keys().cloned().collect();
     for id in &services {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::leader::Health;
 use crate::leader::allocate::{AddressesUsedUp, networks_of, next_address, next_endpoint};
 use crate::leader::command::runtime_name;
-use crate::model::{Attachment, Availability, Id, Node, Service, Task};
+use crate::model::{Attachment, Availability, Cluster, Id, Node, Service, Task};
 
 use super::Work;
 use super::obstacle::Obstacle;
@@ -25,7 +25,9 @@ pub(super) fn place_pending(work: &mut Work) {
         let placed = match &service.pending_reason {
             Some(reason) => Err(reason.clone()),
             None => choose(work, &tally, &service).and_then(|node| {
-                attach(work, &service).map(|attachments| (node, attachments)).map_err(|used_up| used_up.to_string())
+                attach(&mut work.after, &service)
+                    .map(|attachments| (node, attachments))
+                    .map_err(|used_up| used_up.to_string())
             }),
         };
         match placed {
@@ -47,7 +49,7 @@ pub(super) fn place_on(work: &mut Work, mut task: Task, node: &Id) {
     if !fits || service.pending_reason.is_some() {
         return;
     }
-    match attach(work, &service) {
+    match attach(&mut work.after, &service) {
         Ok(attachments) => {
             assign(&mut task, node.clone(), attachments);
             work.after.tasks.insert(task.id.clone(), task);
@@ -67,14 +69,14 @@ fn assign(task: &mut Task, node: Id, attachments: Vec<Attachment>) {
 }
 
 /// An address and an endpoint number on each network of the service: all, or none is taken.
-fn attach(work: &mut Work, service: &Service) -> Result<Vec<Attachment>, AddressesUsedUp> {
-    let counters = work.after.counters.clone();
+pub(in crate::leader) fn attach(after: &mut Cluster, service: &Service) -> Result<Vec<Attachment>, AddressesUsedUp> {
+    let counters = after.counters.clone();
     let mut attachments: Vec<Attachment> = Vec::new();
-    for network_id in networks_of(&work.after, &service.spec) {
-        let Some(network) = work.after.networks.get(&network_id).cloned() else { continue };
-        let addr = next_address(&mut work.after, &network).inspect_err(|_| work.after.counters = counters.clone())?;
+    for network_id in networks_of(after, &service.spec) {
+        let Some(network) = after.networks.get(&network_id).cloned() else { continue };
+        let addr = next_address(after, &network).inspect_err(|_| after.counters = counters.clone())?;
         // Its range is larger than there are addresses, so addresses are used up first.
-        let endpoint = next_endpoint(&mut work.after).expect("2^32 endpoint numbers outlast 2^32 addresses");
+        let endpoint = next_endpoint(after).expect("2^32 endpoint numbers outlast 2^32 addresses");
         attachments.push(Attachment { network_id, addr, endpoint });
     }
     Ok(attachments)

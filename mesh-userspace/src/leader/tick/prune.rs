@@ -2,7 +2,7 @@
 //! task.
 
 use crate::leader::command::{forget, is_vacant};
-use crate::model::{Id, Network, Service, Task, TaskState};
+use crate::model::{Id, Mode, Network, Service, Task, TaskState};
 
 use super::Work;
 use super::slots::{slots_of, wanted};
@@ -18,7 +18,9 @@ pub(super) fn prune(work: &mut Work) {
             let over =
                 |task: &&Task| task.leader_state.is_some_and(TaskState::is_terminal) && task.attachments.is_empty();
             let ended: Vec<&Task> = tasks.iter().filter(over).collect();
-            let kept = if wanted.contains(&slot) { kept } else { 0 };
+            // A slot of containers that joined is free as soon as the container is gone: its end is shown all the same.
+            let of_gone = usize::from(service.spec.mode == Mode::Adopted);
+            let kept = if wanted.contains(&slot) { kept } else { of_gone };
             let surplus = ended.len().saturating_sub(kept);
             let surplus: Vec<Id> = ended[..surplus].iter().map(|task| task.id.clone()).collect();
             surplus.iter().for_each(|id| drop(work.after.tasks.remove(id)));

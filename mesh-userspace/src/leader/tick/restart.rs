@@ -70,6 +70,7 @@ mod tests {
             message: String::new(),
             created_at,
             not_before: created_at + 5,
+            adopted: None,
         }
     }
 

@@ -131,8 +131,8 @@ fn pausing_between(work: &Work, service: &Service, rules: &UpdateConfig) -> bool
     let Some(status) = work.after.updates.get(&service.id) else { return false };
     let new = |task: &&Task| is_live(task) && task.created_at >= status.started_at && !is_old(work, service, task);
     let new = work.after.tasks_of(&service.id).filter(new);
-    let ready = new.filter(|task| work.is_ready(task)).filter_map(|task| work.observed.tasks.get(&task.id));
-    ready.map(|status| status.since.min(work.ctx.now)).any(|since| since + rules.delay_ms > work.ctx.now)
+    let mut since = new.filter_map(|task| status.ready_since.get(&task.id));
+    since.any(|since| since + rules.delay_ms > work.ctx.now)
 }
 
 /// How long a new task must stay ready. Swarm's rule: the trial outlasts the delay.
@@ -148,9 +148,10 @@ pub(super) fn complete(work: &mut Work, id: &Id) {
     };
     let (rules, now) = (config(work, &service), work.ctx.now);
     let trial_ms = trial_ms(&rules);
-    let stood = |task: &Task| {
-        let since = work.observed.tasks.get(&task.id).map_or(now, |status| status.since.min(now));
-        work.is_ready(task) && since + trial_ms <= now
+    // One that is older than the update is not on trial.
+    let stood = |task: &Task| match status.ready_since.get(&task.id) {
+        Some(since) => since + trial_ms <= now,
+        None => work.is_ready(task) && task.created_at < status.started_at,
     };
     let slots = slots_of(&work.after, &service);
     let wanted = wanted(&work.after, &service.spec).into_iter().filter(|slot| can_be_filled(work, &service, slot));
@@ -167,6 +168,7 @@ pub(super) fn complete(work: &mut Work, id: &Id) {
             false => (UpdateState::Completed, "update completed"),
         };
         (status.state, status.message, status.completed_at) = (state, message.to_string(), Some(now));
+        status.ready_since.clear();
         work.after.updates.insert(id.clone(), status);
     }
 }

@@ -44,6 +44,11 @@ pub(in crate::leader) fn wanted(cluster: &crate::model::Cluster, spec: &ServiceS
             let nodes = nodes.filter(|node| matches(spec, node)).filter(can);
             nodes.map(|node| Slot::Node(node.id.clone())).collect()
         }
+        // Who is there is there; nobody is missing.
+        Mode::Adopted => {
+            let tasks = cluster.tasks.values().filter(|task| task.service_name == spec.name && is_live(task));
+            tasks.map(|task| Slot::Number(task.slot)).collect()
+        }
     }
 }
 
@@ -66,6 +71,10 @@ pub(super) fn is_live(task: &Task) -> bool {
 
 /// Brings the slots of one service to what its spec asks for.
 pub(super) fn reconcile(work: &mut Work, id: &Id) {
+    // Containers of others: nothing is started, replaced or ended for it.
+    if work.after.services[id].spec.mode == Mode::Adopted {
+        return;
+    }
     rolling::judge(work, id);
     stop_unwanted(work, id);
     refresh(work, id);
@@ -79,7 +88,7 @@ fn stop_unwanted(work: &mut Work, id: &Id) {
     let wanted = wanted(&work.after, &service.spec);
     let why = match service.spec.mode {
         Mode::Replicated { .. } => "scaled down",
-        Mode::Global => "its node is not eligible any more",
+        Mode::Global | Mode::Adopted => "its node is not eligible any more",
     };
     let slots = slots_of(&work.after, service);
     let unwanted = slots.into_iter().filter(|(slot, _)| !wanted.contains(slot));
@@ -135,6 +144,7 @@ pub(super) fn start(work: &mut Work, service: &Service, slot: &Slot) {
         message: String::new(),
         created_at: work.ctx.now,
         not_before: 0,
+        adopted: None,
     };
     match slot {
         Slot::Number(_) => drop(work.after.tasks.insert(task.id.clone(), task)),

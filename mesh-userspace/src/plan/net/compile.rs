@@ -109,6 +109,7 @@ fn task_link(cluster: &Cluster, task: &Task, mtu: u32) -> Option<TaskLink> {
         mtu: networks.iter().map(|network| network_mtu(network, mtu)).min()?,
         addrs: addrs.collect(),
         gateway: networks.first()?.gateway,
+        guest: task.adopted.is_some(),
     })
 }
 
@@ -194,7 +195,14 @@ mod tests {
         let link = &image.task_links["mv07070707"];
         assert_eq!(link.addrs, vec!["10.0.16.5/20".parse::<Ipv4Net>().unwrap()]);
         assert_eq!((link.gateway, link.mtu), ("10.0.16.1".parse().unwrap(), 1450));
-        assert_eq!(link.mac, mac::of(mac::KIND_TASK, 77));
+        assert_eq!((link.mac, link.guest), (mac::of(mac::KIND_TASK, 77), false));
+    }
+
+    #[test]
+    fn a_container_that_joined_is_a_guest() {
+        let (mut cluster, observed) = facts();
+        cluster.tasks.get_mut(&id(7)).unwrap().adopted = Some("ab".repeat(32));
+        assert!(compile(&cluster, &observed, &id(1), &UNDERLAY).task_links["mv07070707"].guest);
     }
 
     #[test]

@@ -62,18 +62,21 @@ pub struct Route {
     pub mtu: u32,
 }
 
-/// A task's veth pair: the host's end is `name`, the task's end is `eth0`.
+/// A task's veth pair: the host's end is `name`, the task's end is `eth0`, or beside a guest's own interfaces `mesh0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskLink {
     pub name: String,
     pub task_id: Id,
-    /// MAC address of `eth0`.
+    /// MAC address of the task's end.
     pub mac: [u8; 6],
     pub mtu: u32,
     /// One per network, with the network's prefix length: the kernel makes the on-link route with this source.
     pub addrs: Vec<Ipv4Net>,
     /// Default route: the first network's gateway. Internal networks have it too; the programs judge the packets.
     pub gateway: Ipv4Addr,
+    /// A container that somebody else made and gave a network: its own interfaces, routes and names stay as they are, and the default
+    /// route is for packets from our addresses only.
+    pub guest: bool,
 }
 
 /// A published port, kept from everybody else on this host by bound, silent sockets.

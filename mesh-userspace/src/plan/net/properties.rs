@@ -64,7 +64,7 @@ fn subnet() -> impl Strategy<Value = ipnet::Ipv4Net> {
 
 fn link() -> impl Strategy<Value = TaskLink> {
     // Ids share their first 8 digits pairwise, so that names collide.
-    (0u8..4, 0u8..2, 1400u32..1402).prop_map(|(name, tail, mtu)| {
+    (0u8..4, 0u8..2, 1400u32..1402, any::<bool>()).prop_map(|(name, tail, mtu, guest)| {
         let mut bytes = [name; 16];
         bytes[15] = tail;
         TaskLink {
@@ -74,6 +74,7 @@ fn link() -> impl Strategy<Value = TaskLink> {
             mtu,
             addrs: vec![],
             gateway: Ipv4Addr::new(10, 0, 0, 1),
+            guest,
         }
     })
 }
@@ -264,6 +265,7 @@ fn task() -> Task {
         message: String::new(),
         created_at: 0,
         not_before: 0,
+        adopted: None,
     }
 }
 

@@ -4,7 +4,8 @@
 //! agent                                     Engine                       container
 //!   DockerRuntime ── image, request ──────► create, start ─────────────► gate (waits) ─ ─ ► command
 //!     gate     ────────────────────────── /proc/PID, SIGUSR2 ────────────┘
-//!     watch    ◄── health events ──────────┘                pidfd ───────┘
+//!     watch    ◄── events ─────────────────┘                pidfd ───────┘
+//!     adoptable ◄─ labels of containers that somebody else started
 //!     record   ── <state-dir>/containers/<task id>.json
 //!     logs ◄─────────────────────────────► logs
 //!     session ── attach ◄────────────────► exec
@@ -14,12 +15,15 @@
 //!
 //! Invariant: a container's command runs only after [`start`](TaskRuntime::start). Must not: touch links; decide on restarts.
 
+mod adoptable;
 mod attach;
 mod engine;
 mod gate;
+mod guests;
 mod image;
 mod logs;
 mod look;
+pub mod names;
 mod record;
 mod request;
 mod session;
@@ -36,9 +40,11 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions, ListContainersOptionsBuilder,
     RemoveContainerOptionsBuilder, StartContainerOptions,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
+pub use self::adoptable::Adoptable;
+pub use self::guests::{Guest, Guests};
 pub use self::look::{Unseen, look};
 
 use self::engine::{Connected, Engine, State, has_status, words};
@@ -99,6 +105,8 @@ struct Inner {
     engine: Engine,
     records: Records,
     table: Table,
+    /// Containers that ask to join; None while the Engine does not say.
+    adoptable: channel::Sender<Option<Vec<Adoptable>>>,
 }
 
 impl DockerRuntime {
@@ -114,7 +122,7 @@ impl DockerRuntime {
         gate::install(&config.state_dir).map_err(file("writing", &gate::path(&config.state_dir)))?;
         let records = Records::of(&config.state_dir);
         let (engine, table) = (Engine::new(config.host.as_deref()), Table::default());
-        let inner = Arc::new(Inner { config, engine, records, table });
+        let inner = Arc::new(Inner { config, engine, records, table, adoptable: channel::Sender::new(None) });
         let keeper = Keeper(tokio::spawn(inner.clone().keep()).abort_handle());
         Ok(DockerRuntime(inner, Arc::new(keeper)))
     }
@@ -138,6 +146,12 @@ impl DockerRuntime {
         };
         // The sender lives as long as we.
         let _ = self.0.engine.watch().wait_for(is_other).await;
+    }
+
+    /// Running containers of this Engine that ask by their labels to join, sorted by id. None while the Engine is not to be asked: what was
+    /// known before still holds.
+    pub fn adoptable(&self) -> channel::Receiver<Option<Vec<Adoptable>>> {
+        self.0.adoptable.subscribe()
     }
 
     /// Ends the connection; containers go on.

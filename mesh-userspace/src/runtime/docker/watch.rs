@@ -1,5 +1,5 @@
-//! What happens to containers: their ends by pidfd, which needs no Engine; verdicts of healthchecks by the Engine's events; and the
-//! loop that keeps the connection to an Engine that comes and goes.
+//! What happens to containers: their ends by pidfd, which needs no Engine; verdicts of healthchecks, and containers that ask to join, by
+//! the Engine's events; and the loop that keeps the connection to an Engine that comes and goes.
 //!
 //! Invariant: each container's end is told once, whether the Engine is there or not; as long as the process lives, the task lives. After each
 //! connection everything is looked at anew, because events of the time between are lost. Must not: decide whether a task should run.
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerState, HealthStatusEnum};
+use bollard::models::{ContainerState, EventMessageTypeEnum, HealthStatusEnum};
 use bollard::query_parameters::{
     EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
@@ -19,10 +19,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::Inner;
+use super::adoptable::NETWORK_LABEL;
 use super::engine::{Connected, State, has_status, words};
 use super::record::Record;
 use super::request::{NODE_LABEL, STATE_LABEL, TASK_LABEL};
+use super::{Inner, adoptable};
 use crate::model::{Id, TaskHealth, UnixMs};
 use crate::runtime::{TaskEvent, TaskExit};
 
@@ -32,6 +33,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long the Engine has to say how a container ended whose process is gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_millis(20);
+/// Containers of one `compose up` are listed together.
+const GATHER: Duration = Duration::from_millis(30);
+/// A listing holds up the verdicts of our own tasks: one container that the Engine can't look at must not do so for long.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
+/// Until a listing that failed is tried again.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
 
 /// The containers of this agent's life.
 #[derive(Default)]
@@ -198,6 +205,7 @@ impl Inner {
                     let reason = self.listen(&connected, since).await;
                     log::warn!("the Docker Engine is away: {reason}; containers that live on stay as they are");
                     self.engine.set(State::Away(reason));
+                    self.adoptable.send_if_modified(|known| known.take().is_some());
                 }
                 Err(reason) => self.engine.set(State::Away(reason)),
             }
@@ -244,29 +252,59 @@ impl Inner {
         }
     }
 
-    /// Passes verdicts on until the connection ends; gives the reason.
+    /// Passes verdicts on, and who asks to join, until the connection ends; gives the reason.
     async fn listen(&self, engine: &Connected, since: u64) -> String {
-        let node = format!("{NODE_LABEL}={}", self.config.node);
         let filters = HashMap::from([
-            ("type", vec!["container"]),
-            ("label", vec![node.as_str()]),
-            ("event", vec!["health_status"]),
+            ("type", vec!["container", "network"]),
+            ("event", vec!["start", "die", "rename", "health_status", "connect", "disconnect"]),
         ]);
         let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
         let mut events = std::pin::pin!(engine.docker.events(Some(options)));
+        let mut list_at = Some(Instant::now());
         loop {
-            let event = match events.next().await {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = tokio::time::sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
+                    list_at = self.look_for_adoptable(engine).await.err().map(|again| Instant::now() + again);
+                    continue;
+                }
+            };
+            let event = match event {
                 None => return "it closed the connection".to_owned(),
                 Some(Err(error)) => return words(&error),
                 Some(Ok(event)) => event,
             };
             let attributes = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
             let task_id = attributes.get(TASK_LABEL).and_then(|label| Id::try_from(label.clone()).ok());
+            let is_verdict = event.action.is_some_and(|action| action.starts_with("health_status"));
+            // Whether Docker's resolver answers in a container depends on its networks, and these events have no labels.
+            let may_ask = attributes.contains_key(NETWORK_LABEL) || event.typ == Some(EventMessageTypeEnum::NETWORK);
             // An event only says when to look: events of the last second may come again, and older than what we have seen.
-            if let Some(task_id) = task_id {
-                self.look_at_health(engine, &task_id).await;
+            match task_id {
+                Some(task_id) if is_verdict => self.look_at_health(engine, &task_id).await,
+                None if may_ask => {
+                    list_at.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+                _ => {}
             }
         }
+    }
+
+    /// Tells who asks to join, where that is news; an error is the time after which to look again.
+    async fn look_for_adoptable(&self, engine: &Connected) -> Result<(), Duration> {
+        let found = tokio::time::timeout(LIST_WITHIN, adoptable::list(engine)).await;
+        let found = found.unwrap_or_else(|_| Err(format!("no answer within {} s", LIST_WITHIN.as_secs())));
+        let found = found.map_err(|reason| {
+            // An Engine that is being stopped fails so as well.
+            log::info!("list containers with label {NETWORK_LABEL}: {reason}; those known before stay");
+            LIST_AGAIN
+        })?;
+        self.adoptable.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(&found);
+            *known = Some(found);
+            is_news
+        });
+        Ok(())
     }
 }
 

@@ -1,136 +1,53 @@
-//! Nanoseconds a packet of each packet hook, on the established path, as docs of `cargo xtask bench` promise.
+//! The benchmark behind `cargo xtask bench`: parts that measure, and the frame that judges and shows what they measured.
 //!
-//! BPF_PROG_TEST_RUN repeats a program on one buffer and never restores it: a hook would see its own output. So a wrapper stands before
-//! the hook: it writes the next flow's frame over the buffer, takes the mark off, sets the tunnel key where there is one, and jumps. The
-//! same wrapper before an empty program is timed next to every reading and subtracted; what remains is the hook with its maps, without
-//! the device (a redirect is decided, not carried out). Invariant: a reading in which a packet was dropped or took another way is none.
+//! A part makes [`Row`]s (`row.rs`); what a series of readings says is `statistics.rs`' alone; `table.rs`, `json.rs` and `plot.rs` show
+//! rows, `machine.rs` says where they come from. Invariant: value and reference of a row are read in turns (A B A B), so that a noisy
+//! machine harms both alike, and their ratio is judged pair by pair. No test asserts a time.
 
-mod restore;
-mod walks;
+mod json;
+mod machine;
+pub mod micro;
+mod plot;
+mod row;
+mod statistics;
+mod table;
 
-use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
 
-use crate::rig::Rig;
-pub use restore::Restore;
-pub use walks::{Walk, walks};
+pub use machine::{Machine, stay_on_last_cpu};
+pub use row::{Judgement, Row, Target};
+pub use statistics::{PAIRS, Summary, ratio};
 
-/// Distinct flows that a walk goes through, in turn.
-pub const FLOWS: u32 = 10_000;
-
-/// How long to measure.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// Packets a reading.
-    pub repeats: u32,
-    /// Readings a walk.
-    pub readings: usize,
+/// What the caller wants.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Fewer and shorter readings: does it work, not how fast is it.
+    pub quick: bool,
+    /// Only rows whose name contains this.
+    pub only: Option<String>,
 }
 
-/// A walk's numbers, nanoseconds a packet.
-#[derive(Clone, Debug)]
-pub struct Measured {
-    pub name: &'static str,
-    pub hook: &'static str,
-    /// Net of the wrapper: smallest, middle, largest reading.
-    pub net: [i64; 3],
-    /// The kernel's own duration, wrapper included: the middle reading.
-    pub raw: i64,
-    /// The wrapper before an empty program: the middle reading.
-    pub wrapper: i64,
-}
-
-/// A program's size, as the kernel sees it.
-#[derive(Clone, Debug)]
-pub struct Program {
-    pub name: &'static str,
-    /// Instructions that the verifier walked.
-    pub verified: u32,
-    /// Bytes of machine code.
-    pub jited: u32,
-}
-
-/// Measures one walk in a world of its own.
-pub fn measure(rig: &mut Rig, walk: &Walk, effort: Effort) -> Result<Measured> {
-    rig.load(walk.hook.name());
-    let hook = rig.program(walk.hook.name()).fd()?.try_clone()?;
-    let wrapper = Restore::before(hook.as_fd(), FLOWS, walk.tunnel)?;
-    let empty = Restore::before_nothing(FLOWS, walk.tunnel)?;
-    wrapper.frames(&walk.opening)?;
-    if !walk.opening.is_empty() {
-        let opened = wrapper.run(walk.ifindex, FLOWS)?;
-        ensure!(opened.code == walk.action, "{}: opening a flow ended in {}", walk.name, opened.code);
+impl Wish {
+    /// A row of this name is wanted.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|part| name.contains(part.as_str()))
     }
-    wrapper.frames(&walk.established)?;
-    empty.frames(&walk.established)?;
-    let (drops, flows) = (rig.drops(), rig.flows().len());
-    ensure!(flows >= walk.entries, "{}: {flows} flow entries, not {}", walk.name, walk.entries);
-    let (mut net, mut raw, mut floor) = (Vec::new(), Vec::new(), Vec::new());
-    // The first reading fills caches and is thrown away.
-    for _ in 0..=effort.readings {
-        let with = wrapper.run(walk.ifindex, effort.repeats)?;
-        let without = empty.run(walk.ifindex, effort.repeats)?;
-        ensure!(with.code == walk.action, "{}: the last packet ended in {}", walk.name, with.code);
-        raw.push(i64::from(with.duration_ns));
-        floor.push(i64::from(without.duration_ns));
-        net.push(i64::from(with.duration_ns) - i64::from(without.duration_ns));
-    }
-    ensure!(rig.drops() == drops, "{}: packets were dropped: {:?}", walk.name, rig.drops());
-    ensure!(rig.flows().len() == flows, "{}: the flow table changed while established packets ran", walk.name);
-    let sorted = |mut readings: Vec<i64>| {
-        readings.remove(0);
-        readings.sort_unstable();
-        readings
-    };
-    let (net, raw, floor) = (sorted(net), sorted(raw), sorted(floor));
-    let middle = net.len() / 2;
-    Ok(Measured {
-        name: walk.name,
-        hook: walk.hook.name(),
-        net: [net[0], net[middle], net[net.len() - 1]],
-        raw: raw[middle],
-        wrapper: floor[middle],
-    })
 }
 
-/// Sizes of all packet programs.
-pub fn programs(rig: &mut Rig) -> Result<Vec<Program>> {
-    let names = mesh_common::verdict::Hook::ALL.map(|hook| hook.name());
-    let each = names.into_iter().map(|name| {
-        rig.load(name);
-        let info = rig.program(name).info().with_context(|| format!("asking the kernel about {name}"))?;
-        let verified = info.verified_instruction_count().unwrap_or(0);
-        Ok(Program { name, verified, jited: info.size_jitted() })
-    });
-    each.collect()
+/// The text for people.
+pub fn show(part: &str, machine: &Machine, rows: &[Row]) -> String {
+    table::table(&format!("{part}: {}", machine.line()), rows)
 }
 
-/// The table for people.
-pub fn table(measured: &[Measured], programs: &[Program]) -> String {
-    let mut text = format!(
-        "{:<14} {:<44} {:>6} {:>6} {:>6} {:>6} {:>8}\n",
-        "HOOK", "ESTABLISHED PATH (ns a packet, net)", "MIN", "MEDIAN", "MAX", "RAW", "WRAPPER"
-    );
-    for m in measured {
-        let [min, median, max] = m.net;
-        text += &format!("{:<14} {:<44} {min:>6} {median:>6} {max:>6} {:>6} {:>8}\n", m.hook, m.name, m.raw, m.wrapper);
+/// Writes `PART.json` and `PART.svg` of this run into a folder; the last run's are replaced.
+pub fn write(folder: &Path, part: &str, machine: &Machine, rows: &[Row]) -> Result<[PathBuf; 2]> {
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let paths = [folder.join(format!("{part}.json")), folder.join(format!("{part}.svg"))];
+    let record = serde_json::to_string_pretty(&json::record(part, machine, rows))? + "\n";
+    for (path, text) in paths.iter().zip([record, plot::plot(part, &machine.line(), rows)]) {
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
-    text += &format!("\n{:<14} {:>22} {:>22}\n", "PROGRAM", "VERIFIED INSTRUCTIONS", "BYTES OF MACHINE CODE");
-    for p in programs {
-        text += &format!("{:<14} {:>22} {:>22}\n", p.name, p.verified, p.jited);
-    }
-    text
-}
-
-/// The same for machines.
-pub fn record(facts: Value, measured: &[Measured], programs: &[Program]) -> Value {
-    let rows = measured.iter().map(|m| {
-        let [min, median, max] = m.net;
-        json!({"hook": m.hook, "walk": m.name, "net_ns": {"min": min, "median": median, "max": max},
-               "raw_ns": m.raw, "wrapper_ns": m.wrapper})
-    });
-    let programs = programs.iter().map(|p| json!({"name": p.name, "verified": p.verified, "jited_bytes": p.jited}));
-    json!({"facts": facts, "walks": rows.collect::<Vec<_>>(), "programs": programs.collect::<Vec<_>>()})
+    Ok(paths)
 }

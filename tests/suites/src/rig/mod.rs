@@ -9,22 +9,25 @@
 //! rig.from_task(&client, &syn).sent(&backend.gets("10.0.16.3").tcp(40000, 8000).syn());
 //! ```
 //! The world that every rig begins with: this node is 1 (192.0.2.1 on `up0`), peers are 2 (192.0.2.2) and 3 (192.0.2.3), networks are
-//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1).
+//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1). Between nodes packets go one [`Way`] or the other.
 //! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
 
+pub mod batch;
 mod devices;
 pub mod kernel;
 mod outcome;
+mod way;
 mod world;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, Xdp, XdpMode};
+use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
@@ -32,15 +35,13 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use devices::{Devices, HERE, ROUTER_MAC};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
-pub use world::{PEER_2, PEER_3, Service, Task, UPLINK_MAC, ip, next_hop_mac};
+pub use way::{UPLINK_MAC, Way};
+pub use world::{PEER_2, PEER_3, Service, Task, ip, next_hop_mac};
 
 /// Counters of drops, zeros left out.
 pub type Drops = BTreeMap<(u8, u8), u64>;
 /// The flow table.
 pub type Flows = BTreeMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>>;
-
-/// The program in an uplink's driver.
-const XDP: &str = "xdp_uplink";
 
 /// See the module.
 pub struct Rig {
@@ -49,6 +50,7 @@ pub struct Rig {
     tunnelled: Option<kernel::Tunnelled>,
     /// Endpoint numbers and pools given out so far.
     numbers: u32,
+    way: Way,
     /// First free slot of `RINGS`.
     slots: u32,
     /// Tasks here so far: each has the next of the devices.
@@ -63,12 +65,6 @@ impl Rig {
     /// A rig with the usual world; None, with a word why, where it can't be.
     pub fn new() -> Option<Rig> {
         Rig::with_flow_table(4_096)
-    }
-
-    /// As [`Rig::new`], with the driver's hook on the uplink: what arrives there passes it first. Nobody is a next hop away, so it sends
-    /// nothing by itself.
-    pub fn with_xdp() -> Option<Rig> {
-        Rig::new().map(|rig| Rig { xdp_first: true, ..rig })
     }
 
     /// As [`Rig::new`], with room for so many flow entries.
@@ -93,6 +89,7 @@ impl Rig {
             devices,
             tunnelled: None,
             numbers: 0,
+            way: Way::of_this_test(),
             slots: 1,
             links: 0,
             xdp_first: false,
@@ -129,46 +126,20 @@ impl Rig {
         self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
     }
 
-    /// What arrives at the uplink, in its driver's hands: redirected, or left alone for [`Rig::from_uplink`]. There is no drop.
-    #[track_caller]
-    pub fn xdp_uplink(&mut self, packet: impl Packet) -> Outcome {
-        self.load_xdp();
-        let program = self.xdp().fd().expect("it is loaded").try_clone().expect("a spare descriptor");
-        let options = RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() };
-        self.judge(Hook::FromUplink, &packet.bytes(), || {
-            kernel::test_run_xdp(program.as_fd(), &packet.bytes(), options)
-        })
-    }
-
-    /// What arrives at the uplink of a node with XDP: what the driver's hook leaves alone goes to TC. True: the first sent it on.
-    #[track_caller]
-    pub fn from_wire(&mut self, packet: impl Packet) -> (Outcome, bool) {
-        let outcome = self.xdp_uplink(&packet.bytes());
-        if outcome.action == Action::Redirect {
-            return (outcome, true);
-        }
-        (self.after_xdp(outcome.left_alone()), false)
-    }
-
-    /// What the driver's hook left alone; entries that it wrote belong to the outcome.
-    #[track_caller]
-    fn after_xdp(&mut self, left: Outcome) -> Outcome {
-        let mut last = self.from_uplink_by_tc(&left.frame);
-        let flows = self.flows();
-        let still = left.new_flows.iter().filter_map(|(key, _)| flows.get_key_value(key));
-        last.new_flows.extend(still.map(|(key, flow)| (*key, *flow)));
-        last
-    }
-
     /// What the host's stack sends into mesh0.
     #[track_caller]
     pub fn from_host(&mut self, packet: impl Packet) -> Outcome {
         self.run(Hook::FromHost, packet, RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() })
     }
 
-    /// What comes out of the tunnel from the node with this address.
+    /// What comes out of the tunnel from the node with this address: the fast way if that takes it, else out of mesh0.
     #[track_caller]
     pub fn from_overlay(&mut self, peer: [u8; 4], vni: u32, packet: impl Packet) -> Outcome {
+        if self.way == Way::Fast
+            && let Some(outcome) = self.from_wire(peer, vni, &packet.bytes())
+        {
+            return outcome;
+        }
         let options = RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() };
         self.run_tunnelled(peer, vni, packet, options)
     }
@@ -245,23 +216,21 @@ impl Rig {
         }
     }
 
-    /// Loads the XDP program and attaches it to the uplink: a test run takes only a device whose queues are ready for XDP.
-    fn load_xdp(&mut self) {
-        let uplink = self.devices.uplink;
-        let program: &mut Xdp = self.ebpf.program_mut(XDP).expect("the object has it").try_into().expect("it is XDP");
-        if program.fd().is_err() {
-            program.load().unwrap_or_else(|error| panic!("{XDP} does not load: {error}"));
-            program.attach_to_if_index(uplink, XdpMode::Driver).expect("a veth takes XDP");
-        }
-    }
-
-    fn xdp(&self) -> &Xdp {
-        self.ebpf.program(XDP).expect("the object has it").try_into().expect("it is XDP")
-    }
-
     /// A program of the object, loaded or not.
     pub fn program(&self, name: &str) -> &SchedClassifier {
         self.ebpf.program(name).expect("the object has this program").try_into().expect("it is a classifier")
+    }
+
+    /// A packet program of either kind, loaded; None where the object has none of this name.
+    pub fn descriptor(&mut self, name: &str) -> Result<Option<OwnedFd>> {
+        let Some(program) = self.ebpf.program_mut(name) else { return Ok(None) };
+        loaded(program).with_context(|| format!("loading {name}")).map(Some)
+    }
+
+    /// A map's descriptor, for what is done to many entries at once.
+    pub fn map(&self, name: &str) -> BorrowedFd<'_> {
+        batch::descriptor(self.ebpf.map(name).expect("the object has this map"))
+            .expect("a map of a kind that the rig knows")
     }
 
     /// The flow table now.
@@ -322,12 +291,37 @@ impl Rig {
     }
 }
 
+/// Loads a classifier or an XDP program, if it is not loaded yet.
+pub fn loaded(program: &mut Program) -> Result<OwnedFd> {
+    let fd = match program {
+        Program::SchedClassifier(program) => {
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            program.fd()?
+        }
+        Program::Xdp(program) => {
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            program.fd()?
+        }
+        _ => bail!("it is no packet program"),
+    };
+    Ok(fd.as_fd().try_clone_to_owned()?)
+}
+
 /// The compiled programs: named by MESH_EBPF_OBJECT (relative to the clone), or in the target directory that we run from.
 fn object() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MESH_EBPF_OBJECT") {
         return Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path));
     }
+    built("mesh-ebpf").context("the packet programs are not built: run `cargo xtask build-ebpf`")
+}
+
+/// An object that `cargo xtask build-ebpf` left in the target directory that we run from.
+pub fn built(name: &str) -> Result<PathBuf> {
     let ourselves = std::env::current_exe().context("finding our own program")?;
-    let found = ourselves.ancestors().map(|folder| folder.join("bpf").join("mesh-ebpf")).find(|path| path.is_file());
-    found.context("the packet programs are not built: run `cargo xtask build-ebpf`")
+    let found = ourselves.ancestors().map(|folder| folder.join("bpf").join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("there is no target/bpf/{name} above {}", ourselves.display()))
 }

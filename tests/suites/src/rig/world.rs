@@ -7,14 +7,12 @@ use mesh_packet::{Frame, eth};
 
 use super::Rig;
 use super::devices::HERE;
+use super::way::UPLINK_MAC;
 
 /// The peer with number 2.
 pub const PEER_2: [u8; 4] = [192, 0, 2, 2];
 /// The peer with number 3.
 pub const PEER_3: [u8; 4] = [192, 0, 2, 3];
-
-/// MAC of the uplink.
-pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// MAC of the next hop towards a node.
 pub fn next_hop_mac(node: u32) -> [u8; 6] {
@@ -81,10 +79,10 @@ impl Rig {
     pub(super) fn furnish(&mut self) {
         self.configure(|_| {});
         let uplink = self.devices().uplink;
-        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: [2, 0, 0, 0, 0, 1], pad: [0; 2] });
+        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2] });
         self.put("ADDRESSES4", HERE, Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
         for (node, addr) in [(2u32, PEER_2), (3, PEER_3)] {
-            self.set("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, ..Peer::NONE });
+            self.set("PEERS", node, self.way.peer(mapped(addr), 0, uplink));
             self.put("ADDRESSES4", addr, Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] });
         }
         for gateway in [[10, 0, 16, 1], [10, 0, 32, 1]] {
@@ -229,7 +227,7 @@ impl Rig {
     /// The echo of this node stays unanswered.
     pub fn unreachable(&mut self, node: u32, addr: [u8; 4]) {
         let flags = peer_flag::UNREACHABLE;
-        self.set("PEERS", node, Peer { addr: mapped(addr), mtu: 1_500, flags, ..Peer::NONE });
+        self.set("PEERS", node, self.way.peer(mapped(addr), flags, self.devices().uplink));
     }
 }
 

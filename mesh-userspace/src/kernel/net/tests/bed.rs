@@ -106,6 +106,7 @@ pub fn task_link() -> TaskLink {
         mtu: 1450,
         addrs: vec!["10.0.16.5/20".parse().unwrap(), "10.0.32.9/20".parse().unwrap()],
         gateway: Ipv4Addr::new(10, 0, 16, 1),
+        guest: false,
     }
 }
 

@@ -1,0 +1,75 @@
+//! Nanoseconds a packet, of every hook and walk, beside bare programs of the same work.
+//!
+//! BPF_PROG_TEST_RUN repeats a program on one buffer and never restores it: a hook would see its own output. So a wrapper of ours
+//! (tests/bench-ebpf/src/turn.rs) stands before it: it gives the packet its length back, writes the next flow's frame over it, and jumps.
+//! The same wrapper before an empty program is timed next to every reading and subtracted; what remains is the hook with its maps, without
+//! the device (a redirect is decided, not carried out). `measure.rs` reads, `walks.rs` says what, `floors.rs` what the machine can do at best.
+//! Invariant: a reading in which a packet was dropped, took another way or changed the flow table stops the run: a benchmark of drops
+//! would be a lie.
+
+mod floors;
+mod frames;
+mod measure;
+mod programs;
+mod walks;
+
+use anyhow::{Context, Result};
+use mesh_common::schema::MAX_FLOWS;
+use mesh_common::verdict::Hook;
+
+use super::{Row, Wish, stay_on_last_cpu};
+use crate::rig::Rig;
+pub use floors::{Floor, floors};
+pub use frames::Tuple;
+pub use measure::{Bench, Effort};
+pub use walks::{Walk, flows_in_words};
+
+/// Distinct flows, each number a row. The last is beyond every cache.
+const FLOWS: [u32; 3] = [1, 10_000, walks::MOST_FLOWS];
+/// Flow entries that half a million flows need, two each, and as many free ones.
+const MANY_ENTRIES: u32 = 1 << 21;
+
+/// Measures every row that is wanted.
+pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
+    stay_on_last_cpu()?;
+    let mut rows = sizes()?;
+    rows.retain(|row| wish.wants(&row.name));
+    // Small tables first, as nodes have them; then those for many flows.
+    let few: Vec<u32> = FLOWS[..2].to_vec();
+    let many: Vec<u32> = if wish.quick { Vec::new() } else { FLOWS[2..].to_vec() };
+    for (counts, entries) in [(few, (MAX_FLOWS as u32).min(MANY_ENTRIES)), (many, MANY_ENTRIES)] {
+        let Some(most) = counts.iter().max() else { continue };
+        let mut bench = Bench::new(*most, entries, Effort::of(wish))?;
+        for flows in &counts {
+            for floor in floors() {
+                if wish.wants(&floor.row_name(*flows)) && (floor.looks_up || *flows == 1) {
+                    rows.push(bench.floor(&floor, *flows)?);
+                }
+            }
+            for walk in bench.walks() {
+                if wish.wants(&walk.row_name(walk.sort, *flows)) {
+                    rows.push(bench.established(&walk, *flows)?);
+                }
+                // One flow is new once: nothing to repeat.
+                if walk.is_opened_by_its_own() && *flows > 1 && wish.wants(&walk.row_name("new flow", *flows)) {
+                    rows.push(bench.new_flows(&walk, *flows)?);
+                }
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// What the kernel made of each program.
+fn sizes() -> Result<Vec<Row>> {
+    let mut rig = Rig::new().context("measuring needs root")?;
+    let mut rows = Vec::new();
+    for name in Hook::ALL.map(Hook::name) {
+        rig.load(name);
+        let info = rig.program(name).info().with_context(|| format!("asking the kernel about {name}"))?;
+        let row = |what: &str, unit, size: u32| Row::alone(format!("{name}: {what}"), unit, &[f64::from(size)]);
+        rows.push(row("verified instructions", "insns", info.verified_instruction_count().unwrap_or(0)));
+        rows.push(row("machine code", "bytes", info.size_jitted()));
+    }
+    Ok(rows)
+}
