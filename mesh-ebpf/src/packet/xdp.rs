@@ -77,6 +77,10 @@ impl Xdp {
 
     /// Bytes to overwrite; None past the end of the first buffer.
     #[inline(always)]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the bytes are the packet's, not ours: the context that finds them stays as it is"
+    )]
     pub fn place<T: Plain>(&self, offset: usize) -> Option<&mut T> {
         // SAFETY: `at` proved that these bytes are there, and any bytes are a `T`; nothing else refers to packet bytes meanwhile.
         self.at::<T>(offset).map(|there| unsafe { &mut *there })

@@ -117,12 +117,12 @@ impl Rig {
             let left = self.xdp_uplink(&packet.bytes()).left_alone();
             return self.after_xdp(left);
         }
-        self.from_uplink_by_tc(packet)
+        self.by_tc(packet)
     }
 
     /// The same, past the driver.
     #[track_caller]
-    fn from_uplink_by_tc(&mut self, packet: impl Packet) -> Outcome {
+    fn by_tc(&mut self, packet: impl Packet) -> Outcome {
         self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
     }
 

@@ -53,7 +53,7 @@ impl Rig {
     /// What the driver's hook left alone; entries that it wrote belong to the outcome.
     #[track_caller]
     pub(super) fn after_xdp(&mut self, left: Outcome) -> Outcome {
-        let mut last = self.from_uplink_by_tc(&left.frame);
+        let mut last = self.by_tc(&left.frame);
         let flows = self.flows();
         let still = left.new_flows.iter().filter_map(|(key, _)| flows.get_key_value(key));
         last.new_flows.extend(still.map(|(key, flow)| (*key, *flow)));
