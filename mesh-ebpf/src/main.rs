@@ -14,10 +14,11 @@ mod maps;
 mod packet;
 mod stage;
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 
 use crate::packet::tc::Tc;
+use crate::packet::xdp::Xdp;
 
 /// Ingress of a task's veth, host side.
 #[classifier]
@@ -41,6 +42,12 @@ pub fn from_host(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     hook::from_uplink::run(&Tc::new(ctx))
+}
+
+/// The driver of an uplink, before there is an sk_buff.
+#[xdp(frags)]
+pub fn xdp_uplink(ctx: XdpContext) -> u32 {
+    hook::xdp_uplink::run(&Xdp::new(ctx))
 }
 
 /// Test run only: looks at one flow entry again, then deletes or marks it.

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use mesh_common::family::{Family, V4};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet};
-use mesh_common::schema::{Address, Backend, Config, Echo, FlowKey, address_flag, deliver as way, endpoint, origin};
+use mesh_common::schema::{Address, Backend, Config, Echo, address_flag, deliver as way, endpoint, origin};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
@@ -12,7 +12,7 @@ use crate::maps::{self, ECHOES, Tables};
 use crate::packet::tc::{SHOT, Tc, Tunnel};
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
 use crate::stage::owner::{self, WayBack};
-use crate::stage::{again, balance, flow, nat};
+use crate::stage::{again, balance, flow, nat, reply};
 
 const HOOK: Hook = Hook::FromOverlay;
 
@@ -197,31 +197,10 @@ fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool
     }
 }
 
-/// A reply that leaves here for the neighbour its MAC names: by the link that the call came in by while that is remembered, else by the link
-/// that has the address. No route or neighbour is looked up.
+/// A reply that leaves here for the neighbour its MAC names.
 #[inline(always)]
 fn reply_to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<i32, Stop> {
-    let own = match F::address(&packet.src) {
-        Some(address) if address.flags & address_flag::OWN != 0 => address,
-        _ => return Err(Stop::drop(DropReason::ForgedReply)),
-    };
-    if balance::published::<F>(packet.sport, packet.protocol).is_none() {
-        return Err(Stop::drop(DropReason::ForgedReply));
-    }
-    let call = FlowKey {
-        src: packet.dst,
-        dst: packet.src,
-        sport: packet.dport,
-        dport: packet.sport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
-    let came_by = match F::flow(&call) {
-        // SAFETY: a live map value, read only.
-        Some(flow) => unsafe { (*flow).ifindex },
-        None => 0,
-    };
-    to_uplink(tc, if came_by != 0 { came_by } else { own.ifindex }, eth.dst)
+    to_uplink(tc, reply::leaves_by(packet)?, eth.dst)
 }
 
 /// A reply for this node's own host or one of its tasks.

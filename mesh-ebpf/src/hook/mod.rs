@@ -6,6 +6,7 @@
 //! | from_overlay | mesh0, ingress | what peers send |
 //! | from_host | mesh0, egress | what this node's stack sends into the overlay |
 //! | from_uplink | an uplink, ingress | what the world sends |
+//! | xdp_uplink | an uplink's driver | the same, earlier: forwards what only passes through this node |
 //! | host_socket | the root cgroup | connect, sendmsg, recvmsg, getpeername of host processes |
 //! | sweep | none (test run) | one flow key |
 
@@ -15,6 +16,7 @@ pub mod from_task;
 pub mod from_uplink;
 pub mod host_socket;
 pub mod sweep;
+pub mod xdp_uplink;
 
 use mesh_common::verdict::{DropReason, Hook};
 

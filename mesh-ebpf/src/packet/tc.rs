@@ -12,6 +12,8 @@ use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, words_of_6};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::outer;
 
+use crate::packet::Rewrite;
+
 /// "Not ours": the next program or the stack goes on (TC_ACT_UNSPEC, which TCX calls TCX_NEXT).
 pub const NEXT: i32 = -1;
 /// Send or pass on, no further program.
@@ -70,6 +72,17 @@ impl Cursor for Tc {
     fn load<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` proved that these bytes are there, and any bytes at an even address are a `T`.
         self.at::<T>(offset).map(|there| unsafe { there.read() })
+    }
+}
+
+impl Rewrite for Tc {
+    #[inline(always)]
+    fn store<T: Plain>(&self, offset: usize, value: &T) -> Result<(), DropReason> {
+        Tc::store(self, offset, value)
+    }
+    #[inline(always)]
+    fn replace_word(&self, offset: usize, old: u16, new: u16, is_udp: bool) -> Result<(), DropReason> {
+        Tc::replace_word(self, offset, old, new, is_udp)
     }
 }
 

@@ -42,7 +42,7 @@ pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>, gone:
         return Err(Stop::refuse(DropReason::NoBackend));
     }
     let slot = if !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
-        frontend.ring_at + hash::slot(packet.hash(), frontend.ring_len)
+        ring_slot(frontend, packet)
     } else if frontend.algorithm == algorithm::RANDOM {
         // SAFETY: no arguments.
         frontend.turns_at + hash::slot(unsafe { bpf_get_prandom_u32() }, frontend.turns_len)
@@ -60,6 +60,19 @@ pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>, gone:
         number if number != gone => Ok(number),
         _ => Err(Stop::drop(DropReason::EndpointGone)),
     }
+}
+
+/// The slot of the ring for this packet.
+#[inline(always)]
+fn ring_slot<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> u32 {
+    frontend.ring_at + hash::slot(packet.hash(), frontend.ring_len)
+}
+
+/// The endpoint number that the ring names for this packet, if there is any: the choice for every packet of a service with algorithm
+/// `maglev`, so that it needs no flow entry where it enters.
+#[inline(always)]
+pub fn by_ring<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Option<u32> {
+    RINGS.get(ring_slot(frontend, packet)).copied().filter(|number| *number != 0 && frontend.turns_len != 0)
 }
 
 /// A ready backend other than `number`, if there is one: the list holds each once, so one of its first two.

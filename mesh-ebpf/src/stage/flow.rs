@@ -57,26 +57,64 @@ pub fn blank<F: Tables>(flow: &mut Flow<F::Addr>) {
 /// place the same tuple is somebody else's.
 #[inline(always)]
 pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32, from: u32) -> Result<Option<&'static Flow<F::Addr>>, Stop> {
-    let key = key(packet);
-    let Some(flow) = F::flow(&key) else { return Ok(None) };
+    match find(packet, from) {
+        Found::Nothing => Ok(None),
+        Found::Dead => {
+            F::remove_flow(&key(packet));
+            if packet.may_open() { Ok(None) } else { Err(Stop::refuse(DropReason::BackendGone)) }
+        }
+        Found::Alive(flow) => {
+            note::<F>(flow, packet, len);
+            Ok(Some(flow))
+        }
+    }
+}
+
+/// What the flow table knows of a packet.
+pub enum Found<A: 'static> {
+    /// Decide anew.
+    Nothing,
+    /// Its backend is gone.
+    Dead,
+    /// How it goes.
+    Alive(&'static mut Flow<A>),
+}
+
+/// Looks, and changes nothing: for who may yet leave the packet to others, who will look too.
+#[inline(always)]
+pub fn find<F: Tables>(packet: &Packet<F>, from: u32) -> Found<F::Addr> {
+    let Some(flow) = F::flow(&key(packet)) else { return Found::Nothing };
     // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
     let flow = unsafe { &mut *flow };
     if flow.from != from {
-        return Ok(None);
+        return Found::Nothing;
     }
-    let opens = packet.protocol == protocol::TCP && packet.may_open();
     if flow.flags & flow_flag::DEAD != 0 {
-        F::remove_flow(&key);
-        return if packet.may_open() { Ok(None) } else { Err(Stop::refuse(DropReason::BackendGone)) };
+        return Found::Dead;
     }
-    if opens && life::is_closing(flow.seen) {
-        return Ok(None);
+    if packet.protocol == protocol::TCP && packet.may_open() && life::is_closing(flow.seen) {
+        return Found::Nothing;
     }
+    Found::Alive(flow)
+}
+
+/// Notes that a packet of `len` bytes goes by this entry.
+#[inline(always)]
+pub fn note<F: Tables>(flow: &mut Flow<F::Addr>, packet: &Packet<F>, len: u32) {
     flow.last_seen_s = now_s();
     flow.packets = flow.packets.wrapping_add(1);
     flow.bytes = flow.bytes.wrapping_add(len as u64);
     flow.seen = life::note(flow.seen, packet.tcp_flags);
-    Ok(Some(flow))
+}
+
+/// Takes back that a first packet was counted: who decided it leaves it to the next hook, which finds the entry and counts.
+#[inline(always)]
+pub fn uncount_first<F: Tables>(packet: &Packet<F>) {
+    if let Some(flow) = F::flow(&key(packet)) {
+        // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
+        let flow = unsafe { &mut *flow };
+        flow.packets = flow.packets.wrapping_sub(1);
+    }
 }
 
 /// The flow that a stage has just decided.

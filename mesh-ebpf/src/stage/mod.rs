@@ -1,7 +1,8 @@
 //! What: each stage looks up, then decides by pure functions on values. A stage does not know its hook beyond what it is told.
 //!
 //! flow (what was decided before) → balance (choose a backend) → vip, ingress, owner, outside (decide a new flow) → nat (rewrite) →
-//! deliver (send); answer and refuse make packets of their own, again takes back what a peer could not deliver.
+//! deliver (send); answer and refuse make packets of their own, again takes back what a peer could not deliver,
+//! reply lets out what a peer answers.
 
 pub mod again;
 pub mod answer;
@@ -13,4 +14,5 @@ pub mod nat;
 pub mod outside;
 pub mod owner;
 pub mod refuse;
+pub mod reply;
 pub mod vip;

@@ -7,6 +7,7 @@ use mesh_common::schema::{Flow, flow_flag, rewrite};
 use mesh_common::verdict::DropReason;
 
 use crate::maps::Tables;
+use crate::packet::Rewrite;
 use crate::packet::tc::Tc;
 
 /// Offset of the checksum in the transport header; None where the protocol has none that covers addresses or ports.
@@ -114,7 +115,7 @@ pub fn apply<F: Tables>(
 
 /// Lowers the MSS option of a SYN to what fits through the tunnel (RFC 9293, 3.7.1), so that full-size segments need no fragments.
 #[inline(never)]
-pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(), DropReason> {
+pub fn clamp_mss<F: Tables, P: Rewrite>(tc: &P, packet: &Packet<F>, mss: u16) -> Result<(), DropReason> {
     if packet.protocol != protocol::TCP || packet.tcp_flags & tcp_flag::SYN == 0 || mss == 0 {
         return Ok(());
     }

@@ -13,6 +13,11 @@ const CLIENT: &str = "198.51.100.9";
 const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MESH0_MAC: [u8; 6] = mac::of(mac::KIND_MESH0, 1);
 
+/// These tests run twice: packet_xdp has them too, with the driver's hook before TC.
+fn rig() -> Option<Rig> {
+    if module_path!().starts_with("packet_xdp") { Rig::with_xdp() } else { Rig::new() }
+}
+
 /// The head of a frame from the client outside to this node.
 fn call() -> Frame {
     eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE)
@@ -25,7 +30,7 @@ fn answer() -> Frame {
 
 #[test]
 fn a_published_port_reaches_a_task_here_which_sees_the_caller() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -38,7 +43,7 @@ fn a_published_port_reaches_a_task_here_which_sees_the_caller() {
 
 #[test]
 fn a_published_port_reaches_a_task_elsewhere_unmodified_with_the_choice_in_the_macs() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_there(2, "10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::UDP, 8080, 80);
@@ -52,7 +57,7 @@ fn a_published_port_reaches_a_task_elsewhere_unmodified_with_the_choice_in_the_m
 
 #[test]
 fn the_owner_rewrites_and_answers_through_the_ingress_node_to_the_last_hop() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -68,7 +73,7 @@ fn the_owner_rewrites_and_answers_through_the_ingress_node_to_the_last_hop() {
 
 #[test]
 fn the_ingress_node_sends_a_reply_to_the_neighbour_it_names() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_there(2, "10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -78,7 +83,7 @@ fn the_ingress_node_sends_a_reply_to_the_neighbour_it_names() {
 
 #[test]
 fn a_reply_from_what_is_no_frontend_of_ours_is_forged() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"));
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -94,7 +99,7 @@ fn a_reply_from_what_is_no_frontend_of_ours_is_forged() {
 
 #[test]
 fn a_syn_from_outside_is_clamped_to_what_fits_the_tunnel() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -105,7 +110,7 @@ fn a_syn_from_outside_is_clamped_to_what_fits_the_tunnel() {
 
 #[test]
 fn the_mss_is_clamped_wherever_it_stands_among_the_options() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -120,7 +125,7 @@ fn the_mss_is_clamped_wherever_it_stands_among_the_options() {
 
 #[test]
 fn the_payload_of_a_syn_is_no_option() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -131,7 +136,7 @@ fn the_payload_of_a_syn_is_no_option() {
 
 #[test]
 fn a_published_port_without_tasks_refuses_the_caller_outside() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let service = rig.service(VIP, &[]);
     rig.publish(&service, protocol::TCP, 8080, 80);
     rig.publish(&service, protocol::UDP, 8080, 80);
@@ -144,7 +149,7 @@ fn a_published_port_without_tasks_refuses_the_caller_outside() {
 
 #[test]
 fn a_call_whose_node_is_unreachable_is_refused_to_the_caller_outside() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_there(2, "10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -155,7 +160,7 @@ fn a_call_whose_node_is_unreachable_is_refused_to_the_caller_outside() {
 
 #[test]
 fn what_is_not_ours_is_left_to_the_host() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -184,7 +189,7 @@ fn what_is_not_ours_is_left_to_the_host() {
 
 #[test]
 fn a_node_in_no_cluster_leaves_everything_to_the_host() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -194,7 +199,7 @@ fn a_node_in_no_cluster_leaves_everything_to_the_host() {
 
 #[test]
 fn nobody_outside_reaches_an_overlay_address() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let task = rig.task_here("10.0.16.4");
     rig.service(VIP, &[&task]);
     for dst in ["10.0.16.4", VIP, "10.0.16.1"] {
@@ -205,7 +210,7 @@ fn nobody_outside_reaches_an_overlay_address() {
 
 #[test]
 fn a_task_reaches_a_published_port_of_any_node() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let (client, here) = (rig.task_here("10.0.32.3"), rig.task_here("10.0.16.4"));
     let service = rig.service(VIP, &[&here]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -218,7 +223,7 @@ fn a_task_reaches_a_published_port_of_any_node() {
 
 #[test]
 fn a_task_reaches_itself_by_a_published_port_and_sees_the_gateway() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let task = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&task]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -230,7 +235,7 @@ fn a_task_reaches_itself_by_a_published_port_and_sees_the_gateway() {
 
 #[test]
 fn a_port_that_the_host_itself_uses_stays_the_hosts_but_serves_calls_from_elsewhere() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let (client, backend) = (rig.task_here("10.0.32.3"), rig.task_here("10.0.16.4"));
     let mut service = rig.service(VIP, &[&backend]);
     service.frontend.flags = frontend_flag::NOT_TAKEN;
@@ -247,7 +252,7 @@ fn a_port_that_the_host_itself_uses_stays_the_hosts_but_serves_calls_from_elsewh
 
 #[test]
 fn a_tasks_call_to_a_published_port_goes_to_the_owner_with_the_task_as_last_hop() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let (client, there) = (rig.task_here("10.0.32.3"), rig.task_there(2, "10.0.16.4"));
     let service = rig.service(VIP, &[&there]);
     rig.publish(&service, protocol::TCP, 8080, 80);
@@ -263,7 +268,7 @@ fn a_tasks_call_to_a_published_port_goes_to_the_owner_with_the_task_as_last_hop(
 
 #[test]
 fn the_hosts_call_to_a_vip_reaches_a_task_here_and_the_reply_goes_up_the_stack() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_here("10.0.16.4");
     rig.service(VIP, &[&backend]);
     let syn = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, VIP).tcp(40000, 80).syn();
@@ -275,7 +280,7 @@ fn the_hosts_call_to_a_vip_reaches_a_task_here_and_the_reply_goes_up_the_stack()
 
 #[test]
 fn the_hosts_call_to_a_vip_elsewhere_names_the_host_as_last_hop() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_there(2, "10.0.16.4");
     rig.service(VIP, &[&backend]);
     let syn = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, VIP).tcp(40000, 80).syn();
@@ -290,7 +295,7 @@ fn the_hosts_call_to_a_vip_elsewhere_names_the_host_as_last_hop() {
 
 #[test]
 fn the_host_reaches_tasks_by_their_own_addresses() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let (here, there) = (rig.task_here("10.0.16.4"), rig.task_there(3, "10.0.16.5"));
     let to = |dst: &str| eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, dst).udp(40000, 53).payload(b"?");
     rig.from_host(to("10.0.16.4")).sent(&here.gets("192.0.2.1").udp(40000, 53).payload(b"?"));
@@ -300,7 +305,7 @@ fn the_host_reaches_tasks_by_their_own_addresses() {
 
 #[test]
 fn the_hosts_echo_to_a_vip_is_answered() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let there = rig.task_there(2, "10.0.16.4");
     rig.service(VIP, &[&there]);
     let ask = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, VIP).icmp_echo(7, 1).payload_of(56);
@@ -309,7 +314,7 @@ fn the_hosts_echo_to_a_vip_is_answered() {
 
 #[test]
 fn the_host_is_refused_what_nobody_serves() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     rig.service(VIP, &[]);
     for (dst, reason) in [(VIP, DropReason::NoBackend), ("10.0.16.77", DropReason::NoEndpoint)] {
         let syn = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, dst).tcp(40000, 80).syn();
@@ -322,7 +327,7 @@ fn the_host_is_refused_what_nobody_serves() {
 
 #[test]
 fn a_later_fragment_of_the_host_to_a_vip_is_dropped() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backends = [rig.task_there(2, "10.0.16.4"), rig.task_there(3, "10.0.16.5")];
     rig.service(VIP, &[&backends[0], &backends[1]]);
     let whole = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, VIP).udp(40000, 53).payload_of(2_000).bytes();
@@ -332,7 +337,7 @@ fn a_later_fragment_of_the_host_to_a_vip_is_dropped() {
 
 #[test]
 fn the_hosts_chatter_on_mesh0_ends_there() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     rig.from_host(eth(MESH0_MAC, "33:33:00:00:00:02").ipv6("fe80::1", "ff02::2").udp(1, 2)).ignored();
     rig.from_host(eth(MESH0_MAC, "01:00:5e:00:00:16").ipv4(HERE, "224.0.0.22").udp(1, 2)).ignored();
     rig.from_host(eth(MESH0_MAC, "ff:ff:ff:ff:ff:ff").arp_request(MESH0_MAC, HERE, VIP)).ignored();
@@ -340,7 +345,7 @@ fn the_hosts_chatter_on_mesh0_ends_there() {
 
 #[test]
 fn a_second_uplink_address_is_served_too_and_answers_by_its_own_link() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = rig() else { return };
     let backend = rig.task_there(2, "10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);

@@ -103,19 +103,33 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> i
     Ok(Ran { code: attr.retval as i32, frame: out, mark: u32::from_ne_bytes(mark), duration_ns: attr.duration })
 }
 
+/// Offset in `struct xdp_md`, and its size.
+const XDP_DATA_END: usize = 4;
+const XDP_INGRESS_IFINDEX: usize = 12;
+const XDP_MD_LEN: usize = 24;
+
 /// Runs an XDP program on a copy of `frame`, which arrives at the loopback device: a test run gives XDP no other without a driver behind it.
 pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Ran> {
+    run_xdp(program, frame, &mut TestAttr { repeat, ..TestAttr::default() })
+}
+
+/// The same, at a device that has an XDP program. What exceeds a page of the frame lies in further buffers.
+pub fn test_run_xdp_at(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> io::Result<Ran> {
+    let mut context = [0u8; XDP_MD_LEN];
+    context[XDP_DATA_END..XDP_DATA_END + 4].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[XDP_INGRESS_IFINDEX..XDP_INGRESS_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    let (ctx_in, ctx_size_in) = (context.as_ptr() as u64, XDP_MD_LEN as u32);
+    run_xdp(program, frame, &mut TestAttr { ctx_in, ctx_size_in, ..TestAttr::default() })
+}
+
+fn run_xdp(program: BorrowedFd<'_>, frame: &[u8], attr: &mut TestAttr) -> io::Result<Ran> {
     let mut out = vec![0u8; frame.len() + 256];
-    let mut attr = TestAttr {
-        prog_fd: program.as_raw_fd() as u32,
-        data_size_in: frame.len() as u32,
-        data_size_out: out.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        data_out: out.as_mut_ptr() as u64,
-        repeat,
-        ..TestAttr::default()
-    };
-    bpf(PROG_TEST_RUN, &mut attr)?;
+    attr.prog_fd = program.as_raw_fd() as u32;
+    attr.data_size_in = frame.len() as u32;
+    attr.data_size_out = out.len() as u32;
+    attr.data_in = frame.as_ptr() as u64;
+    attr.data_out = out.as_mut_ptr() as u64;
+    bpf(PROG_TEST_RUN, attr)?;
     out.truncate(attr.data_size_out as usize);
     Ok(Ran { code: attr.retval as i32, frame: out, mark: 0, duration_ns: attr.duration })
 }

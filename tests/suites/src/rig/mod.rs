@@ -18,6 +18,7 @@ pub mod kernel;
 mod outcome;
 mod way;
 mod world;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -34,8 +35,8 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use devices::{Devices, HERE, ROUTER_MAC};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
-pub use way::Way;
-pub use world::{PEER_2, PEER_3, Service, Task, ip};
+pub use way::{UPLINK_MAC, Way};
+pub use world::{PEER_2, PEER_3, Service, Task, ip, next_hop_mac};
 
 /// Counters of drops, zeros left out.
 pub type Drops = BTreeMap<(u8, u8), u64>;
@@ -54,6 +55,8 @@ pub struct Rig {
     slots: u32,
     /// Tasks here so far: each has the next of the devices.
     links: usize,
+    /// The uplink has the driver's hook.
+    xdp_first: bool,
     /// The namespace is this thread's.
     stays: PhantomData<*const ()>,
 }
@@ -89,6 +92,7 @@ impl Rig {
             way: Way::of_this_test(),
             slots: 1,
             links: 0,
+            xdp_first: false,
             stays: PhantomData,
         };
         rig.furnish();
@@ -109,6 +113,16 @@ impl Rig {
     /// What arrives at the uplink.
     #[track_caller]
     pub fn from_uplink(&mut self, packet: impl Packet) -> Outcome {
+        if self.xdp_first {
+            let left = self.xdp_uplink(&packet.bytes()).left_alone();
+            return self.after_xdp(left);
+        }
+        self.by_tc(packet)
+    }
+
+    /// The same, past the driver.
+    #[track_caller]
+    fn by_tc(&mut self, packet: impl Packet) -> Outcome {
         self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
     }
 
@@ -260,6 +274,13 @@ impl Rig {
         let map = self.ebpf.map_mut(name).expect("the object has this map");
         let mut map = HashMap::<&mut MapData, K, V>::try_from(map).expect("its key and value fit");
         map.remove(&key).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// Reads a slot of an array.
+    pub fn get<V: aya::Pod>(&self, name: &str, index: u32) -> V {
+        let map = Array::<&MapData, V>::try_from(self.ebpf.map(name).expect("the object has this map"))
+            .expect("its value fits");
+        map.get(&index, 0).unwrap_or_else(|error| panic!("{name}[{index}]: {error}"))
     }
 
     /// Writes a slot of an array.

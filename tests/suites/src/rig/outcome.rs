@@ -164,6 +164,13 @@ impl Outcome {
         self
     }
 
+    /// This action, and nothing counted as dropped.
+    #[track_caller]
+    pub fn acted_as(self, action: Action) -> Self {
+        self.acted(action, &[]);
+        self
+    }
+
     #[track_caller]
     fn acted(&self, action: Action, reasons: &[DropReason]) {
         let wanted: Vec<(u8, u8, u64)> = reasons.iter().map(|reason| (self.hook as u8, *reason as u8, 1)).collect();

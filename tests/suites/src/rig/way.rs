@@ -10,7 +10,7 @@ use super::outcome::Action;
 use super::{HERE, Outcome, ROUTER_MAC, Rig, RunOptions};
 
 /// MAC address of the rig's uplink.
-pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// How packets go between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

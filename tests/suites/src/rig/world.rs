@@ -14,6 +14,11 @@ pub const PEER_2: [u8; 4] = [192, 0, 2, 2];
 /// The peer with number 3.
 pub const PEER_3: [u8; 4] = [192, 0, 2, 3];
 
+/// MAC of the next hop towards a node.
+pub fn next_hop_mac(node: u32) -> [u8; 6] {
+    [2, 0, 0, 0, 1, node as u8]
+}
+
 /// A task, as endpoint and backend.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -202,6 +207,21 @@ impl Rig {
     pub fn publish(&mut self, service: &Service, protocol: u8, port: u16, target_port: u16) {
         let frontend = Frontend { target_port, ..service.frontend };
         self.put("FRONTENDS4", FrontendKey { addr: [0; 4], port, protocol, pad: 0 }, frontend);
+    }
+
+    /// A next hop towards this node stands on the uplink: tunnel packets can be sent without mesh0.
+    pub fn next_hop(&mut self, node: u32, addr: [u8; 4], mtu: u16) {
+        let (ifindex, link_mac) = (self.devices().uplink, UPLINK_MAC);
+        self.set(
+            "PEERS",
+            node,
+            Peer { addr: mapped(addr), ifindex, next_hop: next_hop_mac(node), link_mac, mtu, ..Peer::NONE },
+        );
+    }
+
+    /// What this node knows of another.
+    pub fn peer(&self, node: u32) -> Peer {
+        self.get("PEERS", node)
     }
 
     /// The echo of this node stays unanswered.

@@ -1,0 +1,37 @@
+//! The ingress node's part of an answer from the tunnel: is it one, and which link leads back. No route or neighbour is looked up.
+
+use mesh_common::parse::Packet;
+use mesh_common::schema::{FlowKey, address_flag};
+use mesh_common::verdict::DropReason;
+
+use crate::hook::Stop;
+use crate::maps::Tables;
+use crate::stage::balance;
+
+/// The uplink by which an answer leaves: the one that the call came in by while that is remembered, else the one that has the address.
+///
+/// Only from a published port of an address of this node; whatever else a peer sends this way is forged.
+#[inline(always)]
+pub fn leaves_by<F: Tables>(packet: &Packet<F>) -> Result<u32, Stop> {
+    let own = match F::address(&packet.src) {
+        Some(address) if address.flags & address_flag::OWN != 0 => address,
+        _ => return Err(Stop::drop(DropReason::ForgedReply)),
+    };
+    if balance::published::<F>(packet.sport, packet.protocol).is_none() {
+        return Err(Stop::drop(DropReason::ForgedReply));
+    }
+    let call = FlowKey {
+        src: packet.dst,
+        dst: packet.src,
+        sport: packet.dport,
+        dport: packet.sport,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    let came_by = match F::flow(&call) {
+        // SAFETY: a live map value, read only.
+        Some(flow) => unsafe { (*flow).ifindex },
+        None => 0,
+    };
+    Ok(if came_by != 0 { came_by } else { own.ifindex })
+}
