@@ -9,6 +9,7 @@
 
 mod floors;
 mod frames;
+mod live;
 mod measure;
 mod programs;
 mod walks;
@@ -57,6 +58,8 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
             }
         }
     }
+    let mut bench = Bench::new(live::LIVE_FLOWS, MAX_FLOWS as u32, Effort::of(wish))?;
+    rows.extend(live::rows(&mut bench, wish)?);
     Ok(rows)
 }
 
