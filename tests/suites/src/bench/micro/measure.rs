@@ -32,7 +32,7 @@ pub struct Effort {
 
 impl Effort {
     pub fn of(wish: &Wish) -> Effort {
-        Effort { repeats: if wish.quick { 20_000 } else { 200_000 }, pairs: PAIRS }
+        Effort { repeats: if wish.quick { 20_000 } else { 100_000 }, pairs: PAIRS }
     }
 }
 

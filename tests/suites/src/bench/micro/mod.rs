@@ -22,6 +22,7 @@ use super::{Row, Wish, stay_on_last_cpu};
 use crate::rig::Rig;
 pub use floors::{Floor, floors};
 pub use frames::Tuple;
+pub use live::{LIVE_FLOWS, rows as live_rows};
 pub use measure::{Bench, Effort};
 pub use walks::{Walk, flows_in_words};
 
