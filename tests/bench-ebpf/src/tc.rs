@@ -120,11 +120,12 @@ pub fn new(ctx: &TcContext, reply_too: bool) -> i32 {
     flow.addr = *backend;
     flow.vni = frontend.vni;
     flow.ifindex = 1;
+    let flow: &Flow<[u8; 4]> = flow;
     let new = u32::from_ne_bytes(*backend);
-    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() {
+    if BARE_FLOWS.insert(tuple.key(), flow, 0).is_err() {
         return LOST;
     }
-    if reply_too && BARE_FLOWS.insert(tuple.turned(new).key(), &*flow, 0).is_err() {
+    if reply_too && BARE_FLOWS.insert(tuple.turned(new).key(), flow, 0).is_err() {
         return LOST;
     }
     bytes.set_macs(flow.mac, mac::GATEWAY);

@@ -160,7 +160,8 @@ pub fn new(ctx: &XdpContext) -> u32 {
     let Some(flow) = crate::maps::blank() else { return LOST };
     flow.addr = *peer;
     flow.vni = frontend.vni;
-    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() {
+    let flow: &Flow<[u8; 4]> = flow;
+    if BARE_FLOWS.insert(tuple.key(), flow, 0).is_err() {
         return LOST;
     }
     count();
