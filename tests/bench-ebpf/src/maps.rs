@@ -4,12 +4,9 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use mesh_common::schema::{Flow, FlowKey, Frontend, FrontendKey};
 
-/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
-const MMAPABLE: usize = 1 << 10;
-
 /// The frames to go through, in the order they are visited.
 #[btf_map]
-pub static FRAMES: Array<[u64; 8], 1, MMAPABLE> = Array::new();
+pub static FRAMES: Array<[u64; 8], 1> = Array::new();
 /// Number of the next frame; how many there are.
 #[btf_map]
 pub static NEXT: Array<[u32; 2], 1> = Array::new();

@@ -14,6 +14,7 @@ use crate::maps::{self, BARE_FLOWS, BARE_FRONTENDS, BARE_RING, RING_SLOTS};
 use crate::packet::{Bytes, DST, IP_SUM, TCP_SUM, Tuple, opens, replaced};
 
 pub const OK: i32 = 0;
+const SHOT: i32 = 2;
 /// What a bare program says where something it takes for granted is not there: the benchmark stops.
 const LOST: i32 = 98;
 /// The update is of the pseudo header, and of four bytes.
@@ -65,6 +66,13 @@ fn key(skb: *mut __sk_buff, remote: u32, vni: u32) -> bool {
     unsafe { bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, ZERO_CSUM_TX) == 0 }
 }
 
+/// The end of a path.
+#[inline(always)]
+pub fn drop() -> i32 {
+    crate::xdp::count();
+    SHOT
+}
+
 /// One hash lookup.
 #[inline(always)]
 pub fn hash(ctx: &TcContext) -> i32 {
@@ -112,11 +120,12 @@ pub fn new(ctx: &TcContext, reply_too: bool) -> i32 {
     flow.addr = *backend;
     flow.vni = frontend.vni;
     flow.ifindex = 1;
+    let flow: &Flow<[u8; 4]> = flow;
     let new = u32::from_ne_bytes(*backend);
-    if BARE_FLOWS.insert(tuple.key(), &*flow, 0).is_err() {
+    if BARE_FLOWS.insert(tuple.key(), flow, 0).is_err() {
         return LOST;
     }
-    if reply_too && BARE_FLOWS.insert(tuple.turned(new).key(), &*flow, 0).is_err() {
+    if reply_too && BARE_FLOWS.insert(tuple.turned(new).key(), flow, 0).is_err() {
         return LOST;
     }
     bytes.set_macs(flow.mac, mac::GATEWAY);

@@ -4,7 +4,8 @@
 
 use mesh_common::wire::mac;
 use mesh_packet::{any, eth};
-use mesh_tests::bench::micro::{Bench, Effort, Floor, floors};
+use mesh_tests::bench::Wish;
+use mesh_tests::bench::micro::{Bench, Effort, Floor, LIVE_FLOWS, floors, live_rows};
 use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, built};
 
 const FLOWS: u32 = 16;
@@ -13,6 +14,10 @@ const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 fn bench() -> Option<Bench> {
+    bench_for(FLOWS)
+}
+
+fn bench_for(flows: u32) -> Option<Bench> {
     if let Some(reason) = mesh_lab::cannot_run() {
         mesh_lab::skip("the benchmark's packet programs", reason);
         return None;
@@ -21,7 +26,7 @@ fn bench() -> Option<Bench> {
         mesh_lab::skip("the benchmark's packet programs", "they are not built: run `cargo xtask build-ebpf`");
         return None;
     }
-    Some(Bench::new(FLOWS, 4_096, Effort { repeats: 64, pairs: 11 }).expect("the benchmark's programs load"))
+    Some(Bench::new(flows, 4_096, Effort { repeats: 64, pairs: 11 }).expect("the benchmark's programs load"))
 }
 
 #[test]
@@ -89,4 +94,15 @@ fn a_wrapper_restores_what_a_program_did() {
     let (tuple, ran) = bench.made_of(&floor("xdp_swap")).expect("xdp_swap");
     let swapped = eth(OUR_MAC, ROUTER_MAC).ipv4(tuple.src, tuple.dst).tcp(tuple.sport, tuple.dport);
     swapped.seq(1).ack(1).payload_of(10).assert_matches(&ran.frame);
+}
+
+#[test]
+fn every_way_brings_all_live_frames_to_the_end() {
+    let Some(mut bench) = bench_for(LIVE_FLOWS) else { return };
+    // Each reading counts what reached the end, and fails where that is not what was sent.
+    let rows = live_rows(&mut bench, &Wish::default()).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert_ne!(row.value.is_some(), row.note.is_some(), "{}: a number, or why there is none", row.name);
+    }
 }

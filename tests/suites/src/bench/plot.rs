@@ -7,8 +7,8 @@ use super::row::Row;
 use super::statistics::Summary;
 use super::table::number;
 
-const WIDTH: f64 = 1_200.0;
-const LABELS: f64 = 520.0;
+const WIDTH: f64 = 1_320.0;
+const LABELS: f64 = 640.0;
 const BARS: f64 = 560.0;
 const LINE: f64 = 22.0;
 const HEAD: f64 = 34.0;

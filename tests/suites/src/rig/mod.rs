@@ -27,12 +27,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{Program, SchedClassifier};
+use aya::programs::{Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
-pub use devices::{Devices, HERE, ROUTER_MAC};
+pub use devices::{Devices, HERE, ROUTER_MAC, index};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
 pub use way::{UPLINK_MAC, Way};
@@ -225,6 +225,15 @@ impl Rig {
     pub fn descriptor(&mut self, name: &str) -> Result<Option<OwnedFd>> {
         let Some(program) = self.ebpf.program_mut(name) else { return Ok(None) };
         loaded(program).with_context(|| format!("loading {name}")).map(Some)
+    }
+
+    /// What the kernel made of a packet program of either kind; None where the object has none of this name.
+    pub fn info(&mut self, name: &str) -> Result<Option<ProgramInfo>> {
+        if self.descriptor(name)?.is_none() {
+            return Ok(None);
+        }
+        let program = self.ebpf.program(name).context("it was there just now")?;
+        program.info().with_context(|| format!("asking the kernel about {name}")).map(Some)
     }
 
     /// A map's descriptor, for what is done to many entries at once.

@@ -32,16 +32,16 @@ pub struct Effort {
 
 impl Effort {
     pub fn of(wish: &Wish) -> Effort {
-        Effort { repeats: if wish.quick { 20_000 } else { 200_000 }, pairs: PAIRS }
+        Effort { repeats: if wish.quick { 20_000 } else { 100_000 }, pairs: PAIRS }
     }
 }
 
 /// One node's programs and tables, and the bare programs beside them.
 pub struct Bench {
-    rig: Rig,
-    programs: Programs,
-    world: World,
-    effort: Effort,
+    pub(super) rig: Rig,
+    pub(super) programs: Programs,
+    pub(super) world: World,
+    pub(super) effort: Effort,
     order: Vec<u32>,
     /// Packets before each reading that are not counted.
     warm: u32,
@@ -196,7 +196,7 @@ impl Bench {
     }
 
     /// Opens a walk's flows in an empty table; says how many entries that made.
-    fn open(&mut self, walk: &Walk, flows: u32) -> Result<usize> {
+    pub(super) fn open(&mut self, walk: &Walk, flows: u32) -> Result<usize> {
         clear(self.rig.map("FLOWS4"))?;
         let stream = match &walk.opener {
             Opener::None => return Ok(0),
@@ -229,7 +229,7 @@ impl Bench {
     }
 
     /// The flows in the order they are visited.
-    fn tuples(&mut self, stream: &Stream, flows: u32) -> Vec<Tuple> {
+    pub(super) fn tuples(&mut self, stream: &Stream, flows: u32) -> Vec<Tuple> {
         if self.order.len() != flows as usize {
             self.order = shuffled(flows);
         }
@@ -237,7 +237,7 @@ impl Bench {
     }
 
     /// The wrapper goes through these frames; the first of them.
-    fn load(&mut self, template: &Template, tuples: &[Tuple]) -> Result<Bytes> {
+    pub(super) fn load(&mut self, template: &Template, tuples: &[Tuple]) -> Result<Bytes> {
         let frames: Vec<Bytes> = tuples.iter().map(|tuple| template.of(*tuple)).collect();
         self.programs.frames(&frames)?;
         Ok(frames[0])

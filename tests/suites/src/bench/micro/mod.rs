@@ -9,6 +9,7 @@
 
 mod floors;
 mod frames;
+mod live;
 mod measure;
 mod programs;
 mod walks;
@@ -21,6 +22,7 @@ use super::{Row, Wish, stay_on_last_cpu};
 use crate::rig::Rig;
 pub use floors::{Floor, floors};
 pub use frames::Tuple;
+pub use live::{LIVE_FLOWS, rows as live_rows};
 pub use measure::{Bench, Effort};
 pub use walks::{Walk, flows_in_words};
 
@@ -57,6 +59,8 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
             }
         }
     }
+    let mut bench = Bench::new(live::LIVE_FLOWS, MAX_FLOWS as u32, Effort::of(wish))?;
+    rows.extend(live::rows(&mut bench, wish)?);
     Ok(rows)
 }
 
@@ -64,9 +68,18 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
 fn sizes() -> Result<Vec<Row>> {
     let mut rig = Rig::new().context("measuring needs root")?;
     let mut rows = Vec::new();
-    for name in Hook::ALL.map(Hook::name) {
-        rig.load(name);
-        let info = rig.program(name).info().with_context(|| format!("asking the kernel about {name}"))?;
+    let mut names = Hook::ALL.map(Hook::name).to_vec();
+    names.push("xdp_uplink");
+    names.dedup();
+    for name in names {
+        let Some(info) = rig.info(name)? else {
+            rows.push(Row::missing(
+                format!("{name}: machine code"),
+                "bytes",
+                format!("the packet programs have no {name}"),
+            ));
+            continue;
+        };
         let row = |what: &str, unit, size: u32| Row::alone(format!("{name}: {what}"), unit, &[f64::from(size)]);
         rows.push(row("verified instructions", "insns", info.verified_instruction_count().unwrap_or(0)));
         rows.push(row("machine code", "bytes", info.size_jitted()));

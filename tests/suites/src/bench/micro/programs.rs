@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use aya::maps::PerCpuArray;
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{Flow, FlowKey, Frontend, FrontendKey};
@@ -139,6 +140,13 @@ impl Programs {
     /// A table of the bare programs knows no flow.
     pub fn forget(&self, table: &str) -> Result<()> {
         clear(self.map(table)).map(drop).with_context(|| format!("emptying {table}"))
+    }
+
+    /// Packets that bare programs have counted so far.
+    pub fn counted(&self) -> Result<u64> {
+        let map = self.ebpf.map("BARE_COUNT").context("the benchmark's object has no BARE_COUNT")?;
+        let map = PerCpuArray::<_, [u64; 2]>::try_from(map).context("reading BARE_COUNT")?;
+        Ok(map.get(&0, 0)?.iter().map(|[packets, _]| packets).sum())
     }
 
     /// Entries in the bare programs' table.

@@ -63,6 +63,11 @@ impl World {
         World { client, here, there, uplink, mesh0 }
     }
 
+    /// The host side of the called task's veth.
+    pub fn task_ifindex(&self) -> u32 {
+        self.here.ifindex
+    }
+
     /// A device that bare programs may name in a redirect.
     pub fn client_ifindex(&self) -> u32 {
         self.client.ifindex
@@ -158,7 +163,7 @@ impl Walk {
 pub fn flows_in_words(flows: u32) -> String {
     match flows {
         1 => "1 flow".to_owned(),
-        _ if flows % 1_000 == 0 => format!("{}k flows", flows / 1_000),
+        _ if flows.is_multiple_of(1_000) => format!("{}k flows", flows / 1_000),
         _ => format!("{flows} flows"),
     }
 }
