@@ -4,6 +4,7 @@
 //! rows, `machine.rs` says where they come from. Invariant: value and reference of a row are read in turns (A B A B), so that a noisy
 //! machine harms both alike, and their ratio is judged pair by pair. No test asserts a time.
 
+pub mod e2e;
 mod json;
 mod machine;
 pub mod micro;

@@ -9,7 +9,7 @@ use mesh_tests::bench::{self, Machine, Row, Wish};
 type Measure = fn(&Wish) -> Result<Vec<Row>>;
 
 /// The parts, in the order of `all`.
-const PARTS: [(&str, Measure); 1] = [("micro", bench::micro::rows)];
+const PARTS: [(&str, Measure); 2] = [("micro", bench::micro::rows), ("e2e", bench::e2e::rows)];
 
 struct Options {
     parts: Vec<(&'static str, Measure)>,
