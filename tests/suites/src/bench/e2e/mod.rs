@@ -67,9 +67,9 @@ fn measure(lab: &Lab, wanted: &[Wanted], wish: &Wish) -> Result<Readings> {
     let calls = ways(lab, &folder, &runs.iter().map(|(_, way)| *way).collect())?;
     let judged: BTreeSet<Kind> = wanted.iter().filter(|one| one.target.is_some()).map(|one| one.kind).collect();
     let mut readings = Readings::new();
-    let turns = if wish.quick { 2 } else { PAIRS };
-    // The first turn warms caches and neighbours, and is thrown away.
-    for turn in 0..=turns {
+    // Turn 0 warms caches and neighbours, and is thrown away; a quick look has no time for it.
+    let (first, turns) = if wish.quick { (1, 1) } else { (0, PAIRS) };
+    for turn in first..=turns {
         let mut order: Vec<(Kind, Way)> = runs.iter().copied().collect();
         if turn % 2 == 1 {
             order.reverse();

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::overlay::{self, HOSTS};
 use super::{Ground, iptables, run};
-use crate::bench::e2e::server::{self, STREAM, WEB};
+use crate::bench::e2e::server::{STREAM, WEB};
 use crate::bench::e2e::tool::Call;
 
 const SANDBOX: &str = "172.18.0.2";
