@@ -1,6 +1,7 @@
-//! `cargo xtask build-ebpf`: compiles crate mesh-ebpf for the BPF target into `target/bpf/mesh-ebpf`, with BTF.
+//! `cargo xtask build-ebpf`: compiles the packet programs for the BPF target, with BTF: crate mesh-ebpf into `target/bpf/mesh-ebpf`, and the
+//! benchmark's own programs (tests/bench-ebpf) into `target/bpf/mesh-bench-ebpf`.
 //!
-//! mesh-userspace/build.rs embeds that file. The build has its own target directory below `target/bpf`, so that the host's
+//! mesh-userspace/build.rs embeds the first. The build has its own target directory below `target/bpf`, so that the host's
 //! build is not disturbed, and is incremental through cargo. The object's file is rewritten only when its bytes
 //! changed: an unchanged one doesn't rebuild the agent. Always optimised: the verifier takes nothing else.
 
@@ -14,6 +15,8 @@ use crate::setup::{self, Compiler, Consent, Toolchain};
 use crate::workspace::Workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
+/// The crates, each with one binary of its name: the product's, and the benchmark's.
+const CRATES: [&str; 2] = ["mesh-ebpf", "mesh-bench-ebpf"];
 
 #[derive(clap::Args, Default)]
 pub struct Options {
@@ -40,17 +43,20 @@ pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result
     if options.lint {
         return lint(workspace, &toolchain);
     }
-    let mut command = cargo(workspace, &toolchain, "build");
-    if options.log {
-        command.args(["--features", "log"]);
+    for name in CRATES {
+        let mut command = cargo(workspace, &toolchain, "build", name);
+        if options.log && name == CRATES[0] {
+            command.args(["--features", "log"]);
+        }
+        process::run(&mut command)?;
+        publish(workspace, name)?;
     }
-    process::run(&mut command)?;
-    publish(workspace)
+    Ok(())
 }
 
-/// Copies the linked object to where the agent's build looks for it.
-fn publish(workspace: &Workspace) -> Result<()> {
-    let built = build_folder(workspace).join(TARGET).join("release").join("mesh-ebpf");
+/// Copies the linked object to where the agent's build and the tests look for it.
+fn publish(workspace: &Workspace, name: &str) -> Result<()> {
+    let built = build_folder(workspace).join(TARGET).join("release").join(name);
     let object = std::fs::read(&built).with_context(|| format!("reading the object {}", built.display()))?;
     for section in [".BTF", ".BTF.ext"] {
         let name = [section.as_bytes(), b"\0"].concat();
@@ -61,7 +67,7 @@ fn publish(workspace: &Workspace) -> Result<()> {
             );
         }
     }
-    let place = workspace.object();
+    let place = workspace.object(name);
     if std::fs::read(&place).is_ok_and(|present| present == object) {
         eprintln!("build-ebpf: {} is unchanged", place.display());
         return Ok(());
@@ -77,17 +83,23 @@ fn publish(workspace: &Workspace) -> Result<()> {
 fn lint(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let has_clippy = matches!(toolchain.compiler, Compiler::Nightly)
         && process::read(Command::new("rustup").args(["run", "nightly", "cargo", "clippy", "--version"])).is_ok();
-    if has_clippy {
-        return process::run(cargo(workspace, toolchain, "clippy").args(["--", "-D", "warnings"]));
+    if !has_clippy {
+        eprintln!("build-ebpf: this compiler has no clippy for the BPF target: checking with rustc's own lints");
     }
-    eprintln!("build-ebpf: this compiler has no clippy for the BPF target: checking with rustc's own lints");
-    let mut command = cargo(workspace, toolchain, "rustc");
-    // Only this crate's warnings are errors; metadata alone, so nothing is linked.
-    process::run(command.args(["--bin", "mesh-ebpf", "--", "-D", "warnings", "--emit", "metadata"]))
+    for name in CRATES {
+        if has_clippy {
+            process::run(cargo(workspace, toolchain, "clippy", name).args(["--", "-D", "warnings"]))?;
+        } else {
+            let mut command = cargo(workspace, toolchain, "rustc", name);
+            // Only this crate's warnings are errors; metadata alone, so nothing is linked.
+            process::run(command.args(["--bin", name, "--", "-D", "warnings", "--emit", "metadata"]))?;
+        }
+    }
+    Ok(())
 }
 
-/// A cargo command on the crate for the BPF target, by this toolchain.
-fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Command {
+/// A cargo command on a crate for the BPF target, by this toolchain.
+fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str, name: &str) -> Command {
     let mut command;
     match &toolchain.compiler {
         Compiler::Nightly => {
@@ -114,7 +126,7 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Command {
             format!("-C linker={} -C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf", toolchain.linker.display()),
         )
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
-        .args(["--release", "--package", "mesh-ebpf", "--target", TARGET, "--target-dir"])
+        .args(["--release", "--package", name, "--target", TARGET, "--target-dir"])
         .arg(build_folder(workspace));
     command
 }

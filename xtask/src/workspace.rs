@@ -35,9 +35,9 @@ impl Workspace {
         Ok(Self { root: place("workspace_root")?, target: place("target_directory")? })
     }
 
-    /// The packet programs' object, where `build-ebpf` leaves it and mesh-userspace/build.rs looks for it.
-    pub fn object(&self) -> PathBuf {
-        self.target.join("bpf").join("mesh-ebpf")
+    /// The object of a crate of packet programs, where `build-ebpf` leaves it; mesh-userspace/build.rs looks for mesh-ebpf's.
+    pub fn object(&self, name: &str) -> PathBuf {
+        self.target.join("bpf").join(name)
     }
 
     /// Programs that `setup` built or unpacked for this clone alone.

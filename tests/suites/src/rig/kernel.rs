@@ -4,7 +4,7 @@
 //! hook, lets the hook read that peer as the remote end. The wrapper is assembled here, so nothing of it is in the product's object.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Commands of bpf(2), and types (include/uapi/linux/bpf.h).
 const MAP_CREATE: libc::c_long = 0;
@@ -22,7 +22,7 @@ const SKB_LEN: usize = 192;
 const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+pub(super) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: every pointer in the attribute names a buffer that outlives the call; its size is passed along.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
@@ -103,6 +103,23 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> i
     Ok(Ran { code: attr.retval as i32, frame: out, mark: u32::from_ne_bytes(mark), duration_ns: attr.duration })
 }
 
+/// Runs an XDP program on a copy of `frame`, which arrives at the loopback device: a test run gives XDP no other without a driver behind it.
+pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Ran> {
+    let mut out = vec![0u8; frame.len() + 256];
+    let mut attr = TestAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_size_out: out.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat,
+        ..TestAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    out.truncate(attr.data_size_out as usize);
+    Ok(Ran { code: attr.retval as i32, frame: out, mark: 0, duration_ns: attr.duration })
+}
+
 /// A map made here.
 #[derive(Debug)]
 pub struct RawMap {
@@ -127,14 +144,19 @@ impl RawMap {
 
     /// Writes one value.
     pub fn set(&self, index: u32, value: &[u8]) -> io::Result<()> {
-        let mut attr = [u64::from(self.fd.as_raw_fd() as u32), &raw const index as u64, value.as_ptr() as u64, 0];
-        bpf(MAP_UPDATE, &mut attr).map(drop)
+        set(self.fd.as_fd(), index, value)
     }
 
     /// Writes one tail call target.
     pub fn set_program(&self, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
         self.set(index, &(program.as_raw_fd() as u32).to_ne_bytes())
     }
+}
+
+/// Writes one value of an array that somebody else made.
+pub fn set(map: BorrowedFd<'_>, index: u32, value: &[u8]) -> io::Result<()> {
+    let mut attr = [u64::from(map.as_raw_fd() as u32), &raw const index as u64, value.as_ptr() as u64, 0];
+    bpf(MAP_UPDATE, &mut attr).map(drop)
 }
 
 /// The `prog_load` member of `union bpf_attr`, as far as it is used.
@@ -160,8 +182,6 @@ pub struct Assembly {
 
 /// Helper numbers (include/uapi/linux/bpf.h).
 pub mod helper {
-    pub const MAP_LOOKUP: i32 = 1;
-    pub const SKB_STORE_BYTES: i32 = 9;
     pub const TAIL_CALL: i32 = 12;
     pub const SET_TUNNEL_KEY: i32 = 21;
 }
@@ -181,36 +201,6 @@ impl Assembly {
     /// `dst = value`
     pub fn set(&mut self, dst: u8, value: i32) -> &mut Self {
         self.put(0xb7, dst, 0, 0, value);
-        self
-    }
-
-    /// `dst += value`
-    pub fn add(&mut self, dst: u8, value: i32) -> &mut Self {
-        self.put(0x07, dst, 0, 0, value);
-        self
-    }
-
-    /// `dst = *(u32 *)(src + offset)`
-    pub fn load32(&mut self, dst: u8, src: u8, offset: i16) -> &mut Self {
-        self.put(0x61, dst, src, offset, 0);
-        self
-    }
-
-    /// `*(u32 *)(dst + offset) = src`
-    pub fn store32(&mut self, dst: u8, offset: i16, src: u8) -> &mut Self {
-        self.put(0x63, dst, src, offset, 0);
-        self
-    }
-
-    /// Skips `count` instructions if `dst < value` (unsigned).
-    pub fn skip_if_less(&mut self, dst: u8, value: i32, count: i16) -> &mut Self {
-        self.put(0xa5, dst, 0, count, value);
-        self
-    }
-
-    /// Skips `count` instructions if `dst != 0`.
-    pub fn skip_if_not_zero(&mut self, dst: u8, count: i16) -> &mut Self {
-        self.put(0x55, dst, 0, count, 0);
         self
     }
 

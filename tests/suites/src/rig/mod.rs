@@ -12,6 +12,7 @@
 //! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1).
 //! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
 
+pub mod batch;
 mod devices;
 pub mod kernel;
 mod outcome;
@@ -19,12 +20,12 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
@@ -189,6 +190,18 @@ impl Rig {
         self.ebpf.program(name).expect("the object has this program").try_into().expect("it is a classifier")
     }
 
+    /// A packet program of either kind, loaded; None where the object has none of this name.
+    pub fn descriptor(&mut self, name: &str) -> Result<Option<OwnedFd>> {
+        let Some(program) = self.ebpf.program_mut(name) else { return Ok(None) };
+        loaded(program).with_context(|| format!("loading {name}")).map(Some)
+    }
+
+    /// A map's descriptor, for what is done to many entries at once.
+    pub fn map(&self, name: &str) -> BorrowedFd<'_> {
+        batch::descriptor(self.ebpf.map(name).expect("the object has this map"))
+            .expect("a map of a kind that the rig knows")
+    }
+
     /// The flow table now.
     pub fn flows(&self) -> Flows {
         self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4")
@@ -240,12 +253,37 @@ impl Rig {
     }
 }
 
+/// Loads a classifier or an XDP program, if it is not loaded yet.
+pub fn loaded(program: &mut Program) -> Result<OwnedFd> {
+    let fd = match program {
+        Program::SchedClassifier(program) => {
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            program.fd()?
+        }
+        Program::Xdp(program) => {
+            if program.fd().is_err() {
+                program.load()?;
+            }
+            program.fd()?
+        }
+        _ => bail!("it is no packet program"),
+    };
+    Ok(fd.as_fd().try_clone_to_owned()?)
+}
+
 /// The compiled programs: named by MESH_EBPF_OBJECT (relative to the clone), or in the target directory that we run from.
 fn object() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MESH_EBPF_OBJECT") {
         return Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path));
     }
+    built("mesh-ebpf").context("the packet programs are not built: run `cargo xtask build-ebpf`")
+}
+
+/// An object that `cargo xtask build-ebpf` left in the target directory that we run from.
+pub fn built(name: &str) -> Result<PathBuf> {
     let ourselves = std::env::current_exe().context("finding our own program")?;
-    let found = ourselves.ancestors().map(|folder| folder.join("bpf").join("mesh-ebpf")).find(|path| path.is_file());
-    found.context("the packet programs are not built: run `cargo xtask build-ebpf`")
+    let found = ourselves.ancestors().map(|folder| folder.join("bpf").join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("there is no target/bpf/{name} above {}", ourselves.display()))
 }

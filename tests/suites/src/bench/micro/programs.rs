@@ -1,0 +1,172 @@
+//! The benchmark's own packet programs, loaded: wrappers to run a program behind, and bare programs with filled tables.
+//!
+//! Invariant: a run behind a wrapper goes through the frames in turn; the table of the bare programs has the flows of those frames.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::parse::protocol;
+use mesh_common::schema::{Flow, FlowKey, Frontend, FrontendKey};
+
+use super::frames::{Bytes, Tuple};
+use super::walks::{BY_ADDRESS, BY_PORT};
+use crate::rig::kernel::{self, Ran, RunOptions, tunnel_key};
+use crate::rig::{PEER_2, batch};
+
+/// Slots of `BARE_RING` (tests/bench-ebpf/src/maps.rs).
+const RING_SLOTS: u32 = 65_537;
+/// Most flows that `BARE_LRU` is made for: a table that forgets needs room to spare.
+const LRU_ROOM: u32 = 2;
+
+/// What kind of program is run, and how its packets arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Xdp,
+    Tc,
+    /// Out of the tunnel from this peer, with this VNI.
+    Tunnel([u8; 4], u32),
+}
+
+impl Kind {
+    fn wrapper(self) -> &'static str {
+        match self {
+            Kind::Xdp => "turn_xdp",
+            Kind::Tc => "turn_tc",
+            Kind::Tunnel(..) => "turn_tc_tunnel",
+        }
+    }
+
+    /// The program that only ends.
+    pub fn empty(self) -> &'static str {
+        if self == Kind::Xdp { "xdp_empty" } else { "tc_empty" }
+    }
+}
+
+/// See the module.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// With room for so many frames, and flow entries in each table.
+    pub fn load(frames: u32, entries: u32) -> Result<Programs> {
+        let path = crate::rig::built("mesh-bench-ebpf").context("run `cargo xtask build-ebpf`")?;
+        let ebpf = EbpfLoader::new()
+            .map_max_entries("FRAMES", frames)
+            .map_max_entries("BARE_FLOWS", entries)
+            .map_max_entries("BARE_LRU", (frames * LRU_ROOM).max(1_024))
+            .load_file(&path)
+            .with_context(|| format!("loading {}", path.display()))?;
+        let programs = Programs { ebpf };
+        batch::fill(programs.map("BARE_RING"), (0..RING_SLOTS).map(|slot| (slot, PEER_2)))?;
+        let mut frontend: Frontend<[u8; 4]> = zeroed();
+        (frontend.pool, frontend.vni) = (1, 4_097);
+        let ports = BY_PORT.map(|port| FrontendKey { addr: [0; 4], port, protocol: protocol::TCP, pad: 0 });
+        let addresses = BY_ADDRESS.map(|addr| FrontendKey { addr, port: 0, protocol: 0, pad: 0 });
+        let frontends = ports.into_iter().chain(addresses).map(|key| (key, frontend));
+        batch::fill(programs.map("BARE_FRONTENDS"), frontends).context("filling the bare programs' services")?;
+        Ok(programs)
+    }
+
+    fn map(&self, name: &str) -> BorrowedFd<'_> {
+        let map = self.ebpf.map(name).unwrap_or_else(|| panic!("the benchmark's object has no map {name}"));
+        batch::descriptor(map).unwrap_or_else(|| panic!("{name} is of a kind that the rig does not know"))
+    }
+
+    /// A program, loaded.
+    pub fn program(&mut self, name: &str) -> Result<OwnedFd> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the benchmark's object has no {name}"))?;
+        crate::rig::loaded(program).with_context(|| format!("loading {name}"))
+    }
+
+    /// The frames to go through from now on, beginning with the first.
+    pub fn frames(&self, frames: &[Bytes]) -> Result<()> {
+        batch::fill(self.map("FRAMES"), (0u32..).zip(frames.iter().copied())).context("writing frames")?;
+        self.start_at(0, frames.len() as u32)
+    }
+
+    /// Goes on at this frame of so many.
+    pub fn start_at(&self, number: u32, count: u32) -> Result<()> {
+        let mut value = [0u8; 8];
+        value[..4].copy_from_slice(&number.to_ne_bytes());
+        value[4..].copy_from_slice(&count.to_ne_bytes());
+        kernel::set(self.map("NEXT"), 0, &value).context("choosing the next frame")
+    }
+
+    /// Runs a program behind the wrapper of its kind; packets arrive at this device.
+    pub fn run(
+        &mut self,
+        kind: Kind,
+        target: BorrowedFd<'_>,
+        ifindex: u32,
+        first: &Bytes,
+        repeats: u32,
+    ) -> Result<Ran> {
+        let wrapper = self.program(kind.wrapper())?;
+        let targets = self.map(if kind == Kind::Xdp { "TARGET_XDP" } else { "TARGET_TC" });
+        kernel::set(targets, 0, &(target.as_raw_fd() as u32).to_ne_bytes())
+            .context("choosing the program under test")?;
+        if let Kind::Tunnel(peer, vni) = kind {
+            kernel::set(self.map("TUNNEL"), 0, &tunnel_key(peer, vni)).context("writing the tunnel key")?;
+        }
+        let ran = match kind {
+            Kind::Xdp => kernel::test_run_xdp(wrapper.as_fd(), first, repeats),
+            _ => {
+                let options = RunOptions { ifindex, repeat: repeats, ..RunOptions::default() };
+                kernel::test_run(wrapper.as_fd(), first, options)
+            }
+        };
+        ran.with_context(|| format!("running {} {repeats} times", kind.wrapper()))
+    }
+
+    /// The tables of the bare programs get entries for these flows and their replies, and no others.
+    pub fn know(&self, flows: &[Tuple], ifindex: u32) -> Result<()> {
+        self.forget()?;
+        let mut value: Flow<[u8; 4]> = zeroed();
+        value.addr = PEER_2;
+        value.node = u32::from_be_bytes(PEER_2);
+        value.vni = 4_097;
+        value.ifindex = ifindex;
+        value.mac = [2, 0, 0, 0, 0, 2];
+        let both = || flows.iter().flat_map(|tuple| [key(*tuple), key(tuple.turned())]);
+        batch::fill(self.map("BARE_FLOWS"), both().map(|key| (key, value)))
+            .context("filling the bare programs' table")?;
+        let forward = flows.iter().map(|tuple| (key(*tuple), value));
+        batch::fill(self.map("BARE_LRU"), forward).context("filling the table that forgets")
+    }
+
+    /// The bare programs know no flow.
+    pub fn forget(&self) -> Result<()> {
+        for table in ["BARE_FLOWS", "BARE_LRU"] {
+            clear(self.map(table)).with_context(|| format!("emptying {table}"))?;
+        }
+        Ok(())
+    }
+
+    /// Entries in the bare programs' table.
+    pub fn known(&self) -> Result<usize> {
+        count(self.map("BARE_FLOWS")).context("counting the bare programs' flows")
+    }
+}
+
+/// Empties a table of flows.
+pub fn clear(table: BorrowedFd<'_>) -> std::io::Result<usize> {
+    batch::clear(table, size_of::<FlowKey<[u8; 4]>>(), size_of::<Flow<[u8; 4]>>())
+}
+
+/// Entries of a table of flows.
+pub fn count(table: BorrowedFd<'_>) -> std::io::Result<usize> {
+    batch::count(table, size_of::<FlowKey<[u8; 4]>>(), size_of::<Flow<[u8; 4]>>())
+}
+
+fn key(tuple: Tuple) -> FlowKey<[u8; 4]> {
+    let Tuple { src, dst, sport, dport } = tuple;
+    FlowKey { src, dst, sport, dport, protocol: protocol::TCP, pad: [0; 3] }
+}
+
+/// A value of a map whose other fields the bare programs don't read: layouts change, and this follows.
+fn zeroed<T: aya::Pod>() -> T {
+    // SAFETY: map values are integers and byte arrays: zero is a value of them.
+    unsafe { std::mem::zeroed() }
+}
