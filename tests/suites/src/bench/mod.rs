@@ -10,6 +10,7 @@ mod machine;
 pub mod micro;
 mod plot;
 mod row;
+pub mod scale;
 mod statistics;
 mod table;
 
@@ -26,6 +27,8 @@ pub use statistics::{PAIRS, Summary, ratio};
 pub struct Wish {
     /// Fewer and shorter readings: does it work, not how fast is it.
     pub quick: bool,
+    /// Also what takes ten minutes and more.
+    pub long: bool,
     /// Only rows whose name contains this.
     pub only: Option<String>,
 }
