@@ -34,6 +34,24 @@ pub fn turn_tc_tunnel(ctx: TcContext) -> i32 {
     turn::tc(&ctx, true)
 }
 
+/// Writes the next frame and passes it to the stack: packets that really arrive.
+#[xdp]
+pub fn turn_live(ctx: XdpContext) -> u32 {
+    turn::live(&ctx)
+}
+
+/// Attached so that a veth has receive queues as a native driver has; sees nothing.
+#[xdp]
+pub fn xdp_pass(_ctx: XdpContext) -> u32 {
+    xdp::PASS
+}
+
+/// Where forwarded packets end: counted and dropped.
+#[classifier]
+pub fn tc_drop(_ctx: TcContext) -> i32 {
+    tc::drop()
+}
+
 /// Ends: what the wrapper costs by itself.
 #[xdp]
 pub fn xdp_empty(_ctx: XdpContext) -> u32 {

@@ -14,6 +14,7 @@ use crate::maps::{self, BARE_FLOWS, BARE_FRONTENDS, BARE_RING, RING_SLOTS};
 use crate::packet::{Bytes, DST, IP_SUM, TCP_SUM, Tuple, opens, replaced};
 
 pub const OK: i32 = 0;
+const SHOT: i32 = 2;
 /// What a bare program says where something it takes for granted is not there: the benchmark stops.
 const LOST: i32 = 98;
 /// The update is of the pseudo header, and of four bytes.
@@ -63,6 +64,13 @@ fn key(skb: *mut __sk_buff, remote: u32, vni: u32) -> bool {
     key.__bindgen_anon_3.local_ipv4 = HERE;
     // SAFETY: the helper reads the size given.
     unsafe { bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, ZERO_CSUM_TX) == 0 }
+}
+
+/// The end of a path.
+#[inline(always)]
+pub fn drop() -> i32 {
+    crate::xdp::count();
+    SHOT
 }
 
 /// One hash lookup.

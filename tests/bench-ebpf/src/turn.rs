@@ -101,3 +101,12 @@ pub fn tc(ctx: &TcContext, tunnel: bool) -> i32 {
     let _ = ctx.as_ptr();
     FAILED
 }
+
+/// The next frame, for the stack behind the device: live frames are fresh each time, and this long.
+#[inline(always)]
+pub fn live(ctx: &XdpContext) -> u32 {
+    let (data, end) = bounds(ctx);
+    let (Some(bytes), Some(frame)) = (Bytes::new(data, end), next()) else { return FAILED as u32 };
+    write(bytes, frame);
+    crate::xdp::PASS
+}

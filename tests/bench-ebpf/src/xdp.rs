@@ -10,7 +10,7 @@ use crate::maps::{BARE_COUNT, BARE_FLOWS, BARE_FRONTENDS, BARE_LRU, BARE_RING, R
 use crate::packet::{Bytes, LEN, Tuple, fold, halves};
 
 pub const TX: u32 = 3;
-const PASS: u32 = 2;
+pub const PASS: u32 = 2;
 /// What a bare program says where something it takes for granted is not there: the benchmark stops.
 const LOST: u32 = 1;
 /// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348).
@@ -39,8 +39,9 @@ pub fn swap(ctx: &XdpContext) -> u32 {
     TX
 }
 
+/// Counts a packet.
 #[inline(always)]
-fn count() {
+pub fn count() {
     if let Some(at) = BARE_COUNT.get_ptr_mut(0) {
         // SAFETY: this CPU's own value.
         let count = unsafe { &mut *at };

@@ -55,7 +55,8 @@ pub fn build() -> Result<Devices> {
     })
 }
 
-fn index(name: &str) -> Result<u32> {
+/// The index of a device of the calling thread's namespace.
+pub fn index(name: &str) -> Result<u32> {
     let text = CString::new(name)?;
     // SAFETY: the name is a C string that lives through the call.
     let index = unsafe { libc::if_nametoindex(text.as_ptr()) };

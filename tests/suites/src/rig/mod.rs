@@ -30,7 +30,7 @@ use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
-pub use devices::{Devices, HERE, ROUTER_MAC};
+pub use devices::{Devices, HERE, ROUTER_MAC, index};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
 pub use world::{PEER_2, PEER_3, Service, Task, ip};

@@ -16,6 +16,11 @@ pub struct Floor {
 }
 
 impl Floor {
+    /// Its table is the one that forgets.
+    pub fn forgets(&self) -> bool {
+        self.program.contains("lru")
+    }
+
     pub fn row_name(&self, flows: u32) -> String {
         format!("bare {}: {}, {}", self.program, self.words, super::flows_in_words(flows))
     }

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::floors::Floor;
 use super::frames::{Bytes, Template, Tuple, shuffled};
-use super::programs::{Kind, Programs, clear, count};
+use super::programs::{self, Kind, Programs, clear, count};
 use super::walks::{Opener, Stream, Walk, World, walks};
 use crate::bench::{PAIRS, Row, Wish};
 use crate::rig::Rig;
+use crate::rig::kernel::Ran;
 
 /// Shares of the flows that one reading of new flows opens, before the table is emptied.
 const SHARES: u32 = 5;
@@ -37,10 +38,10 @@ impl Effort {
 
 /// One node's programs and tables, and the bare programs beside them.
 pub struct Bench {
-    rig: Rig,
-    programs: Programs,
-    world: World,
-    effort: Effort,
+    pub(super) rig: Rig,
+    pub(super) programs: Programs,
+    pub(super) world: World,
+    pub(super) effort: Effort,
     order: Vec<u32>,
     /// Packets before each reading that are not counted.
     warm: u32,
@@ -73,7 +74,9 @@ impl Bench {
         let Some(ours) = self.subject(&walk.stream)? else { return Ok(missing(walk, name).target(walk.target(flows))) };
         let opened = self.open(walk, flows).with_context(|| format!("{name}: opening its flows"))?;
         let tuples = self.tuples(&walk.stream, flows);
-        self.programs.know(&tuples, self.world.client_ifindex())?;
+        // In the order of their numbers, as ours were opened.
+        let known: Vec<Tuple> = (0..flows).map(|n| walk.stream.tuple(&self.world, n)).collect();
+        self.programs.know(programs::FLOWS, &known, walk.entries > 1, self.world.client_ifindex())?;
         let first = self.load(&walk.stream.data(), &tuples)?;
         self.warm = warm(flows);
         let bare = self.bare(walk.bare, &ours)?;
@@ -112,7 +115,7 @@ impl Bench {
             let share = pair % shares;
             if share == 0 {
                 clear(self.rig.map("FLOWS4"))?;
-                self.programs.forget()?;
+                self.programs.forget(programs::FLOWS)?;
             }
             let floor = self.floor_of(&ours, walk.makes_room(), &first, repeats)?;
             self.programs.start_at(share * repeats, flows)?;
@@ -121,6 +124,9 @@ impl Bench {
             let reference = self.run(&bare, &first, repeats)?;
             if pair > 0 {
                 pairs.push((value - floor, reference - floor));
+            }
+            if share + 1 < shares && pair < self.effort.pairs as u32 {
+                continue;
             }
             let written = (share + 1) as usize * repeats as usize * walk.entries;
             let [of_ours, of_bare] = [count(self.rig.map("FLOWS4"))?, self.programs.known()?];
@@ -136,7 +142,9 @@ impl Bench {
         let walk =
             self.walks().into_iter().find(|walk| walk.stream.kind == floor.kind).context("a walk of this kind")?;
         let tuples = self.tuples(&walk.stream, flows);
-        self.programs.know(&tuples, self.world.client_ifindex())?;
+        let known: Vec<Tuple> = (0..flows).map(|n| walk.stream.tuple(&self.world, n)).collect();
+        let table = if floor.forgets() { programs::LRU } else { programs::FLOWS };
+        self.programs.know(table, &known, false, self.world.client_ifindex())?;
         let first = self.load(&walk.stream.data(), &tuples)?;
         self.warm = warm(flows);
         let verdicts = [floor.verdict];
@@ -155,8 +163,40 @@ impl Bench {
         Ok(Row::alone(floor.row_name(flows), "ns", &net))
     }
 
+    /// What a walk's hook says of one packet of each flow after they were opened, and what its bare program says; nothing is timed.
+    pub fn verdicts(&mut self, walk: &Walk, flows: u32) -> Result<Option<Vec<(i32, i32)>>> {
+        let Some(ours) = self.subject(&walk.stream)? else { return Ok(None) };
+        self.open(walk, flows)?;
+        let tuples = self.tuples(&walk.stream, flows);
+        self.programs.know(programs::FLOWS, &tuples, walk.entries > 1, self.world.client_ifindex())?;
+        let first = self.load(&walk.stream.data(), &tuples)?;
+        let bare = self.bare(walk.bare, &ours)?;
+        let mut verdicts = Vec::new();
+        for number in 0..flows {
+            let mut said = |subject: &Subject<'_>| {
+                self.programs.start_at(number, flows)?;
+                anyhow::Ok(self.programs.run(subject.kind, subject.program.as_fd(), subject.ifindex, &first, 1)?.code)
+            };
+            verdicts.push((said(&ours)?, said(&bare)?));
+        }
+        Ok(Some(verdicts))
+    }
+
+    /// What a bare program makes of a packet in the second run, and who that packet was from and to; nothing is timed.
+    pub fn made_of(&mut self, floor: &Floor) -> Result<(Tuple, Ran)> {
+        let walk =
+            self.walks().into_iter().find(|walk| walk.stream.kind == floor.kind).context("a walk of this kind")?;
+        let tuple = walk.stream.tuple(&self.world, 0);
+        for table in [programs::FLOWS, programs::LRU] {
+            self.programs.know(table, &[tuple], false, self.world.client_ifindex())?;
+        }
+        let first = self.load(&walk.stream.data(), &[tuple])?;
+        let program = self.programs.program(floor.program)?;
+        Ok((tuple, self.programs.run(floor.kind, program.as_fd(), 0, &first, 2)?))
+    }
+
     /// Opens a walk's flows in an empty table; says how many entries that made.
-    fn open(&mut self, walk: &Walk, flows: u32) -> Result<usize> {
+    pub(super) fn open(&mut self, walk: &Walk, flows: u32) -> Result<usize> {
         clear(self.rig.map("FLOWS4"))?;
         let stream = match &walk.opener {
             Opener::None => return Ok(0),
@@ -189,7 +229,7 @@ impl Bench {
     }
 
     /// The flows in the order they are visited.
-    fn tuples(&mut self, stream: &Stream, flows: u32) -> Vec<Tuple> {
+    pub(super) fn tuples(&mut self, stream: &Stream, flows: u32) -> Vec<Tuple> {
         if self.order.len() != flows as usize {
             self.order = shuffled(flows);
         }
@@ -197,7 +237,7 @@ impl Bench {
     }
 
     /// The wrapper goes through these frames; the first of them.
-    fn load(&mut self, template: &Template, tuples: &[Tuple]) -> Result<Bytes> {
+    pub(super) fn load(&mut self, template: &Template, tuples: &[Tuple]) -> Result<Bytes> {
         let frames: Vec<Bytes> = tuples.iter().map(|tuple| template.of(*tuple)).collect();
         self.programs.frames(&frames)?;
         Ok(frames[0])

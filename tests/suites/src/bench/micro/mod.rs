@@ -9,6 +9,7 @@
 
 mod floors;
 mod frames;
+mod live;
 mod measure;
 mod programs;
 mod walks;
@@ -20,6 +21,7 @@ use mesh_common::verdict::Hook;
 use super::{Row, Wish, stay_on_last_cpu};
 use crate::rig::Rig;
 pub use floors::{Floor, floors};
+pub use frames::Tuple;
 pub use measure::{Bench, Effort};
 pub use walks::{Walk, flows_in_words};
 
@@ -56,6 +58,8 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
             }
         }
     }
+    let mut bench = Bench::new(live::LIVE_FLOWS, MAX_FLOWS as u32, Effort::of(wish))?;
+    rows.extend(live::rows(&mut bench, wish)?);
     Ok(rows)
 }
 

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use aya::maps::PerCpuArray;
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{Flow, FlowKey, Frontend, FrontendKey};
@@ -16,8 +17,10 @@ use crate::rig::{PEER_2, batch};
 
 /// Slots of `BARE_RING` (tests/bench-ebpf/src/maps.rs).
 const RING_SLOTS: u32 = 65_537;
-/// Most flows that `BARE_LRU` is made for: a table that forgets needs room to spare.
-const LRU_ROOM: u32 = 2;
+
+/// The tables of the bare programs: plain, and one that forgets.
+pub const FLOWS: &str = "BARE_FLOWS";
+pub const LRU: &str = "BARE_LRU";
 
 /// What kind of program is run, and how its packets arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +58,7 @@ impl Programs {
         let ebpf = EbpfLoader::new()
             .map_max_entries("FRAMES", frames)
             .map_max_entries("BARE_FLOWS", entries)
-            .map_max_entries("BARE_LRU", (frames * LRU_ROOM).max(1_024))
+            .map_max_entries("BARE_LRU", entries)
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
         let programs = Programs { ebpf };
@@ -120,33 +123,34 @@ impl Programs {
         ran.with_context(|| format!("running {} {repeats} times", kind.wrapper()))
     }
 
-    /// The tables of the bare programs get entries for these flows and their replies, and no others.
-    pub fn know(&self, flows: &[Tuple], ifindex: u32) -> Result<()> {
-        self.forget()?;
+    /// A table of the bare programs gets entries for these flows, and where `replies` for those of their replies; nothing else is in it.
+    pub fn know(&self, table: &str, flows: &[Tuple], replies: bool, ifindex: u32) -> Result<()> {
+        self.forget(table)?;
         let mut value: Flow<[u8; 4]> = zeroed();
         value.addr = PEER_2;
         value.node = u32::from_be_bytes(PEER_2);
         value.vni = 4_097;
         value.ifindex = ifindex;
         value.mac = [2, 0, 0, 0, 0, 2];
-        let both = || flows.iter().flat_map(|tuple| [key(*tuple), key(tuple.turned())]);
-        batch::fill(self.map("BARE_FLOWS"), both().map(|key| (key, value)))
-            .context("filling the bare programs' table")?;
-        let forward = flows.iter().map(|tuple| (key(*tuple), value));
-        batch::fill(self.map("BARE_LRU"), forward).context("filling the table that forgets")
+        let keys = flows.iter().flat_map(|tuple| [Some(*tuple), replies.then(|| tuple.turned())]).flatten().map(key);
+        batch::fill(self.map(table), keys.map(|key| (key, value))).with_context(|| format!("filling {table}"))
     }
 
-    /// The bare programs know no flow.
-    pub fn forget(&self) -> Result<()> {
-        for table in ["BARE_FLOWS", "BARE_LRU"] {
-            clear(self.map(table)).with_context(|| format!("emptying {table}"))?;
-        }
-        Ok(())
+    /// A table of the bare programs knows no flow.
+    pub fn forget(&self, table: &str) -> Result<()> {
+        clear(self.map(table)).map(drop).with_context(|| format!("emptying {table}"))
+    }
+
+    /// Packets that bare programs have counted so far.
+    pub fn counted(&self) -> Result<u64> {
+        let map = self.ebpf.map("BARE_COUNT").context("the benchmark's object has no BARE_COUNT")?;
+        let map = PerCpuArray::<_, [u64; 2]>::try_from(map).context("reading BARE_COUNT")?;
+        Ok(map.get(&0, 0)?.iter().map(|[packets, _]| packets).sum())
     }
 
     /// Entries in the bare programs' table.
     pub fn known(&self) -> Result<usize> {
-        count(self.map("BARE_FLOWS")).context("counting the bare programs' flows")
+        count(self.map(FLOWS)).context("counting the bare programs' flows")
     }
 }
 

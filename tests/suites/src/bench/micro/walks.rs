@@ -63,6 +63,11 @@ impl World {
         World { client, here, there, uplink, mesh0 }
     }
 
+    /// The host side of the called task's veth.
+    pub fn task_ifindex(&self) -> u32 {
+        self.here.ifindex
+    }
+
     /// A device that bare programs may name in a redirect.
     pub fn client_ifindex(&self) -> u32 {
         self.client.ifindex
