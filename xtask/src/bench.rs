@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::setup::Consent;
+use crate::setup::{self, Consent};
 use crate::workspace::Workspace;
 use crate::{build, process};
 
@@ -48,6 +48,9 @@ impl Part {
 }
 
 pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result<()> {
+    if matches!(options.part, Part::E2e | Part::All) {
+        setup::rivals::ensure(consent)?;
+    }
     build::everything(workspace, consent)?;
     let mut command = process::as_root(&workspace.binary("mesh-bench").to_string_lossy())?;
     command.arg(options.part.name()).arg("--out").arg(workspace.target.join("bench"));
