@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::setup::Consent;
+use crate::setup::{self, Consent};
 use crate::workspace::Workspace;
 use crate::{build, process};
 
@@ -17,6 +17,9 @@ pub struct Options {
     /// Fewer and shorter readings: does it work, not how fast is it
     #[arg(long)]
     quick: bool,
+    /// Also what takes ten minutes and more
+    #[arg(long)]
+    long: bool,
     /// Only rows whose name contains this
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -26,6 +29,10 @@ pub struct Options {
 enum Part {
     /// Nanoseconds a packet, of every hook and walk
     Micro,
+    /// What programs get in the lab, beside other ways of the same machine (wrk, iperf3)
+    E2e,
+    /// Thousands of services, a million flows
+    Scale,
     All,
 }
 
@@ -33,17 +40,25 @@ impl Part {
     fn name(self) -> &'static str {
         match self {
             Part::Micro => "micro",
+            Part::E2e => "e2e",
+            Part::Scale => "scale",
             Part::All => "all",
         }
     }
 }
 
 pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result<()> {
+    if matches!(options.part, Part::E2e | Part::All) {
+        setup::rivals::ensure(consent)?;
+    }
     build::everything(workspace, consent)?;
     let mut command = process::as_root(&workspace.binary("mesh-bench").to_string_lossy())?;
     command.arg(options.part.name()).arg("--out").arg(workspace.target.join("bench"));
     if options.quick {
         command.arg("--quick");
+    }
+    if options.long {
+        command.arg("--long");
     }
     if let Some(only) = &options.only {
         command.args(["--only", only]);

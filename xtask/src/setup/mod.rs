@@ -10,6 +10,7 @@ pub mod debian;
 pub mod linker;
 mod nightly;
 pub mod packager;
+pub mod rivals;
 pub mod runtime;
 
 use std::io::{IsTerminal, Write};

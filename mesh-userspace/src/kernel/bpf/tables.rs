@@ -1,6 +1,7 @@
 //! Maps as [`Tables`]: read whole at start, then written one operation at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aya::maps::{Array, MapData, MapError};
 use mesh_common::schema::{Config, Frontend, FrontendKey, Peer};
@@ -37,8 +38,8 @@ impl Dataplane {
         };
         let mut lists = BTreeMap::new();
         for frontend in frontends.values().filter(|frontend| frontend.turns_len != 0) {
-            lists.insert(frontend.turns_at, slots(frontend.turns_at, frontend.turns_len)?);
-            lists.insert(frontend.ring_at, slots(frontend.ring_at, frontend.ring_len)?);
+            lists.insert(frontend.turns_at, Arc::new(slots(frontend.turns_at, frontend.turns_len)?));
+            lists.insert(frontend.ring_at, Arc::new(slots(frontend.ring_at, frontend.ring_len)?));
         }
         Ok(Tables {
             config,

@@ -1,6 +1,7 @@
 //! Programmed tables, wanted tables → writes in an order that is safe one at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
 
@@ -18,7 +19,7 @@ pub enum Entry {
     /// A pool's turn counter; written only where there is none.
     Turn(u32),
     /// Slots from the first one on.
-    Ring(u32, Vec<u32>),
+    Ring(u32, Arc<Vec<u32>>),
 }
 
 /// One entry to delete. Rings are not deleted: nobody refers to them any more.

@@ -14,6 +14,7 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
 
@@ -87,7 +88,7 @@ pub struct Tables {
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
     /// First slot → contents, of every list and ring that a frontend refers to.
-    pub rings: BTreeMap<u32, Vec<u32>>,
+    pub rings: BTreeMap<u32, Arc<Vec<u32>>>,
     /// Pools that have a turn counter; its value is the programs'.
     pub turns: BTreeSet<u32>,
 }

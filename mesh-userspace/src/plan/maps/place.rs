@@ -2,8 +2,12 @@
 //!
 //! A pool whose backends did not change keeps its place. A changed one gets a new place, and its old one stays untouched until the
 //! next call: a program that read the old frontend a moment ago still finds the old list there.
+//!
+//! Lists are filled once, when their pool changes, and shared with the tables of every later call: one changed backend among thousands of
+//! services costs one ring, not all of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_common::maglev;
 use mesh_common::schema::MAX_RING_SLOTS;
@@ -21,10 +25,10 @@ pub struct Placed {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
-    backends: Vec<u32>,
+    backends: Arc<Vec<u32>>,
     turns_at: u32,
     ring_at: u32,
-    ring_len: u32,
+    ring: Arc<Vec<u32>>,
     generation: u32,
 }
 
@@ -45,15 +49,18 @@ impl Placed {
         for frontend in tables.frontends.values() {
             let backends = match frontend.turns_len {
                 // Without a place, but with a generation to go on from.
-                0 => Some(Vec::new()),
+                0 => Some(Arc::default()),
                 _ => tables.rings.get(&frontend.turns_at).cloned(),
             };
             let Some(backends) = backends else { continue };
+            // Filled anew: what an interrupted write left there is a difference, and is written again.
+            let ring = Arc::new(ring(&backends, frontend.ring_len));
+            let ring = tables.rings.get(&frontend.ring_at).filter(|there| **there == ring).cloned().unwrap_or(ring);
             let place = Place {
                 backends,
                 turns_at: frontend.turns_at,
                 ring_at: frontend.ring_at,
-                ring_len: frontend.ring_len,
+                ring,
                 generation: frontend.generation,
             };
             pools.insert(frontend.pool, place);
@@ -61,27 +68,36 @@ impl Placed {
         Placed { pools, resting: Vec::new() }
     }
 
-    /// Ranges in use or resting, ascending.
-    fn taken(&self) -> Vec<(u32, u32)> {
-        let used = self.pools.values().filter(|place| !place.backends.is_empty());
-        let mut taken: Vec<_> = used
-            .flat_map(|place| [(place.turns_at, place.backends.len() as u32), (place.ring_at, place.ring_len)])
-            .chain(self.resting.iter().copied())
-            .collect();
-        taken.sort_unstable();
-        taken
+    /// Ranges in use or resting.
+    fn taken(&self) -> BTreeMap<u32, u32> {
+        self.pools.values().flat_map(ranges).chain(self.resting.iter().copied()).collect()
     }
+}
 
-    /// First fit.
-    fn room(&self, len: u32) -> Option<u32> {
-        let mut at = 0;
-        for (from, taken) in self.taken() {
-            if from >= at + len {
+/// What is free during one call, in which ranges are only taken.
+struct Room {
+    /// First slot → length.
+    taken: BTreeMap<u32, u32>,
+    /// Length → no gap of it begins below this slot.
+    searched: BTreeMap<u32, u32>,
+}
+
+impl Room {
+    /// Takes the first fit.
+    fn take(&mut self, len: u32) -> Option<u32> {
+        let mut at = self.searched.get(&len).copied().unwrap_or(0);
+        for (from, taken) in self.taken.range(at..) {
+            if *from >= at + len {
                 break;
             }
             at = at.max(from + taken);
         }
-        (at as usize + len as usize <= MAX_RING_SLOTS).then_some(at)
+        if at as usize + len as usize > MAX_RING_SLOTS {
+            return None;
+        }
+        self.taken.insert(at, len);
+        self.searched.insert(len, at + len);
+        Some(at)
     }
 }
 
@@ -98,18 +114,20 @@ pub fn place(image: &Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
     });
     // Frontends of vanished pools are deleted only after this call's rings are written: their lists rest as well.
     placed.resting.extend(given_up.iter().copied());
+    // Asked for by the first pool that changed; what this call gives up is in it already.
+    let mut room = None;
     for (pool, backends) in &image.pools {
         let old = placed.pools.get(pool);
-        if old.is_some_and(|place| place.backends == *backends) {
+        if old.is_some_and(|place| *place.backends == *backends) {
             continue;
         }
+        let room = room.get_or_insert_with(|| Room { taken: placed.taken(), searched: BTreeMap::new() });
         let generation = old.map_or(0, |place| place.generation.wrapping_add(1));
         let released = old.map(ranges).unwrap_or_default();
-        match find(placed, *pool, backends, generation) {
+        match find(room, *pool, backends, generation) {
             Ok(place) => {
                 placed.pools.insert(*pool, place);
-                // Rests at once, so that no later pool of this call lands on it.
-                placed.resting.extend(released.iter().copied());
+                // Rests until the next call: in `room` it stays taken.
                 given_up.extend(released);
             }
             Err(error) => refused.push(error),
@@ -123,18 +141,25 @@ fn ranges(place: &Place) -> Vec<(u32, u32)> {
     if place.backends.is_empty() {
         return Vec::new();
     }
-    vec![(place.turns_at, place.backends.len() as u32), (place.ring_at, place.ring_len)]
+    vec![(place.turns_at, place.backends.len() as u32), (place.ring_at, place.ring.len() as u32)]
 }
 
-fn find(placed: &Placed, pool: u32, backends: &[u32], generation: u32) -> Result<Place, NoRoom> {
+fn ring(backends: &[u32], len: u32) -> Vec<u32> {
+    let mut ring = vec![0; len as usize];
+    maglev::fill(&mut ring, backends, &mut vec![0; backends.len()]);
+    ring
+}
+
+fn find(room: &mut Room, pool: u32, backends: &[u32], generation: u32) -> Result<Place, NoRoom> {
     if backends.is_empty() {
-        return Ok(Place { backends: Vec::new(), turns_at: 0, ring_at: 0, ring_len: 0, generation });
+        return Ok(Place { backends: Arc::default(), turns_at: 0, ring_at: 0, ring: Arc::default(), generation });
     }
     let ring_len = maglev::length_for(backends.len());
     let both = backends.len() as u32 + ring_len;
-    let turns_at = placed.room(both).ok_or(NoRoom { pool, backends: backends.len() })?;
+    let turns_at = room.take(both).ok_or(NoRoom { pool, backends: backends.len() })?;
     let ring_at = turns_at + backends.len() as u32;
-    Ok(Place { backends: backends.to_vec(), turns_at, ring_at, ring_len, generation })
+    let ring = Arc::new(ring(backends, ring_len));
+    Ok(Place { backends: Arc::new(backends.to_vec()), turns_at, ring_at, ring, generation })
 }
 
 fn tables(image: &Image, placed: &Placed) -> Tables {
@@ -154,13 +179,11 @@ fn tables(image: &Image, placed: &Placed) -> Tables {
         frontend.turns_at = place.turns_at;
         frontend.turns_len = place.backends.len() as u32;
         frontend.ring_at = place.ring_at;
-        frontend.ring_len = place.ring_len;
+        frontend.ring_len = place.ring.len() as u32;
         frontend.generation = place.generation;
         if !place.backends.is_empty() {
-            let mut ring = vec![0; place.ring_len as usize];
-            maglev::fill(&mut ring, &place.backends, &mut vec![0; place.backends.len()]);
             tables.rings.insert(place.turns_at, place.backends.clone());
-            tables.rings.insert(place.ring_at, ring);
+            tables.rings.insert(place.ring_at, place.ring.clone());
         }
     }
     tables

@@ -318,9 +318,9 @@ mod tests {
 
     #[test]
     fn a_list_is_told_slot_by_slot_and_a_ring_by_its_shares() {
-        assert_eq!(Entry::Ring(7, vec![3, 1]).to_string(), "ring 7+2 = 3 1");
-        assert_eq!(Entry::Ring(9, vec![3, 1, 3]).to_string(), "ring 9+3 = 1×1 2×3");
-        assert_eq!(Entry::Ring(9, vec![5]).to_string(), "ring 9+1 = 5");
+        assert_eq!(Entry::Ring(7, vec![3, 1].into()).to_string(), "ring 7+2 = 3 1");
+        assert_eq!(Entry::Ring(9, vec![3, 1, 3].into()).to_string(), "ring 9+3 = 1×1 2×3");
+        assert_eq!(Entry::Ring(9, vec![5].into()).to_string(), "ring 9+1 = 5");
     }
 
     #[test]

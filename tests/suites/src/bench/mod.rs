@@ -4,11 +4,13 @@
 //! rows, `machine.rs` says where they come from. Invariant: value and reference of a row are read in turns (A B A B), so that a noisy
 //! machine harms both alike, and their ratio is judged pair by pair. No test asserts a time.
 
+pub mod e2e;
 mod json;
 mod machine;
 pub mod micro;
 mod plot;
 mod row;
+pub mod scale;
 mod statistics;
 mod table;
 
@@ -25,6 +27,8 @@ pub use statistics::{PAIRS, Summary, ratio};
 pub struct Wish {
     /// Fewer and shorter readings: does it work, not how fast is it.
     pub quick: bool,
+    /// Also what takes ten minutes and more.
+    pub long: bool,
     /// Only rows whose name contains this.
     pub only: Option<String>,
 }

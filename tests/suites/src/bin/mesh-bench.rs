@@ -1,4 +1,4 @@
-//! `mesh-bench PART... [--quick] [--only NAME] [--out FOLDER]`: measures, prints and writes, for `cargo xtask bench`.
+//! `mesh-bench PART... [--quick] [--long] [--only NAME] [--out FOLDER]`: measures, prints and writes, for `cargo xtask bench`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,8 @@ use mesh_tests::bench::{self, Machine, Row, Wish};
 type Measure = fn(&Wish) -> Result<Vec<Row>>;
 
 /// The parts, in the order of `all`.
-const PARTS: [(&str, Measure); 1] = [("micro", bench::micro::rows)];
+const PARTS: [(&str, Measure); 3] =
+    [("micro", bench::micro::rows), ("e2e", bench::e2e::rows), ("scale", bench::scale::rows)];
 
 struct Options {
     parts: Vec<(&'static str, Measure)>,
@@ -24,13 +25,14 @@ fn options(words: impl Iterator<Item = String>) -> Result<Options> {
         let mut value = || words.next().with_context(|| format!("{word} wants a value"));
         match word.as_str() {
             "--quick" => options.wish.quick = true,
+            "--long" => options.wish.long = true,
             "--only" => options.wish.only = Some(value()?),
             "--out" => options.out = Some(PathBuf::from(value()?)),
             "all" => options.parts.extend(PARTS),
             _ => match PARTS.iter().find(|(name, _)| *name == word) {
                 Some(part) => options.parts.push(*part),
                 None => bail!(
-                    "there is no {word}: the parts are {} and all, the options --quick, --only and --out",
+                    "there is no {word}: the parts are {} and all, the options --quick, --long, --only and --out",
                     PARTS.map(|(name, _)| name).join(", ")
                 ),
             },

@@ -21,8 +21,8 @@ impl Maps {
     pub fn tables(&self) -> Tables {
         let mut tables = self.entries.clone();
         for frontend in self.entries.frontends.values().filter(|frontend| frontend.turns_len != 0) {
-            tables.rings.insert(frontend.turns_at, self.slots(frontend.turns_at, frontend.turns_len));
-            tables.rings.insert(frontend.ring_at, self.slots(frontend.ring_at, frontend.ring_len));
+            tables.rings.insert(frontend.turns_at, self.slots(frontend.turns_at, frontend.turns_len).into());
+            tables.rings.insert(frontend.ring_at, self.slots(frontend.ring_at, frontend.ring_len).into());
         }
         tables
     }
@@ -63,7 +63,9 @@ impl Maps {
         for (key, frontend) in &entries.frontends {
             let lists = self.lists(frontend);
             let is_old = before.entries.frontends.get(key) == Some(frontend) && before.lists(frontend) == lists;
-            let list = |at, len| if len == 0 { Vec::new() } else { wanted.rings.get(at).cloned().unwrap_or_default() };
+            let list = |at, len| {
+                if len == 0 { Vec::new() } else { wanted.rings.get(at).map(|slots| slots.to_vec()).unwrap_or_default() }
+            };
             let meant = (list(&frontend.turns_at, frontend.turns_len), list(&frontend.ring_at, frontend.ring_len));
             let is_new = wanted.frontends.get(key) == Some(frontend) && meant == lists;
             if !is_old && !is_new {
@@ -99,7 +101,7 @@ impl Maps {
             MapOp::Put(Entry::Peer(key, value)) => drop(entries.peers.insert(key, value)),
             MapOp::Put(Entry::Uplink(key, value)) => drop(entries.uplinks.insert(key, value)),
             MapOp::Put(Entry::Turn(pool)) => drop(entries.turns.insert(pool)),
-            MapOp::Put(Entry::Ring(at, slots)) => self.rings.extend((at..).zip(slots)),
+            MapOp::Put(Entry::Ring(at, slots)) => self.rings.extend((at..).zip(slots.iter().copied())),
             MapOp::Delete(Key::Address(key)) => drop(entries.addresses.remove(&key)),
             MapOp::Delete(Key::Endpoint(key)) => drop(entries.endpoints.remove(&key)),
             MapOp::Delete(Key::Frontend(key)) => drop(entries.frontends.remove(&key)),

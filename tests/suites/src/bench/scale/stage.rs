@@ -1,0 +1,75 @@
+//! Maps and programs of our own, pinned and opened as the agent does, with a cgroup of their own for the socket hooks.
+//!
+//! Invariant: everything bears this process's number and goes with the value, also after a failure.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use mesh_userspace::kernel::bpf::Dataplane;
+
+pub struct Stage {
+    pins: PathBuf,
+    cgroup: PathBuf,
+    dataplane: Option<Dataplane>,
+}
+
+impl Stage {
+    pub fn new() -> Result<Stage> {
+        let name = format!("mesh-bench-{}", std::process::id());
+        let cgroup = cgroup_root()?.join(&name);
+        std::fs::create_dir_all(&cgroup)
+            .with_context(|| format!("making {}: measuring needs root", cgroup.display()))?;
+        Ok(Stage { pins: Path::new("/sys/fs/bpf").join(name), cgroup, dataplane: None })
+    }
+
+    /// Opens the data plane, anew or over what is pinned.
+    pub fn open(&mut self) -> Result<()> {
+        self.dataplane = None;
+        self.dataplane = Some(Dataplane::open(&self.pins, &self.cgroup)?);
+        Ok(())
+    }
+
+    /// # Panics
+    /// Before [`Stage::open`].
+    pub fn dataplane(&mut self) -> &mut Dataplane {
+        self.dataplane.as_mut().expect("the stage is open")
+    }
+
+    /// Folder of the pinned maps.
+    pub fn maps(&mut self) -> PathBuf {
+        self.dataplane().dir().join("maps")
+    }
+
+    pub fn remove(mut self) -> Result<()> {
+        self.take_away()
+    }
+
+    fn take_away(&mut self) -> Result<()> {
+        self.dataplane = None;
+        if self.pins.exists() {
+            Dataplane::purge(&self.pins)?;
+        }
+        match std::fs::remove_dir(&self.cgroup) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", self.cgroup.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_away() {
+            eprintln!("scale: {error:#}");
+        }
+    }
+}
+
+/// Where cgroup v2 is mounted: hybrid machines have it in a folder of its own.
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let is_cgroup2 = |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup2 "));
+    let line = mounts.lines().find(is_cgroup2).context("no cgroup v2 is mounted")?;
+    line.split(' ').nth(4).map(PathBuf::from).context("/proc/self/mountinfo names no folder")
+}
