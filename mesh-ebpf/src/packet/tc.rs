@@ -167,6 +167,10 @@ impl Tc {
 
     /// Bytes to overwrite that no checksum covers, or whose checksum is the caller's business.
     #[inline(always)]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the bytes are the packet's, not ours: the context that finds them stays as it is"
+    )]
     pub fn place<T: Plain>(&self, offset: usize) -> Result<&mut T, DropReason> {
         let there = self.at::<T>(offset).ok_or(DropReason::HelperFailed)?;
         // SAFETY: as in `store`; nothing else refers to packet bytes while the reference lives.

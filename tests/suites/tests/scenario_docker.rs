@@ -218,9 +218,15 @@ fn a_container_is_used_like_any_task() {
             let rows = swarm.tasks("slow")?;
             Ok(rows.iter().filter(|row| row.current.starts_with("Preparing")).count())
         };
-        eventually(SOON, "the pull", || Ok(ensure!(prepared()? == 1)))?;
+        eventually(SOON, "the pull", || {
+            ensure!(prepared()? == 1);
+            Ok(())
+        })?;
         swarm.mesh(["service", "scale", "-d", "slow=0"])?;
-        eventually(Duration::from_secs(5), "its end", || Ok(ensure!(prepared()? == 0)))?;
+        eventually(Duration::from_secs(5), "its end", || {
+            ensure!(prepared()? == 0);
+            Ok(())
+        })?;
         swarm.mesh(["service", "rm", "slow"])?;
         drop(silent);
 

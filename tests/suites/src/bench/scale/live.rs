@@ -100,7 +100,7 @@ impl Storm {
                     let due = Instant::now() + SWEEP_EVERY;
                     table.sweep(now_s(), || [BACKEND].into())?;
                     slowest = slowest.max((Instant::now() + SWEEP_EVERY).saturating_duration_since(due));
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    mesh_lab::let_pass(due.saturating_duration_since(Instant::now()));
                 }
                 Ok(slowest)
             });
@@ -120,7 +120,7 @@ impl Storm {
                 }
                 portion += 1;
                 let due = began + Duration::from_secs(1) / PORTIONS as u32 * portion;
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                mesh_lab::let_pass(due.saturating_duration_since(Instant::now()));
             }
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             sweeper.join().map_err(|_| anyhow::anyhow!("the sweeper panicked"))?
