@@ -17,7 +17,7 @@ use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// Gives the next program a fresh packet.
-#[xdp]
+#[xdp(frags)]
 pub fn turn_xdp(ctx: XdpContext) -> u32 {
     turn::xdp(&ctx)
 }
@@ -35,13 +35,13 @@ pub fn turn_tc_tunnel(ctx: TcContext) -> i32 {
 }
 
 /// Writes the next frame and passes it to the stack: packets that really arrive.
-#[xdp]
+#[xdp(frags)]
 pub fn turn_live(ctx: XdpContext) -> u32 {
     turn::live(&ctx)
 }
 
 /// Attached so that a veth has receive queues as a native driver has; sees nothing.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_pass(_ctx: XdpContext) -> u32 {
     xdp::PASS
 }
@@ -53,43 +53,43 @@ pub fn tc_drop(_ctx: TcContext) -> i32 {
 }
 
 /// Ends: what the wrapper costs by itself.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_empty(_ctx: XdpContext) -> u32 {
     xdp::TX
 }
 
 /// Only makes room for a header: what undoing that costs the wrapper.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_head(ctx: XdpContext) -> u32 {
     xdp::head(&ctx)
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_swap(ctx: XdpContext) -> u32 {
     xdp::swap(&ctx)
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_hash(ctx: XdpContext) -> u32 {
     xdp::hash(&ctx)
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_lru_vxlan(ctx: XdpContext) -> u32 {
     xdp::lru_vxlan(&ctx)
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_ring_vxlan(ctx: XdpContext) -> u32 {
     xdp::ring_vxlan(&ctx)
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_forward(ctx: XdpContext) -> u32 {
     xdp::forward(&ctx)
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_new(ctx: XdpContext) -> u32 {
     xdp::new(&ctx)
 }

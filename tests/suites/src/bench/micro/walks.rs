@@ -4,25 +4,26 @@
 //! lookups and rewrites by the shortest way. Invariant: flow `n` of a walk is another for every `n` below half a million.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::{Frontend, FrontendKey, Uplink, algorithm};
+use mesh_common::schema::{Address, Frontend, FrontendKey, Peer, Uplink, address_flag, algorithm};
 use mesh_common::wire::{mac, vni};
 use mesh_packet::eth;
 
 use super::frames::{Template, Tuple};
 use super::programs::Kind;
 use crate::bench::Target;
-use crate::rig::{HERE, PEER_2, ROUTER_MAC, Rig, Task};
+use crate::rig::{HERE, PEER_2, ROUTER_MAC, Rig, Task, UPLINK_MAC};
 
 /// Most flows that walks can tell apart.
 pub const MOST_FLOWS: u32 = 500_000;
-/// Ports published: of a task here, of one elsewhere, of one elsewhere by the ring; and the host's own, which is not.
-const PUBLISHED: [u16; 3] = [8080, 8081, 8082];
+/// Ports published: of a task here, of one elsewhere, of one elsewhere by the ring, of one that XDP forwards to; and the host's
+/// own, which is not.
+const PUBLISHED: [u16; 4] = [8080, 8081, 8082, 8083];
 const HOSTS_OWN: u16 = 22;
 const VIP_HERE: [u8; 4] = [10, 0, 16, 2];
 const VIP_THERE: [u8; 4] = [10, 0, 16, 6];
 const VIP_RING: [u8; 4] = [10, 0, 16, 7];
 /// What the bare programs find a service by: every port and address that walks call.
-pub const BY_PORT: [u16; 4] = [PUBLISHED[0], PUBLISHED[1], PUBLISHED[2], HOSTS_OWN];
+pub const BY_PORT: [u16; 5] = [PUBLISHED[0], PUBLISHED[1], PUBLISHED[2], PUBLISHED[3], HOSTS_OWN];
 pub const BY_ADDRESS: [[u8; 4]; 4] = [VIP_HERE, VIP_THERE, HERE, PEER_2];
 /// The device that a test run of XDP arrives at.
 const LOOPBACK: u32 = 1;
@@ -53,12 +54,20 @@ impl World {
             let service = rig.service(vip, &[task]);
             rig.publish(&service, protocol::TCP, port, 80);
         }
-        let mut ring = rig.service("10.0.16.7", &[&there]);
+        // What XDP forwards goes to a node with a next hop, on the link that test runs arrive at; TC goes through mesh0, for a packet that has
+        // been made longer by TC once can't be again.
+        let beyond = rig.task_there(3, "10.0.16.8");
+        let next_hop = Peer { ifindex: LOOPBACK, next_hop: ROUTER_MAC, link_mac: UPLINK_MAC, ..rig.peer(3) };
+        rig.set("PEERS", 3, next_hop);
+        rig.put("ADDRESSES4", HERE, Address { node: 1, ifindex: LOOPBACK, flags: address_flag::OWN, pad: [0; 3] });
+        let forwarded = rig.service("10.0.16.9", &[&beyond]);
+        rig.publish(&forwarded, protocol::TCP, PUBLISHED[3], 80);
+        let mut ring = rig.service("10.0.16.7", &[&beyond]);
         ring.frontend.algorithm = algorithm::MAGLEV;
         let frontend: Frontend<[u8; 4]> = ring.frontend;
         rig.put("FRONTENDS4", FrontendKey { addr: VIP_RING, port: 0, protocol: 0, pad: 0 }, frontend);
         rig.publish(&ring, protocol::TCP, PUBLISHED[2], 80);
-        rig.put("UPLINKS", LOOPBACK, Uplink { addr4: HERE, mac: [2, 0, 0, 0, 0, 1], pad: [0; 2] });
+        rig.put("UPLINKS", LOOPBACK, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2] });
         let (uplink, mesh0) = (rig.devices().uplink, rig.devices().mesh0);
         World { client, here, there, uplink, mesh0 }
     }
@@ -288,7 +297,7 @@ fn of_the_uplink(world: &World) -> Vec<Walk> {
     let own = from_uplink(world, |_, n| outside(n, HERE, HOSTS_OWN), &[NEXT]);
     let xdp =
         |tuple, verdicts| Stream { program: "xdp_uplink", kind: Kind::Xdp, ..from_uplink(world, tuple, verdicts) };
-    let forward = xdp(|_, n| outside(n, HERE, PUBLISHED[1]), XDP_SENT);
+    let forward = xdp(|_, n| outside(n, HERE, PUBLISHED[3]), XDP_SENT);
     let ring = xdp(|_, n| outside(n, HERE, PUBLISHED[2]), XDP_SENT);
     let passed = xdp(|_, n| outside(n, HERE, HOSTS_OWN), &[2]);
     vec![
