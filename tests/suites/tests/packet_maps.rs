@@ -123,6 +123,28 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
 }
 
 #[test]
+fn programs_of_another_layout_version_are_not_run_beside() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("pins of another version", reason);
+    }
+    let beside = Beside::new("version");
+    let other = beside.bpf.join("v0");
+    // Without links nothing of it is at work.
+    std::fs::create_dir_all(other.join("maps")).unwrap();
+    let dir = Dataplane::open(&beside.bpf, &beside.cgroup).expect("an empty folder is nobody's").dir().to_owned();
+    std::fs::remove_dir(other.join("maps")).and_then(|()| std::fs::remove_dir(&other)).unwrap();
+    std::fs::rename(&dir, &other).unwrap();
+    let refused =
+        Dataplane::open(&beside.bpf, &beside.cgroup).err().expect("another version's links are there").to_string();
+    for word in ["v0", "'mesh purge'", "Nothing was changed"] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    assert_eq!(std::fs::read_dir(&beside.bpf).unwrap().count(), 1, "nothing of ours was made");
+    Dataplane::purge(&beside.bpf).unwrap();
+    assert!(!beside.bpf.exists(), "purge takes every version's");
+}
+
+#[test]
 fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
     if let Some(reason) = mesh_lab::cannot_run() {
         return mesh_lab::skip("pins of a restart", reason);

@@ -42,6 +42,12 @@ pub enum BpfError {
         "the pinned map {path} has {found}, this build needs {needed}: stop the other agent, or remove its maps with 'mesh purge'"
     )]
     Layout { path: String, found: String, needed: String },
+    /// Programs of another layout version are at work.
+    #[error(
+        "the packet programs pinned at {dir} are another version's: their maps have layout {found}, this mesh has v{LAYOUT_VERSION}. Nothing was changed. \
+         Go back to the version that pinned them, or take them out with 'mesh purge' (its tasks end, its cluster is left) and start again"
+    )]
+    OtherVersion { dir: String, found: String },
     /// The kernel refused to load the programs.
     #[error(
         "load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.6 or newer with BTF is needed)"
@@ -67,6 +73,8 @@ impl Dataplane {
     /// `cgroup`.
     pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, BpfError> {
         let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
+        pin::check_file_system(bpf_dir)?;
+        pin::check_alone(bpf_dir, &dir)?;
         pin::prepare(bpf_dir, &dir)?;
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS);

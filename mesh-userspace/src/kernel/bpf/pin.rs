@@ -57,6 +57,19 @@ pub fn check_file_system(bpf_dir: &Path) -> Result<(), BpfError> {
     if is_on_bpffs(bpf_dir) { Ok(()) } else { Err(BpfError::NoBpffs { dir: bpf_dir.display().to_string() }) }
 }
 
+/// No links of another layout version beside ours: two sets of programs would judge each packet, one of them by maps that nobody writes.
+pub fn check_alone(bpf_dir: &Path, ours: &Path) -> Result<(), BpfError> {
+    let Ok(entries) = std::fs::read_dir(bpf_dir) else { return Ok(()) };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path != ours) {
+        let has_links = std::fs::read_dir(path.join("links")).is_ok_and(|mut links| links.next().is_some());
+        if has_links {
+            let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(BpfError::OtherVersion { dir: path.display().to_string(), found });
+        }
+    }
+    Ok(())
+}
+
 /// Makes the directories; they must be on a BPF file system.
 pub fn prepare(bpf_dir: &Path, dir: &Path) -> Result<(), BpfError> {
     check_file_system(bpf_dir)?;
