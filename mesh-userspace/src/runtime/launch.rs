@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Container, HealthCheck, Id, Mount, Resources, Runtime, Task, TaskHealth, UnixMs};
+use crate::model::{Container, HealthCheck, Id, Mount, Resources, RestartCondition, Runtime, Task, TaskHealth, UnixMs};
 
 /// Everything a runtime must know to run a task; later changes of the service make another task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct TaskLaunch {
     /// What asks the command to end; None: what its image says, else SIGTERM.
     pub stop_signal: Option<i32>,
     pub stop_grace_ms: u64,
+    /// How it ends decides whether it is run again (restart condition `none`, `on-failure`): worth waiting for.
+    #[serde(default)]
+    pub exit_matters: bool,
 }
 
 impl TaskLaunch {
@@ -65,6 +68,7 @@ impl TaskLaunch {
             extra_hosts: if task.spec.runtime == Runtime::Exec { task.spec.host_lines() } else { Vec::new() },
             stop_signal,
             stop_grace_ms: task.spec.stop_grace_period_ms,
+            exit_matters: task.spec.restart.condition != RestartCondition::Any,
         }
     }
 }

@@ -188,6 +188,7 @@ pub fn launch(command: &[&str]) -> TaskLaunch {
         extra_hosts: Vec::new(),
         stop_signal: None,
         stop_grace_ms: 10_000,
+        exit_matters: false,
         task_id,
     }
 }

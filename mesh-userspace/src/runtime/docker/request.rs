@@ -237,6 +237,7 @@ pub(super) mod tests {
             extra_hosts: vec![],
             stop_signal: None,
             stop_grace_ms: 1_500,
+            exit_matters: false,
         }
     }
 

@@ -128,7 +128,8 @@ async fn a_container_that_waits_at_its_gate_is_not_running_whatever_is_on_record
 
 #[tokio::test]
 async fn that_a_container_ended_is_told_at_once_and_how_when_the_engine_is_back() {
-    let mut world = World::with(|_| {});
+    let mut world =
+        World::with(|record| record.launch = Some(TaskLaunch { exit_matters: true, ..request::tests::launch() }));
     let mut events = world.runtime.events();
     assert_eq!(world.listed().await.phase, Phase::Running);
     world.process.kill().and_then(|()| world.process.wait()).expect("killed");
@@ -142,6 +143,18 @@ async fn that_a_container_ended_is_told_at_once_and_how_when_the_engine_is_back(
     assert!(matches!(&exited, Some(TaskEvent::Exited { exit, .. }) if exit.code == 0), "{exited:?}");
     assert_eq!(world.inner().record(&id()).expect("there").exit.map(|exit| exit.code), Some(0));
     engine.abort();
+}
+
+#[tokio::test]
+async fn what_is_run_again_anyway_is_not_waited_for() {
+    let mut world = World::with(|_| {});
+    let mut events = world.runtime.events();
+    assert_eq!(world.listed().await.phase, Phase::Running);
+    world.process.kill().and_then(|()| world.process.wait()).expect("killed");
+    let mut told = async || tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("told");
+    assert_eq!(told().await, Some(TaskEvent::Gone { task_id: id() }));
+    let exited = told().await;
+    assert!(matches!(&exited, Some(TaskEvent::Exited { exit, .. }) if exit.error.is_some()), "{exited:?}");
 }
 
 #[tokio::test]

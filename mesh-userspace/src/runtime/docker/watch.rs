@@ -35,7 +35,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long an Engine that answers has to say how a container ended whose process is gone.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
-/// How long it may be away first: it is restarted or upgraded, and a job that ended well must not be run again.
+/// How long it may be away first where it matters how: it is restarted or upgraded, and a job that ended well must not be run again. What is
+/// run again anyway is reported at once, for it may have to run on another node.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// Containers of one `compose up` are listed together.
@@ -202,7 +203,10 @@ impl Inner {
         if let Some(exit) = record.as_ref().and_then(|record| record.exit.clone()) {
             return exit;
         }
-        let (mut engine, patience) = (self.engine.watch(), Instant::now() + BACK_WITHIN);
+        let matters =
+            record.as_ref().and_then(|record| record.launch.as_ref()).is_some_and(|launch| launch.exit_matters);
+        let patience = Instant::now() + if matters { BACK_WITHIN } else { TOLD_WITHIN };
+        let mut engine = self.engine.watch();
         let exit = loop {
             let here = engine.wait_for(|state| matches!(state, State::Here(_)));
             if tokio::time::timeout_at(patience, here).await.is_err() {
