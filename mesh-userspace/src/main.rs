@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_userspace::agent;
-use mesh_userspace::cli::{self, AgentArgs, Entries, FastPath};
+use mesh_userspace::cli::{self, AgentArgs, Entries, FastPath, XdpMode};
 use mesh_userspace::dns::{ResolverOptions, resolver_main};
 use mesh_userspace::runtime::exec::{enter_main, supervise_main};
 
@@ -27,7 +27,10 @@ fn main() -> ExitCode {
         "enter" => enter_main(arguments),
         "resolver" => resolver(std::env::args_os().skip(1)),
         _ => cli::run(&Entries {
-            agent: |arguments| agent::run(settings(arguments)),
+            agent: |arguments| {
+                say_that_xdp_waits(arguments.xdp);
+                agent::run(settings(arguments))
+            },
             doctor: |arguments| agent::doctor(settings(arguments)),
             purge: |arguments| agent::purge(settings(arguments)),
         }),
@@ -46,7 +49,17 @@ fn resolver(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     }
 }
 
-/// The command line's words as the agent's settings. `--xdp` is taken for later: the packet programs run at TC, which serves every mode.
+/// Nobody who asks for a mode is left to believe that he has it (docs/decisions/0019-xdp.md).
+fn say_that_xdp_waits(mode: XdpMode) {
+    if matches!(mode, XdpMode::Native | XdpMode::Generic) {
+        let mode = format!("{mode:?}").to_lowercase();
+        eprintln!(
+            "mesh agent: --xdp {mode}: this version attaches no XDP program; published ports are served at TC, as with --xdp off"
+        );
+    }
+}
+
+/// The command line's words as the agent's settings.
 fn settings(arguments: AgentArgs) -> agent::Settings {
     agent::Settings {
         name: arguments.name,

@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-pub use agent::{AgentArgs, FastPath};
+pub use agent::{AgentArgs, FastPath, XdpMode};
 pub use arguments::Cli;
 use arguments::Command;
 use fault::Fault;
