@@ -86,7 +86,7 @@ pub fn launch(number: u8, words: &[&str]) -> TaskLaunch {
         extra_hosts: vec![],
         stop_signal: None,
         stop_grace_ms: 10_000,
-        exit_matters: false,
+        exit_matters: true,
     }
 }
 
