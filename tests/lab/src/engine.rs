@@ -27,6 +27,7 @@ use crate::eventually::eventually;
 use crate::host::COMMAND_LIMIT;
 use crate::namespace::Namespace;
 use crate::process::MARK;
+use crate::teardown::remove_engine_cgroups;
 
 /// It starts a containerd first; on a busy machine that takes seconds.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -112,6 +113,14 @@ impl Engine {
     /// As systemd stops it: SIGTERM. Without live restore it stops its containers.
     pub fn stop(&self) -> Result<()> {
         self.signal(Signal::SIGTERM)
+    }
+
+    /// Its containers, itself, and the cgroups it made: the machine is as before it first started.
+    pub fn take_away(&self) -> Result<()> {
+        self.remove_containers()?;
+        self.stop()?;
+        remove_engine_cgroups(self.namespace.name());
+        Ok(())
     }
 
     /// SIGKILL for it and its containerd, which would keep its database locked. Containers live on.

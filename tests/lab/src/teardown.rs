@@ -137,7 +137,7 @@ fn remove_cgroups(mut cgroups: Vec<PathBuf>) -> Result<()> {
 }
 
 /// An Engine's containers live in cgroups that bear the node's name, on machines with version 1 in one of each controller.
-fn remove_engine_cgroups(name: &str) {
+pub(crate) fn remove_engine_cgroups(name: &str) {
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return };
     let is_cgroup = |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup"));
     for root in mounts.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4)) {

@@ -67,5 +67,5 @@ pub fn images(stage: &Stage) -> Result<()> {
             Ok(())
         })
     })?;
-    engines.iter().try_for_each(|engine| engine.stop())
+    engines.iter().try_for_each(|engine| engine.take_away())
 }
