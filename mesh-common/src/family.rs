@@ -1,13 +1,73 @@
 //! The two address families as types, so that no function of the packet path exists twice.
 //!
-//! A hook is written once, generic over [`Family`]; maps exist once per family. Addresses are byte arrays in network order.
+//! A hook is written once, generic over [`Family`]; maps exist once per family. Addresses are in network order: the programs move them as
+//! words ([`Addr4`], [`Addr6`]), user space as arrays of bytes, and both mean the same memory (`schema.rs` checks it).
 
 use crate::checksum;
+
+/// An IPv4 address as one word of memory. The compiler moves an array of four bytes one by one where it can't prove their alignment.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addr4(u32);
+
+impl Addr4 {
+    /// The four bytes, in network order.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+
+    /// Of an address in a packet, read as two words of memory.
+    #[inline(always)]
+    pub const fn of_words(words: [u16; 2]) -> Self {
+        let ([a, b], [c, d]) = (words[0].to_ne_bytes(), words[1].to_ne_bytes());
+        Addr4(u32::from_ne_bytes([a, b, c, d]))
+    }
+
+    /// As two words of memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u16; 2] {
+        let [a, b, c, d] = self.octets();
+        [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+    }
+}
+
+impl From<[u8; 4]> for Addr4 {
+    #[inline(always)]
+    fn from(octets: [u8; 4]) -> Self {
+        Addr4(u32::from_ne_bytes(octets))
+    }
+}
+
+/// An IPv6 address as four words of memory.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addr6([u32; 4]);
+
+impl Addr6 {
+    /// The sixteen bytes, in network order.
+    #[inline(always)]
+    pub fn octets(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (at, word) in bytes.chunks_exact_mut(4).zip(self.0) {
+            at.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+impl From<[u8; 16]> for Addr6 {
+    #[inline(always)]
+    fn from(b: [u8; 16]) -> Self {
+        let word = |i: usize| u32::from_ne_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+        Addr6([word(0), word(4), word(8), word(12)])
+    }
+}
 
 /// IPv4 or IPv6, as a type.
 pub trait Family: Copy + 'static {
     /// An address in network order.
-    type Addr: Copy + Eq + Default + AsRef<[u8]> + 'static;
+    type Addr: Copy + Eq + Default + 'static;
     /// Bytes of an address.
     const ADDR_LEN: usize;
     /// EtherType (IEEE 802 numbers), host order.
@@ -48,7 +108,7 @@ pub struct V4;
 pub struct V6;
 
 impl Family for V4 {
-    type Addr = [u8; 4];
+    type Addr = Addr4;
     const ADDR_LEN: usize = 4;
     const ETHERTYPE: u16 = 0x0800;
     const ICMP: u8 = 1;
@@ -59,33 +119,34 @@ impl Family for V4 {
     const HEADER_LEN: usize = 20;
 
     #[inline(always)]
-    fn to_16(a: [u8; 4]) -> [u8; 16] {
+    fn to_16(a: Addr4) -> [u8; 16] {
+        let a = a.octets();
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
     }
     #[inline(always)]
-    fn from_16(b: [u8; 16]) -> [u8; 4] {
-        [b[12], b[13], b[14], b[15]]
+    fn from_16(b: [u8; 16]) -> Addr4 {
+        [b[12], b[13], b[14], b[15]].into()
     }
     #[inline(always)]
-    fn difference(old: [u8; 4], new: [u8; 4]) -> u32 {
-        checksum::difference([u32::from_ne_bytes(old)], [u32::from_ne_bytes(new)])
+    fn difference(old: Addr4, new: Addr4) -> u32 {
+        checksum::difference([old.0], [new.0])
     }
     #[inline(always)]
-    fn fold(a: [u8; 4]) -> u32 {
-        u32::from_be_bytes(a)
+    fn fold(a: Addr4) -> u32 {
+        u32::from_be(a.0)
     }
     #[inline(always)]
-    fn is_multicast(a: [u8; 4]) -> bool {
-        a[0] >= 224
+    fn is_multicast(a: Addr4) -> bool {
+        a.octets()[0] >= 224
     }
     #[inline(always)]
-    fn is_loopback(a: [u8; 4]) -> bool {
-        a[0] == 127
+    fn is_loopback(a: Addr4) -> bool {
+        a.octets()[0] == 127
     }
 }
 
 impl Family for V6 {
-    type Addr = [u8; 16];
+    type Addr = Addr6;
     const ADDR_LEN: usize = 16;
     const ETHERTYPE: u16 = 0x86dd;
     const ICMP: u8 = 58;
@@ -96,33 +157,29 @@ impl Family for V6 {
     const HEADER_LEN: usize = 40;
 
     #[inline(always)]
-    fn to_16(a: [u8; 16]) -> [u8; 16] {
-        a
+    fn to_16(a: Addr6) -> [u8; 16] {
+        a.octets()
     }
     #[inline(always)]
-    fn from_16(b: [u8; 16]) -> [u8; 16] {
-        b
+    fn from_16(b: [u8; 16]) -> Addr6 {
+        b.into()
     }
     #[inline(always)]
-    fn difference(old: [u8; 16], new: [u8; 16]) -> u32 {
-        let words = |a: [u8; 16]| {
-            let word = |i: usize| u32::from_ne_bytes([a[i], a[i + 1], a[i + 2], a[i + 3]]);
-            [word(0), word(4), word(8), word(12)]
-        };
-        checksum::difference(words(old), words(new))
+    fn difference(old: Addr6, new: Addr6) -> u32 {
+        checksum::difference(old.0, new.0)
     }
     #[inline(always)]
-    fn fold(a: [u8; 16]) -> u32 {
-        let word = |i: usize| u32::from_be_bytes([a[i], a[i + 1], a[i + 2], a[i + 3]]);
-        word(0) ^ word(4).rotate_left(7) ^ word(8).rotate_left(13) ^ word(12).rotate_left(19)
+    fn fold(a: Addr6) -> u32 {
+        let [a, b, c, d] = a.0.map(u32::from_be);
+        a ^ b.rotate_left(7) ^ c.rotate_left(13) ^ d.rotate_left(19)
     }
     #[inline(always)]
-    fn is_multicast(a: [u8; 16]) -> bool {
-        a[0] == 0xff
+    fn is_multicast(a: Addr6) -> bool {
+        a.octets()[0] == 0xff
     }
     #[inline(always)]
-    fn is_loopback(a: [u8; 16]) -> bool {
-        u128::from_be_bytes(a) == 1
+    fn is_loopback(a: Addr6) -> bool {
+        u128::from_be_bytes(a.octets()) == 1
     }
 }
 
@@ -132,8 +189,17 @@ mod tests {
 
     #[test]
     fn a_v4_address_survives_sixteen_bytes() {
-        assert_eq!(V4::from_16(V4::to_16([10, 0, 16, 2])), [10, 0, 16, 2]);
-        assert!(V4::is_multicast([224, 0, 0, 1]) && V4::is_multicast([255; 4]) && !V4::is_multicast([10, 0, 0, 1]));
-        assert!(V6::is_loopback([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
+        assert_eq!(V4::from_16(V4::to_16([10, 0, 16, 2].into())).octets(), [10, 0, 16, 2]);
+        assert!(V4::is_multicast([224, 0, 0, 1].into()) && V4::is_multicast([255; 4].into()));
+        assert!(!V4::is_multicast([10, 0, 0, 1].into()));
+        assert!(V6::is_loopback([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn words_are_the_bytes_in_memory() {
+        let (four, sixteen) = ([192, 0, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+        let address = Addr4::from(four);
+        assert_eq!((address.octets(), Addr4::of_words(address.words())), (four, address));
+        assert_eq!(Addr6::from(sixteen).octets(), sixteen);
     }
 }

@@ -49,7 +49,7 @@ pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<Flo
         }
         _ => return None,
     }
-    Some(FlowKey { src: dst, dst: src, sport: dport, dport: sport, protocol: key.protocol, pad: [0; 3] })
+    Some(FlowKey::new(dst, src, dport, sport, key.protocol))
 }
 
 /// The new `seen` bits after a packet with these TCP flags. A SYN, with or without ACK, begins a life: the end of the last one is over.
@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn key(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16, protocol: u8) -> Key {
-        FlowKey { src, dst, sport, dport, protocol, pad: [0; 3] }
+        FlowKey::new(src, dst, sport, dport, protocol)
     }
 
     fn entry(rewrite: u8, addr: [u8; 4], port: u16, other_port: u16, flags: u8) -> Entry {

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod checksum;
+pub mod clock;
 pub mod family;
 pub mod flow;
 pub mod hash;

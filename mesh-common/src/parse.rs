@@ -1,10 +1,12 @@
 //! From bytes to a [`Packet`]: Ethernet, IPv4 or IPv6, and the ports of TCP, UDP, SCTP or ICMP echo.
 //!
-//! Three outcomes, kept apart by the hooks: a packet, "malformed" or "not carried" (a [`DropReason`]). Only headers are read, through a
+//! A packet, or None: malformed, shorter than its headers say or with headers that contradict each other. Only headers are read, through a
 //! [`Cursor`], so that the same code runs over a slice on the host and over an sk_buff under the verifier.
 
-use crate::family::{Family, V4, V6};
-use crate::verdict::DropReason;
+use core::ops::Deref;
+
+use crate::family::{Addr4, Family, V4, V6};
+use crate::schema::FlowKey;
 
 /// A value that any bytes make, at any even address: headers begin at even offsets of frames that do (`NET_IP_ALIGN`, include/linux/skbuff.h),
 /// and the BPF target reads two bytes at once only where it may believe so.
@@ -172,6 +174,12 @@ pub fn ethernet(cursor: &impl Cursor) -> Option<Ethernet> {
     })
 }
 
+/// Reads the EtherType alone, host order: most packets need no more of the Ethernet header.
+#[inline(always)]
+pub fn ethertype(cursor: &impl Cursor) -> Option<u16> {
+    cursor.load::<EthernetHeader>(0).map(|header| u16::from_be(header.ethertype))
+}
+
 /// What stands behind the IP header.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,19 +198,13 @@ pub enum Form {
     Other,
 }
 
-/// A packet as the stages see it. Ports in host order.
+/// A packet as the stages see it: its tuple, whose fields it shows as its own, and what else the headers say.
+///
+/// An echo request has its identifier as source port and 0 as destination port, an echo reply the other way round; who has no ports has 0 twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<F: Family> {
-    /// Source address.
-    pub src: F::Addr,
-    /// Destination address.
-    pub dst: F::Addr,
-    /// Source port, or the identifier of an echo request.
-    pub sport: u16,
-    /// Destination port, or the identifier of an echo reply.
-    pub dport: u16,
-    /// IP protocol number.
-    pub protocol: u8,
+    /// What flows are looked up by.
+    pub tuple: FlowKey<F::Addr>,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
     /// What the ports mean.
@@ -211,6 +213,15 @@ pub struct Packet<F: Family> {
     pub l4: u8,
     /// Bytes behind the IP header, as the IP header says.
     pub l4_len: u16,
+}
+
+impl<F: Family> Deref for Packet<F> {
+    type Target = FlowKey<F::Addr>;
+
+    #[inline(always)]
+    fn deref(&self) -> &FlowKey<F::Addr> {
+        &self.tuple
+    }
 }
 
 impl<F: Family> Packet<F> {
@@ -240,21 +251,21 @@ pub struct Ip<F: Family> {
 /// Reads the IP header of a family.
 pub trait ParseIp: Family {
     /// The header at the Ethernet payload.
-    fn ip(cursor: &impl Cursor) -> Result<Ip<Self>, DropReason>;
+    fn ip(cursor: &impl Cursor) -> Option<Ip<Self>>;
 }
 
 impl ParseIp for V4 {
     #[inline(always)]
-    fn ip(cursor: &impl Cursor) -> Result<Ip<V4>, DropReason> {
-        let header: Ipv4Header = cursor.load(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+    fn ip(cursor: &impl Cursor) -> Option<Ip<V4>> {
+        let header: Ipv4Header = cursor.load(ETHERNET_LEN)?;
         let header_len = (header.version_ihl & 0xf) as usize * 4;
         let total_len = u16::from_be(header.total_len) as usize;
         if header.version_ihl >> 4 != 4 || header_len < Self::HEADER_LEN || total_len < header_len {
-            return Err(DropReason::Malformed);
+            return None;
         }
-        Ok(Ip {
-            src: bytes_of_2(header.src),
-            dst: bytes_of_2(header.dst),
+        Some(Ip {
+            src: Addr4::of_words(header.src),
+            dst: Addr4::of_words(header.dst),
             protocol: header.protocol,
             l4: (ETHERNET_LEN + header_len) as u8,
             l4_len: (total_len - header_len) as u16,
@@ -265,18 +276,18 @@ impl ParseIp for V4 {
 
 impl ParseIp for V6 {
     #[inline(always)]
-    fn ip(cursor: &impl Cursor) -> Result<Ip<V6>, DropReason> {
-        let b: [u8; 40] = cursor.load(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+    fn ip(cursor: &impl Cursor) -> Option<Ip<V6>> {
+        let b: [u8; 40] = cursor.load(ETHERNET_LEN)?;
         if b[0] >> 4 != 6 {
-            return Err(DropReason::Malformed);
+            return None;
         }
         let (mut src, mut dst) = ([0; 16], [0; 16]);
         src.copy_from_slice(&b[8..24]);
         dst.copy_from_slice(&b[24..40]);
         // Extension headers are not walked: such a packet has no ports for us (Form::Other).
-        Ok(Ip {
-            src,
-            dst,
+        Some(Ip {
+            src: src.into(),
+            dst: dst.into(),
             protocol: b[6],
             l4: ETHERNET_LEN as u8 + 40,
             l4_len: u16::from_be_bytes([b[4], b[5]]),
@@ -286,60 +297,42 @@ impl ParseIp for V6 {
 }
 
 /// Reads the IP packet in a frame whose EtherType is the family's.
+///
+/// No `Result`: its error would lie in the same memory as a part of the first address, which the compiler would then move in parts.
 #[inline(always)]
-pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Result<Packet<F>, DropReason> {
+pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Option<Packet<F>> {
     let ip = F::ip(cursor)?;
-    let mut packet = Packet {
-        src: ip.src,
-        dst: ip.dst,
-        sport: 0,
-        dport: 0,
-        protocol: ip.protocol,
-        tcp_flags: 0,
-        form: Form::Other,
-        l4: ip.l4,
-        l4_len: ip.l4_len,
-    };
-    if ip.later_fragment {
-        packet.form = Form::Fragment;
-        return Ok(packet);
-    }
-    match ip.protocol {
+    let (sport, dport, tcp_flags, form) = match ip.protocol {
+        _ if ip.later_fragment => (0, 0, 0, Form::Fragment),
         protocol::TCP => {
-            let header: TcpHeader = cursor.load(ip.l4 as usize).ok_or(DropReason::Malformed)?;
+            let header: TcpHeader = cursor.load(ip.l4 as usize)?;
             if ip.l4_len < 20 || header.data_offset >> 4 < 5 {
-                return Err(DropReason::Malformed);
+                return None;
             }
-            packet.sport = u16::from_be(header.sport);
-            packet.dport = u16::from_be(header.dport);
-            packet.tcp_flags = header.flags;
-            packet.form = Form::Ports;
+            (u16::from_be(header.sport), u16::from_be(header.dport), header.flags, Form::Ports)
         }
         protocol::UDP | protocol::SCTP => {
-            let header: Ports = cursor.load(ip.l4 as usize).ok_or(DropReason::Malformed)?;
+            let header: Ports = cursor.load(ip.l4 as usize)?;
             if ip.l4_len < 8 {
-                return Err(DropReason::Malformed);
+                return None;
             }
-            packet.sport = u16::from_be(header.sport);
-            packet.dport = u16::from_be(header.dport);
-            packet.form = Form::Ports;
+            (u16::from_be(header.sport), u16::from_be(header.dport), 0, Form::Ports)
         }
         icmp if icmp == F::ICMP => {
-            let b: [u8; 6] = cursor.load(ip.l4 as usize).ok_or(DropReason::Malformed)?;
+            let b: [u8; 6] = cursor.load(ip.l4 as usize)?;
             let id = u16::from_be_bytes([b[4], b[5]]);
             if b[0] == F::ECHO_REQUEST {
-                packet.sport = id;
-                packet.form = Form::EchoRequest;
+                (id, 0, 0, Form::EchoRequest)
             } else if b[0] == F::ECHO_REPLY {
-                packet.dport = id;
-                packet.form = Form::EchoReply;
+                (0, id, 0, Form::EchoReply)
             } else {
-                packet.form = Form::IcmpError;
+                (0, 0, 0, Form::IcmpError)
             }
         }
-        _ => {}
-    }
-    Ok(packet)
+        _ => (0, 0, 0, Form::Other),
+    };
+    let tuple = FlowKey::new(ip.src, ip.dst, sport, dport, ip.protocol);
+    Some(Packet { tuple, tcp_flags, form, l4: ip.l4, l4_len: ip.l4_len })
 }
 
 #[cfg(test)]
@@ -360,7 +353,7 @@ mod tests {
         let eth = ethernet(&frame).unwrap();
         assert_eq!((eth.dst, eth.ethertype), (crate::wire::mac::GATEWAY, 0x0800));
         let p = packet::<V4>(&frame).unwrap();
-        assert_eq!((p.src, p.dst, p.sport, p.dport), ([192, 0, 2, 1], [198, 51, 100, 7], 40_000, 80));
+        assert_eq!((p.src, p.dst, p.sport, p.dport), ([192, 0, 2, 1].into(), [198, 51, 100, 7].into(), 40_000, 80));
         assert_eq!((p.form, p.l4, p.l4_len, p.may_open()), (Form::Ports, 34, 20, true));
     }
 
@@ -376,9 +369,9 @@ mod tests {
         for (at, value) in [(14, 0x65), (14, 0x44), (17, 19), (46, 0x40)] {
             let mut frame = SYN;
             frame[at] = value;
-            assert_eq!(packet::<V4>(&&frame[..]), Err(DropReason::Malformed), "byte {at}");
+            assert_eq!(packet::<V4>(&&frame[..]), None, "byte {at}");
         }
-        assert_eq!(packet::<V4>(&&SYN[..40]), Err(DropReason::Malformed));
+        assert_eq!(packet::<V4>(&&SYN[..40]), None);
     }
 
     #[test]

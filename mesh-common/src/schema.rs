@@ -4,6 +4,12 @@
 //! No key or value exceeds 64 bytes. Who writes a map is said at its value: *plan* (the agent's reconciler) or a program.
 //! A change of any layout bumps [`LAYOUT_VERSION`], which is part of the pin path.
 
+use core::mem::{MaybeUninit, offset_of};
+
+#[cfg(feature = "user")]
+use crate::clock::Clock;
+use crate::family::{Addr4, Addr6};
+
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
 pub const LAYOUT_VERSION: u32 = 2;
 
@@ -42,8 +48,8 @@ pub struct Config {
     pub pad: [u8; 2],
 }
 
-/// A flow direction as the hook sees it: `FLOWS4`.
-#[repr(C)]
+/// A flow direction as the hook sees it: `FLOWS4`. Made by [`FlowKey::new`].
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey<A> {
     /// Source address.
@@ -58,6 +64,58 @@ pub struct FlowKey<A> {
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
+}
+
+impl<A> FlowKey<A> {
+    /// The key of such packets; ports in host order.
+    ///
+    /// Written word by word: the kernel hashes a key by words of four bytes as soon as it was made, and a processor that has just stored parts of
+    /// a word waits until they have left its store buffer before it can load the whole.
+    #[inline(always)]
+    pub const fn new(src: A, dst: A, sport: u16, dport: u16, protocol: u8) -> Self {
+        let ([a, b], [c, d]) = (sport.to_ne_bytes(), dport.to_ne_bytes());
+        let mut key = MaybeUninit::<Self>::uninit();
+        let at = key.as_mut_ptr();
+        // SAFETY: both addresses are fields of `key`. Each of the two words covers the fields behind it as far as the next one or the end, with the
+        // bytes that those fields have by themselves, and is as aligned as a key is: addresses are multiples of four bytes (checked below).
+        unsafe {
+            (&raw mut (*at).src).write(src);
+            (&raw mut (*at).dst).write(dst);
+            (&raw mut (*at).sport).cast::<u32>().write(u32::from_ne_bytes([a, b, c, d]));
+            (&raw mut (*at).protocol).cast::<u32>().write(u32::from_ne_bytes([protocol, 0, 0, 0]));
+            key.assume_init()
+        }
+    }
+}
+
+impl<A: Copy> FlowKey<A> {
+    /// The same tuple the other way round.
+    #[inline(always)]
+    pub const fn turned(&self) -> Self {
+        FlowKey::new(self.dst, self.src, self.dport, self.sport, self.protocol)
+    }
+}
+
+/// What user space calls an address and what the programs do lie in a key or value alike.
+macro_rules! same_layout {
+    ($($of:ident { $($field:ident),+ })+) => { $(
+        const _: () = {
+            assert!(size_of::<$of<[u8; 4]>>() == size_of::<$of<Addr4>>());
+            assert!(size_of::<$of<[u8; 16]>>() == size_of::<$of<Addr6>>());
+            $(
+                assert!(offset_of!($of<[u8; 4]>, $field) == offset_of!($of<Addr4>, $field));
+                assert!(offset_of!($of<[u8; 16]>, $field) == offset_of!($of<Addr6>, $field));
+            )+
+        };
+    )+ };
+}
+
+same_layout! {
+    FlowKey { src, dst, sport, dport, protocol }
+    FrontendKey { addr, port, protocol }
+    Flow { addr, from, mac, bytes }
+    Endpoint { gateway, mac, pad }
+    Frontend { vip, target_port, generation }
 }
 
 /// What to do with packets of one direction; written by the programs, deleted by the sweeper. Self-contained: one lookup a packet.
@@ -197,7 +255,7 @@ pub mod endpoint_flag {
 }
 
 /// Key of `FRONTENDS4`: a VIP with port 0 and protocol 0 (every port), or address 0 with a published port.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey<A> {
     /// VIP, or 0 for a published port.
@@ -208,6 +266,36 @@ pub struct FrontendKey<A> {
     pub protocol: u8,
     /// Zero.
     pub pad: u8,
+}
+
+impl<A> FrontendKey<A> {
+    /// The service behind a virtual address.
+    #[inline(always)]
+    pub const fn vip(addr: A) -> Self {
+        FrontendKey::new(addr, 0, 0)
+    }
+
+    /// Word by word, as [`FlowKey::new`].
+    #[inline(always)]
+    const fn new(addr: A, port: u16, protocol: u8) -> Self {
+        let [a, b] = port.to_ne_bytes();
+        let mut key = MaybeUninit::<Self>::uninit();
+        let at = key.as_mut_ptr();
+        // SAFETY: as in `FlowKey::new`.
+        unsafe {
+            (&raw mut (*at).addr).write(addr);
+            (&raw mut (*at).port).cast::<u32>().write(u32::from_ne_bytes([a, b, protocol, 0]));
+            key.assume_init()
+        }
+    }
+}
+
+impl<A: Default> FrontendKey<A> {
+    /// The service behind a published port of any node.
+    #[inline(always)]
+    pub fn published(port: u16, protocol: u8) -> Self {
+        FrontendKey::new(A::default(), port, protocol)
+    }
 }
 
 /// A service as seen at one frontend; written by plan, swapped whole.
@@ -359,7 +447,6 @@ fn words<const N: usize>(field: &impl AsRef<[u8]>) -> [u16; N] {
 }
 
 const _: () = {
-    use core::mem::offset_of;
     assert!(
         offset_of!(Peer, addr) % 2 == 0 && offset_of!(Peer, next_hop) % 2 == 0 && offset_of!(Peer, link_mac) % 2 == 0
     );
@@ -466,6 +553,7 @@ mod pod {
     }
 
     pod!(
+        Clock,
         Config,
         FlowKey<[u8; 4]>,
         FlowKey<[u8; 16]>,

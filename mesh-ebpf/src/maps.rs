@@ -4,7 +4,7 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use mesh_common::family::V4;
+use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::ParseIp;
 use mesh_common::schema::*;
 use mesh_common::verdict::{Hook, STRIDE};
@@ -12,11 +12,11 @@ use mesh_common::verdict::{Hook, STRIDE};
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
-pub static ADDRESSES4: HashMap<[u8; 4], Address, MAX_NODES> = HashMap::new();
+pub static ADDRESSES4: HashMap<Addr4, Address, MAX_NODES> = HashMap::new();
 #[btf_map]
-pub static ENDPOINTS4: HashMap<[u8; 4], Endpoint<[u8; 4]>, MAX_ENDPOINTS> = HashMap::new();
+pub static ENDPOINTS4: HashMap<Addr4, Endpoint<Addr4>, MAX_ENDPOINTS> = HashMap::new();
 #[btf_map]
-pub static FRONTENDS4: HashMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>, MAX_ENDPOINTS> = HashMap::new();
+pub static FRONTENDS4: HashMap<FrontendKey<Addr4>, Frontend<Addr4>, MAX_ENDPOINTS> = HashMap::new();
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS> = HashMap::new();
 #[btf_map]
@@ -24,9 +24,9 @@ pub static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
 #[btf_map]
 pub static TURNS: HashMap<u32, u64, MAX_ENDPOINTS> = HashMap::new();
 #[btf_map]
-pub static FLOWS4: HashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, MAX_FLOWS> = HashMap::new();
+pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MAX_FLOWS> = HashMap::new();
 #[btf_map]
-pub static OVERFLOW4: LruHashMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>, MAX_OVERFLOW> = LruHashMap::new();
+pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MAX_OVERFLOW> = LruHashMap::new();
 #[btf_map]
 pub static OVERFLOWED: Array<u32, 1> = Array::new();
 #[btf_map]
@@ -40,7 +40,7 @@ pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, MAX_SOCKETS> = LruHashMa
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { Hook::ALL.len() * STRIDE as usize }> = PerCpuArray::new();
 #[btf_map]
-pub static SCRATCH4: PerCpuArray<Scratch<[u8; 4]>, 1> = PerCpuArray::new();
+pub static SCRATCH4: PerCpuArray<Scratch<Addr4>, 1> = PerCpuArray::new();
 
 /// Room for one packet's new flow: too much for the 512-byte stack, and zeroed, so that padding never leaks.
 #[repr(C)]
@@ -93,7 +93,7 @@ fn overflowed_s() -> u32 {
 /// Writes an entry while [`FLOWS4`] is or was full: its flows live on untouched, and new ones get what room there is for those that come
 /// now, the longest silent of them giving way. A real call, for it is rare.
 #[inline(never)]
-fn put_beside_overflow(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
     if flags == NEW && OVERFLOW4.get_ptr(key).is_some() {
         return Err(EEXIST);
     }
@@ -110,29 +110,29 @@ fn put_beside_overflow(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64)
 
 impl Tables for V4 {
     #[inline(always)]
-    fn address(addr: &[u8; 4]) -> Option<&'static Address> {
+    fn address(addr: &Addr4) -> Option<&'static Address> {
         // SAFETY: the map is static; values change only as a whole, a torn read shows one of two valid addresses.
         unsafe { ADDRESSES4.get(addr) }
     }
     #[inline(always)]
-    fn endpoint(addr: &[u8; 4]) -> Option<&'static Endpoint<[u8; 4]>> {
+    fn endpoint(addr: &Addr4) -> Option<&'static Endpoint<Addr4>> {
         // SAFETY: as above.
         unsafe { ENDPOINTS4.get(addr) }
     }
     #[inline(always)]
-    fn frontend(key: &FrontendKey<[u8; 4]>) -> Option<&'static Frontend<[u8; 4]>> {
+    fn frontend(key: &FrontendKey<Addr4>) -> Option<&'static Frontend<Addr4>> {
         // SAFETY: as above.
         unsafe { FRONTENDS4.get(key) }
     }
     #[inline(always)]
-    fn flow(key: &FlowKey<[u8; 4]>) -> Option<*mut Flow<[u8; 4]>> {
+    fn flow(key: &FlowKey<Addr4>) -> Option<*mut Flow<Addr4>> {
         match FLOWS4.get_ptr_mut(key) {
             None if overflowed_s() != 0 => OVERFLOW4.get_ptr_mut(key),
             found => found,
         }
     }
     #[inline(always)]
-    fn put_flow(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+    fn put_flow(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
         if overflowed_s() == 0 {
             match FLOWS4.insert(key, flow, flags) {
                 Err(E2BIG) => {}
@@ -142,23 +142,23 @@ impl Tables for V4 {
         put_beside_overflow(key, flow, flags)
     }
     #[inline(always)]
-    fn remove_flow(key: &FlowKey<[u8; 4]>) {
+    fn remove_flow(key: &FlowKey<Addr4>) {
         let _ = FLOWS4.remove(key); // already gone is as good
         if overflowed_s() != 0 {
             let _ = OVERFLOW4.remove(key);
         }
     }
     #[inline(always)]
-    fn scratch() -> Option<*mut Scratch<[u8; 4]>> {
+    fn scratch() -> Option<*mut Scratch<Addr4>> {
         SCRATCH4.get_ptr_mut(0)
     }
     #[inline(always)]
-    fn uplink_addr(uplink: &Uplink) -> [u8; 4] {
-        uplink.addr4
+    fn uplink_addr(uplink: &Uplink) -> Addr4 {
+        uplink.addr4.into()
     }
     #[inline(always)]
-    fn same_network(a: [u8; 4], b: [u8; 4], prefix_len: u8) -> bool {
-        let differing = u32::from_be_bytes(a) ^ u32::from_be_bytes(b);
+    fn same_network(a: Addr4, b: Addr4, prefix_len: u8) -> bool {
+        let differing = V4::fold(a) ^ V4::fold(b);
         prefix_len != 0 && differing.leading_zeros() >= prefix_len as u32
     }
     #[inline(always)]

@@ -149,7 +149,7 @@ mod tests {
             let eth = parse::ethernet(&frame).unwrap();
             prop_assert_eq!((eth.dst, eth.src, eth.ethertype), ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], 0x0800));
             let packet = parse::packet::<V4>(&frame).unwrap();
-            prop_assert_eq!((packet.src, packet.dst, packet.dport, packet.l4), ([192, 168, 7, 1], [192, 168, 7, 2], 4789, 34));
+            prop_assert_eq!((packet.src.octets(), packet.dst.octets(), packet.dport, packet.l4), ([192, 168, 7, 1], [192, 168, 7, 2], 4789, 34));
             prop_assert_eq!(packet.l4_len, inner_len + 16);
             prop_assert!(packet.sport >= FIRST_PORT);
             let behind = bytes[34..].chunks_exact(2).fold(0u32, |sum, word| sum + u32::from(u16::from_ne_bytes([word[0], word[1]])));

@@ -48,7 +48,7 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
 
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
-    let packet = parse::packet::<F>(tc)?;
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
     if F::is_multicast(packet.dst) {
         return Ok(SHOT);
     }

@@ -65,7 +65,7 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id:
 
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
-    let packet = parse::packet::<F>(tc)?;
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
     match id {
         vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
             request(tc, eth, config, peer, &packet, id)

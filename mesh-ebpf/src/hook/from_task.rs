@@ -20,11 +20,11 @@ const HOOK: Hook = Hook::FromTask;
 
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
-    let code = match parse::ethernet(tc) {
+    let code = match parse::ethertype(tc) {
         // The kernel keeps the tag beside the packet, and would put it on again where the packet leaves.
         Some(_) if tc.has_vlan() => encode(Err(Stop::drop(DropReason::Unsupported))),
-        Some(eth) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth),
-        Some(eth) if eth.ethertype == ETHERTYPE_ARP => answer::arp::<V4>(tc, &eth),
+        Some(V4::ETHERTYPE) => walk::<V4>(tc),
+        Some(ETHERTYPE_ARP) => answer::arp::<V4>(tc),
         Some(_) => encode(Err(Stop::drop(DropReason::Unsupported))),
         None => encode(Err(Stop::drop(DropReason::Malformed))),
     };
@@ -53,27 +53,28 @@ impl<A: Copy> Caller<A> {
 }
 
 #[inline(never)]
-fn walk<F: Tables>(tc: &Tc, eth: &Ethernet) -> Code {
-    encode(steps::<F>(tc, eth))
+fn walk<F: Tables>(tc: &Tc) -> Code {
+    encode(steps::<F>(tc))
 }
 
 #[inline(always)]
-fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
+fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    let packet = parse::packet::<F>(tc)?;
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
     let mut caller = Caller { number: 0, gateway: packet.src };
     let flow = match flow::lookup(&packet, tc.len(), tc.ifindex())? {
         Some(flow) => {
             // Its link has proven who it is; the rest is asked for only where it matters.
             if flow.flags & (flow_flag::HAIRPIN | flow_flag::FROM_CLIENT) != 0 {
-                caller = Caller::of(sender(tc, eth, &packet)?);
+                caller = Caller::of(sender(tc, &macs(tc)?, &packet)?);
             }
             flow
         }
         None => {
-            let source = sender(tc, eth, &packet)?;
+            let eth = macs(tc)?;
+            let source = sender(tc, &eth, &packet)?;
             caller = Caller::of(source);
-            match decide(tc, eth, config, &packet, source)? {
+            match decide(tc, &eth, config, &packet, source)? {
                 Decision::Flow(flow) => flow,
                 Decision::Sent(action) => return Ok(action),
             }
@@ -82,6 +83,12 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
     let to = peer_of(flow)?;
     nat::apply(tc, &packet, flow, &caller.gateway)?;
     deliver(tc, HOOK, config, flow, to, caller.number)
+}
+
+/// The frame's MAC addresses: read where they are asked for, which is not once a flow is known.
+#[inline(always)]
+fn macs(tc: &Tc) -> Result<Ethernet, Stop> {
+    parse::ethernet(tc).ok_or(Stop::drop(DropReason::Malformed))
 }
 
 /// The sending task, if the packet's source is really its own.

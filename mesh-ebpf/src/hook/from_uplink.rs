@@ -1,7 +1,7 @@
 //! What the world sends: calls to published ports, and answers to tasks that went outside. All else is the host's.
 
-use mesh_common::family::{Family, V4};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, bytes_of_2, protocol, words_of_4};
+use mesh_common::family::{Addr4, Family, V4};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, protocol};
 use mesh_common::schema::{Address, Config, address_flag, deliver as way, frontend_flag, origin};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{outer, vni};
@@ -18,15 +18,15 @@ const HOOK: Hook = Hook::FromUplink;
 
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
-    let code = match parse::ethernet(tc) {
+    let code = match parse::ethertype(tc) {
         // Of a VLAN: the device of that VLAN is an uplink of its own and sees it next.
         Some(_) if tc.has_vlan() => NEXT,
-        Some(eth) if eth.ethertype == V4::ETHERTYPE => match unwrap(tc) {
+        Some(V4::ETHERTYPE) => match unwrap(tc) {
             Ok(Some((inner, config, peer, id))) => {
                 let code = from_overlay::judge(tc, &inner, config, peer, id);
                 return finish(tc, Hook::FromOverlay, code);
             }
-            Ok(None) => walk::<V4>(tc, &eth),
+            Ok(None) => walk::<V4>(tc),
             Err(stop) => encode(Err(stop)),
         },
         _ => NEXT,
@@ -44,14 +44,14 @@ fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address
     let [version_tos, ttl_protocol] = [ip[0], ip[4]].map(u16::to_ne_bytes);
     let is_tunnel = version_tos[0] == 0x45
         && ttl_protocol[1] == protocol::UDP
-        && [ip[8], ip[9]] == words_of_4(config.tunnel_addr4)
+        && [ip[8], ip[9]] == config.tunnel_addr4_words()
         && dport == Some(config.data_port);
     // A fragment is not the whole frame; and what was congested on the way must say so inside (RFC 6040, 4.2).
     let is_plain = u16::from_be(ip[3]) & 0x3fff == 0 && version_tos[1] & 3 != 3;
     if !is_tunnel || !is_plain {
         return Ok(None);
     }
-    let peer = match V4::address(&bytes_of_2([ip[6], ip[7]])) {
+    let peer = match V4::address(&Addr4::of_words([ip[6], ip[7]])) {
         Some(address) if address.flags & address_flag::TUNNEL != 0 => address,
         _ => return Ok(None),
     };
@@ -69,29 +69,29 @@ fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address
 }
 
 #[inline(never)]
-fn walk<F: Tables>(tc: &Tc, eth: &Ethernet) -> Code {
-    encode(steps::<F>(tc, eth))
+fn walk<F: Tables>(tc: &Tc) -> Code {
+    encode(steps::<F>(tc))
 }
 
 #[inline(always)]
-fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
+fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let config = config()?;
     // What can't be read is the stack's to judge.
-    let Ok(packet) = parse::packet::<F>(tc) else { return Err(Stop::PASS) };
-    match F::address(&packet.dst) {
-        Some(address) if address.flags & address_flag::OWN != 0 => {}
-        // Nobody outside has business with the overlay's addresses.
-        _ if F::endpoint(&packet.dst).is_some() || balance::vip::<F>(packet.dst).is_some() => {
-            return Err(Stop::drop(DropReason::FromOutside));
-        }
-        _ => return Err(Stop::PASS),
-    }
-    if packet.protocol == protocol::UDP && packet.dport == config.data_port {
-        return Err(Stop::PASS);
-    }
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::PASS) };
     let flow = match flow::lookup(&packet, tc.len(), origin::WIRE)? {
         Some(flow) => flow,
         None => {
+            match F::address(&packet.dst) {
+                Some(address) if address.flags & address_flag::OWN != 0 => {}
+                // Nobody outside has business with the overlay's addresses.
+                _ if F::endpoint(&packet.dst).is_some() || balance::vip::<F>(packet.dst).is_some() => {
+                    return Err(Stop::drop(DropReason::FromOutside));
+                }
+                _ => return Err(Stop::PASS),
+            }
+            if packet.protocol == protocol::UDP && packet.dport == config.data_port {
+                return Err(Stop::PASS);
+            }
             if packet.form != Form::Ports {
                 return Err(Stop::PASS);
             }
@@ -99,6 +99,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
             if frontend.flags & frontend_flag::NOT_TAKEN != 0 {
                 return Err(Stop::PASS);
             }
+            let Some(eth) = parse::ethernet(tc) else { return Err(Stop::PASS) };
             let back = WayBack { deliver: way::UPLINK, ifindex: tc.ifindex(), node: 0, vni: 0, mac: eth.src };
             let call = Call {
                 entry: Entry::Wire,

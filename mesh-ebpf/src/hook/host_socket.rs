@@ -8,7 +8,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{SocketKey, SocketOrigin, address_flag, frontend_flag};
 
@@ -24,7 +24,7 @@ const DENY: i32 = 0;
 /// An address and port of a socket call.
 #[derive(Clone, Copy)]
 struct Name {
-    addr: [u8; 4],
+    addr: Addr4,
     port: u16,
 }
 
@@ -56,12 +56,12 @@ fn decide(ctx: &SockAddrContext, name: Name) -> Answer {
         // SAFETY: no arguments.
         return if unsafe { raw::bpf_get_current_uid_gid() } as u32 == 0 { Answer::Leave } else { Answer::Deny };
     }
-    let is_own = V4::is_loopback(name.addr) || name.addr == [0; 4] /* this host, connect(2) on Linux */ || matches!(address, Some(address) if address.flags & address_flag::OWN != 0);
+    let is_own = V4::is_loopback(name.addr) || name.addr == Addr4::default() /* this host, connect(2) on Linux */ || matches!(address, Some(address) if address.flags & address_flag::OWN != 0);
     if !is_own {
         return Answer::Leave;
     }
     let Some(frontend) = balance::published::<V4>(name.port, number) else { return Answer::Leave };
-    if frontend.vip == [0; 4] || frontend.flags & frontend_flag::NOT_TAKEN != 0 {
+    if frontend.vip == Addr4::default() || frontend.flags & frontend_flag::NOT_TAKEN != 0 {
         return Answer::Leave;
     }
     let target = Name { addr: frontend.vip, port: frontend.target_port };
@@ -90,13 +90,13 @@ fn origin(ctx: &SockAddrContext, name: Name) -> Option<Name> {
 #[inline(always)]
 fn name4(ctx: &SockAddrContext) -> Name {
     let c = context(ctx);
-    Name { addr: c.user_ip4.to_ne_bytes(), port: u16::from_be(c.user_port as u16) }
+    Name { addr: c.user_ip4.to_ne_bytes().into(), port: u16::from_be(c.user_port as u16) }
 }
 
 #[inline(always)]
 fn set4(ctx: &SockAddrContext, name: Name) {
     let c = context(ctx);
-    c.user_ip4 = u32::from_ne_bytes(name.addr);
+    c.user_ip4 = u32::from_ne_bytes(name.addr.octets());
     c.user_port = name.port.to_be() as u32;
 }
 
@@ -107,13 +107,13 @@ fn name6(ctx: &SockAddrContext) -> Option<Name> {
     if c.user_ip6[0] != 0 || c.user_ip6[1] != 0 || c.user_ip6[2] != 0xffffu32.to_be() {
         return None;
     }
-    Some(Name { addr: c.user_ip6[3].to_ne_bytes(), port: u16::from_be(c.user_port as u16) })
+    Some(Name { addr: c.user_ip6[3].to_ne_bytes().into(), port: u16::from_be(c.user_port as u16) })
 }
 
 #[inline(always)]
 fn set6(ctx: &SockAddrContext, name: Name) {
     let c = context(ctx);
-    c.user_ip6[3] = u32::from_ne_bytes(name.addr);
+    c.user_ip6[3] = u32::from_ne_bytes(name.addr.octets());
     c.user_port = name.port.to_be() as u32;
 }
 

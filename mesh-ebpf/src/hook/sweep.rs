@@ -15,14 +15,13 @@ use crate::packet::tc::Tc;
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
     let Some(b) = tc.load::<[u8; 24]>(14) else { return 0 };
-    let key = FlowKey {
-        src: [b[0], b[1], b[2], b[3]],
-        dst: [b[4], b[5], b[6], b[7]],
-        sport: u16::from_ne_bytes([b[8], b[9]]),
-        dport: u16::from_ne_bytes([b[10], b[11]]),
-        protocol: b[12],
-        pad: [0; 3],
-    };
+    let key = FlowKey::new(
+        [b[0], b[1], b[2], b[3]].into(),
+        [b[4], b[5], b[6], b[7]].into(),
+        u16::from_ne_bytes([b[8], b[9]]),
+        u16::from_ne_bytes([b[10], b[11]]),
+        b[12],
+    );
     let seen_at = u32::from_ne_bytes([b[20], b[21], b[22], b[23]]);
     let Some(flow) = V4::flow(&key) else { return 0 };
     // SAFETY: a live map value.

@@ -7,11 +7,9 @@
 //! Must not: send by another link than the one the frame came in by (that one has a program, so its driver can send from here; another may
 //! lose frames without a word).
 
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::hash;
-use mesh_common::parse::{
-    self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, tcp_flag, words_of_4, words_of_6,
-};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, words_of_6};
 use mesh_common::schema::{
     Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, frontend_flag, origin, peer_flag,
 };
@@ -45,7 +43,7 @@ fn walk(xdp: &Xdp) -> Option<u32> {
         return None;
     }
     let ip = Ip::of(xdp)?;
-    let packet = parse::packet::<V4>(xdp).ok()?;
+    let packet = parse::packet::<V4>(xdp)?;
     if packet.l4 as usize != ETHERNET_LEN + V4::HEADER_LEN || packet.form != Form::Ports || ip.is_fragment() {
         return None;
     }
@@ -90,7 +88,7 @@ impl Ip {
 /// A call to a published port of this node.
 #[inline(always)]
 fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>, len: u32) -> Option<u32> {
-    if packet.dst != config.tunnel_addr4 && !is_links_own(xdp, packet) {
+    if packet.dst != config.tunnel_addr4.into() && !is_links_own(xdp, packet) {
         return None;
     }
     let frontend = balance::published::<V4>(packet.dport, packet.protocol)?;
@@ -144,8 +142,8 @@ fn first(
     config: &Config,
     eth: &Ethernet,
     packet: &Packet<V4>,
-    frontend: &Frontend<[u8; 4]>,
-) -> Option<&'static mut Flow<[u8; 4]>> {
+    frontend: &Frontend<Addr4>,
+) -> Option<&'static mut Flow<Addr4>> {
     let back = WayBack { deliver: way::UPLINK, ifindex: xdp.ifindex(), node: 0, vni: 0, mac: eth.src };
     let call = Call {
         entry: Entry::Wire,
@@ -153,7 +151,7 @@ fn first(
         target_port: frontend.target_port,
         node: config.node,
         back,
-        gateway: [0; 4],
+        gateway: Addr4::default(),
         gone: 0,
     };
     if enter(packet, frontend, &call) != 0 {
@@ -183,13 +181,11 @@ fn forward(
     to: [u16; 3],
     len: u32,
 ) -> Option<u32> {
-    if packet.tcp_flags & tcp_flag::SYN != 0 {
-        let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // fails only past the frame's end: there is no option
-    }
+    let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // fails only past the frame's end: there is no option
     if !xdp.grow_head(outer::LEN as i32) {
         return None;
     }
-    let ([a, b], [c, d]) = (words_of_4(packet.src), words_of_4(packet.dst));
+    let ([a, b], [c, d]) = (packet.src.words(), packet.dst.words());
     let headers = outer::Outer {
         next_hop: peer.next_hop_words(),
         link_mac: peer.link_mac_words(),
@@ -225,7 +221,7 @@ impl Cursor for Inner<'_> {
 #[inline(always)]
 fn answer(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, outer: &Packet<V4>) -> Option<u32> {
     // Congestion met on the way has to be told inside (RFC 6040, 4.2).
-    if outer.dst != config.tunnel_addr4 || ip.tos() & CE == CE {
+    if outer.dst != config.tunnel_addr4.into() || ip.tos() & CE == CE {
         return None;
     }
     if outer::vni(xdp)? != vni::REPLY_WIRE {
@@ -237,7 +233,7 @@ fn answer(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, outer: &Packet<V4
     if frame.ethertype != V4::ETHERTYPE {
         return None;
     }
-    let packet = parse::packet::<V4>(&inner).ok()?;
+    let packet = parse::packet::<V4>(&inner)?;
     if reply::leaves_by(&packet).ok()? != xdp.ifindex() {
         return None;
     }

@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
+use mesh_common::family::Addr4;
 use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, words_of_6};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::outer;
@@ -57,7 +58,7 @@ pub enum Tunnel {
     /// It came through no tunnel.
     None,
     /// Outer source and VNI.
-    From([u8; 4], u32),
+    From(Addr4, u32),
     /// It came through a tunnel, but over no address that a peer has (IPv6).
     Stranger,
 }
@@ -248,7 +249,7 @@ impl Tc {
         let (mut remote, mut id) = (0, 0);
         match read_tunnel_key(self.skb(), &mut remote, &mut id) {
             NO_TUNNEL => Tunnel::None,
-            0 => Tunnel::From(remote.to_be_bytes(), id),
+            0 => Tunnel::From(remote.to_be_bytes().into(), id),
             _ => Tunnel::Stranger,
         }
     }

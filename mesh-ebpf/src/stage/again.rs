@@ -5,7 +5,7 @@
 //! turned back again, so nothing goes round for ever. Must not: take back what no call of this node's stands for.
 
 use mesh_common::parse::{self, Ethernet, Form, Packet, protocol};
-use mesh_common::schema::{Address, Config, Endpoint, Flow, FlowKey, deliver as way, endpoint, flow_flag, rewrite};
+use mesh_common::schema::{Address, Config, Endpoint, Flow, deliver as way, endpoint, flow_flag, rewrite};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
@@ -48,7 +48,8 @@ pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Addre
 /// North–south, at the ingress node. The frame is as it was sent: its destination names the task that is gone, its source the last hop.
 #[inline(always)]
 fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Result<i32, Stop> {
-    let packet = &parse::packet::<F>(tc)?;
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let packet = &packet;
     let Some((mac::KIND_ENDPOINT, gone)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
     let (entry, client) = match mac::split(eth.src) {
         _ if from_wire => (Entry::Wire, 0),
@@ -56,7 +57,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         Some((mac::KIND_CLIENT, number)) => (Entry::Client, number),
         _ => return Err(Stop::drop(DropReason::WireFormat)),
     };
-    let key = flow::key(packet);
+    let key = packet.tuple;
     let chosen: &Flow<F::Addr> = match F::flow(&key) {
         // SAFETY: a live map value, read only.
         Some(chosen) => unsafe { &*chosen },
@@ -120,7 +121,8 @@ pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &A
 
 #[inline(always)]
 fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Result<i32, Stop> {
-    let packet = &parse::packet::<F>(tc)?;
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let packet = &packet;
     let gone = match F::endpoint(&packet.dst) {
         Some(target) if target.node == peer.node && target.kind == endpoint::TASK => target.number,
         _ => return Err(Stop::drop(DropReason::NoEndpoint)),
@@ -130,14 +132,7 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
         _ => return Err(Stop::drop(DropReason::ForgedReply)),
     };
     // The reply's entry knows what was called. Without one the task was called by its own address: nobody else can answer.
-    let reply = FlowKey {
-        src: packet.dst,
-        dst: packet.src,
-        sport: packet.dport,
-        dport: packet.sport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
+    let reply = packet.tuple.turned();
     let called: &Flow<F::Addr> = match F::flow(&reply) {
         // SAFETY: a live map value, read only.
         Some(called) => unsafe { &*called },
@@ -156,8 +151,8 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
     nat::apply(tc, packet, undo, &source.gateway)?;
     tc.set_macs(eth.dst, mac::SECOND_CHANCE)?;
 
-    let packet = parse::packet::<F>(tc)?;
-    let key = flow::key(&packet);
+    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let key = packet.tuple;
     // SAFETY: a live map value, read only.
     let chosen: Option<&Flow<F::Addr>> = F::flow(&key).map(|chosen| unsafe { &*chosen });
     let flow = match chosen {

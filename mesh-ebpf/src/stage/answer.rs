@@ -1,6 +1,7 @@
 //! Answers that no stack gives: ARP for every address of the overlay, echo for VIPs and gateways.
 
-use mesh_common::parse::{Cursor, ETHERNET_LEN, Ethernet, Packet};
+use mesh_common::family::Addr4;
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Packet};
 use mesh_common::schema::endpoint;
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -20,13 +21,15 @@ pub fn reflect(tc: &Tc, hook: Hook) -> i32 {
 
 /// ARP from a task (RFC 826): every address is at the gateway's MAC. Requests for itself (RFC 5227) and replies get no answer.
 #[inline(never)]
-pub fn arp<F: Tables<Addr = [u8; 4]>>(tc: &Tc, eth: &Ethernet) -> Code {
-    encode(answer_arp::<F>(tc, eth))
+pub fn arp<F: Tables<Addr = Addr4>>(tc: &Tc) -> Code {
+    encode(answer_arp::<F>(tc))
 }
 
 #[inline(always)]
-fn answer_arp<F: Tables<Addr = [u8; 4]>>(tc: &Tc, eth: &Ethernet) -> Result<i32, Stop> {
-    let Some(b) = tc.load::<[u8; 28]>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
+fn answer_arp<F: Tables<Addr = Addr4>>(tc: &Tc) -> Result<i32, Stop> {
+    let (Some(eth), Some(b)) = (parse::ethernet(tc), tc.load::<[u8; 28]>(ETHERNET_LEN)) else {
+        return Err(Stop::drop(DropReason::Malformed));
+    };
     // Ethernet, IPv4, six and four bytes, request or reply.
     if b[0] != 0 || b[1] != 1 || b[2] != 8 || b[3] != 0 || b[4] != 6 || b[5] != 4 || b[6] != 0 {
         return Err(Stop::drop(DropReason::Malformed));
@@ -37,7 +40,7 @@ fn answer_arp<F: Tables<Addr = [u8; 4]>>(tc: &Tc, eth: &Ethernet) -> Result<i32,
     if b[7] != 1 || sender == target || sender == [0; 4] {
         return Ok(SHOT);
     }
-    match F::endpoint(&sender) {
+    match F::endpoint(&sender.into()) {
         Some(own) if own.kind == endpoint::TASK && own.ifindex == tc.ifindex() => {
             if own.mac != eth.src || own.mac != sender_mac {
                 return Err(Stop::drop(DropReason::SpoofedMac));

@@ -14,7 +14,7 @@ use crate::maps::{BACKENDS, RINGS, TURNS, Tables};
 /// The service behind a VIP: every port and protocol.
 #[inline(always)]
 pub fn vip<F: Tables>(addr: F::Addr) -> Option<&'static Frontend<F::Addr>> {
-    F::frontend(&FrontendKey { addr, port: 0, protocol: 0, pad: 0 })
+    F::frontend(&FrontendKey::vip(addr))
 }
 
 /// The service behind a published port of any node.
@@ -23,7 +23,7 @@ pub fn published<F: Tables>(port: u16, protocol: u8) -> Option<&'static Frontend
     if port == 0 {
         return None;
     }
-    F::frontend(&FrontendKey { addr: F::Addr::default(), port, protocol, pad: 0 })
+    F::frontend(&FrontendKey::published(port, protocol))
 }
 
 /// The backend with this endpoint number.

@@ -1,6 +1,7 @@
 //! What was decided before for this tuple, and remembering what is decided now.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use mesh_common::clock::Clock;
 use mesh_common::flow as life;
 use mesh_common::parse::{Packet, protocol};
 use mesh_common::schema::{Flow, FlowKey, deliver, flow_flag, rewrite};
@@ -11,24 +12,19 @@ use crate::hook::Stop;
 use crate::maps::Tables;
 pub use crate::maps::{ANY, NEW};
 
+/// How long a tick is on this kernel: set by who loads the programs.
+#[unsafe(no_mangle)]
+static CLOCK: Clock = Clock::of_tick(0);
+
 /// Seconds of the monotonic clock, at tick resolution.
 #[inline(always)]
 pub fn now_s() -> u32 {
-    // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
-}
-
-/// The key of this packet's direction.
-#[inline(always)]
-pub fn key<F: Tables>(packet: &Packet<F>) -> FlowKey<F::Addr> {
-    FlowKey {
-        src: packet.src,
-        dst: packet.dst,
-        sport: packet.sport,
-        dport: packet.dport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    // SAFETY: no arguments. Not a call: the verifier puts the load of the counter in its place.
+    let ticks = unsafe { bpf_jiffies64() };
+    // SAFETY: live constants; volatile, for their values are only known when they are loaded.
+    let (first, fraction) =
+        unsafe { ((&raw const CLOCK.first).read_volatile(), (&raw const CLOCK.fraction).read_volatile()) };
+    Clock { first, fraction, tick_ns: 0 }.seconds(ticks)
 }
 
 /// A flow entry that does nothing yet.
@@ -60,7 +56,7 @@ pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32, from: u32) -> Result<Opti
     match find(packet, from) {
         Found::Nothing => Ok(None),
         Found::Dead => {
-            F::remove_flow(&key(packet));
+            F::remove_flow(&packet.tuple);
             if packet.may_open() { Ok(None) } else { Err(Stop::refuse(DropReason::BackendGone)) }
         }
         Found::Alive(flow) => {
@@ -83,7 +79,7 @@ pub enum Found<A: 'static> {
 /// Looks, and changes nothing: for who may yet leave the packet to others, who will look too.
 #[inline(always)]
 pub fn find<F: Tables>(packet: &Packet<F>, from: u32) -> Found<F::Addr> {
-    let Some(flow) = F::flow(&key(packet)) else { return Found::Nothing };
+    let Some(flow) = F::flow(&packet.tuple) else { return Found::Nothing };
     // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
     let flow = unsafe { &mut *flow };
     if flow.from != from {
@@ -110,7 +106,7 @@ pub fn note<F: Tables>(flow: &mut Flow<F::Addr>, packet: &Packet<F>, len: u32) {
 /// Takes back that a first packet was counted: who decided it leaves it to the next hook, which finds the entry and counts.
 #[inline(always)]
 pub fn uncount_first<F: Tables>(packet: &Packet<F>) {
-    if let Some(flow) = F::flow(&key(packet)) {
+    if let Some(flow) = F::flow(&packet.tuple) {
         // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
         let flow = unsafe { &mut *flow };
         flow.packets = flow.packets.wrapping_sub(1);
@@ -180,5 +176,5 @@ pub fn remember_pair<F: Tables>(
             forward.flags |= flow_flag::PORT_CHANGED;
         }
     }
-    F::put_flow(&key(packet), forward, ANY).map_err(|_| DropReason::TableFull)
+    F::put_flow(&packet.tuple, forward, ANY).map_err(|_| DropReason::TableFull)
 }

@@ -88,6 +88,6 @@ pub fn to_owner<F: Tables>(
     forward.packets = 1;
     forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
     // A cache only: without it the next packet chooses by the ring.
-    let _ = F::put_flow(&flow::key(packet), forward, flow::ANY);
+    let _ = F::put_flow(&packet.tuple, forward, flow::ANY);
     Ok(forward)
 }

@@ -85,14 +85,8 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     for attempt in 0..snat::TRIES {
         if port == 0 {
             let candidate = snat::candidate(hash, attempt);
-            let reply = FlowKey {
-                src: packet.dst,
-                dst: addr,
-                sport: if is_echo { 0 } else { packet.dport },
-                dport: candidate,
-                protocol: packet.protocol,
-                pad: [0; 3],
-            };
+            let reply =
+                FlowKey::new(packet.dst, addr, if is_echo { 0 } else { packet.dport }, candidate, packet.protocol);
             if F::put_flow(&reply, &scratch.reverse, flow::NEW).is_ok() {
                 port = candidate;
             }
@@ -112,6 +106,6 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.forward.backend = source.number;
     scratch.forward.packets = 1;
     scratch.forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
-    F::put_flow(&flow::key(packet), &scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
+    F::put_flow(&packet.tuple, &scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
     Ok(())
 }

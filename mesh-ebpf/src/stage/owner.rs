@@ -68,8 +68,7 @@ pub fn accept<F: Tables>(
     scratch.reverse.flags = flags;
 
     let caller = if is_hairpin { gateway } else { packet.src };
-    let mut reply =
-        FlowKey { src: addr, dst: caller, sport: port, dport: packet.sport, protocol: packet.protocol, pad: [0; 3] };
+    let mut reply = FlowKey::new(addr, caller, port, packet.sport, packet.protocol);
     flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
     Ok(&scratch.forward)
 }

@@ -5,7 +5,7 @@
 
 use aya_ebpf::helpers::generated::bpf_csum_diff;
 use mesh_common::checksum::{finish, fold};
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
 use mesh_common::verdict::Hook;
 
@@ -37,7 +37,7 @@ fn turn_round(tc: &Tc, hook: Hook) -> Option<()> {
     if eth.ethertype != V4::ETHERTYPE {
         return None;
     }
-    let packet = parse::packet::<V4>(tc).ok()?;
+    let packet = parse::packet::<V4>(tc)?;
     match packet.form {
         Form::Fragment | Form::IcmpError | Form::EchoReply => return None,
         Form::Ports if packet.protocol == protocol::TCP => rst(tc, &packet)?,
@@ -55,7 +55,8 @@ fn sum<const N: usize>(seed: u32, bytes: &[u8; N]) -> u32 {
 
 /// An IPv4 header from `src` to `dst`.
 #[inline(always)]
-fn ipv4(protocol: u8, total_len: u8, s: [u8; 4], d: [u8; 4]) -> [u8; 20] {
+fn ipv4(protocol: u8, total_len: u8, s: Addr4, d: Addr4) -> [u8; 20] {
+    let (s, d) = (s.octets(), d.octets());
     let mut h =
         [0x45, 0, 0, total_len, 0, 0, 0x40, 0, 64, protocol, 0, 0, s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]];
     let field = finish(sum(0, &h)).to_ne_bytes();
@@ -66,7 +67,8 @@ fn ipv4(protocol: u8, total_len: u8, s: [u8; 4], d: [u8; 4]) -> [u8; 20] {
 
 /// The sum over the TCP pseudo header.
 #[inline(always)]
-fn pseudo(s: [u8; 4], d: [u8; 4], len: u16) -> u32 {
+fn pseudo(s: Addr4, d: Addr4, len: u16) -> u32 {
+    let (s, d) = (s.octets(), d.octets());
     let len = len.to_be_bytes();
     sum(0, &[s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], 0, protocol::TCP, len[0], len[1]])
 }

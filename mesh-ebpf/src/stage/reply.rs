@@ -1,7 +1,7 @@
 //! The ingress node's part of an answer from the tunnel: is it one, and which link leads back. No route or neighbour is looked up.
 
 use mesh_common::parse::Packet;
-use mesh_common::schema::{FlowKey, address_flag};
+use mesh_common::schema::address_flag;
 use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
@@ -20,14 +20,7 @@ pub fn leaves_by<F: Tables>(packet: &Packet<F>) -> Result<u32, Stop> {
     if balance::published::<F>(packet.sport, packet.protocol).is_none() {
         return Err(Stop::drop(DropReason::ForgedReply));
     }
-    let call = FlowKey {
-        src: packet.dst,
-        dst: packet.src,
-        sport: packet.dport,
-        dport: packet.sport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
+    let call = packet.tuple.turned();
     let came_by = match F::flow(&call) {
         // SAFETY: a live map value, read only.
         Some(flow) => unsafe { (*flow).ifindex },

@@ -77,14 +77,13 @@ fn decide<F: Tables>(
     scratch.reverse.mac = source.mac;
     scratch.reverse.backend = number;
 
-    let mut reply = FlowKey {
-        src: addr,
-        dst: if is_hairpin { source.gateway } else { packet.src },
-        sport: packet.dport,
-        dport: packet.sport,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
+    let mut reply = FlowKey::new(
+        addr,
+        if is_hairpin { source.gateway } else { packet.src },
+        packet.dport,
+        packet.sport,
+        packet.protocol,
+    );
     flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::member::Member;
 use crate::dns::ResolverHandle;
 use crate::dns::zone;
-use crate::kernel::bpf::{Attachment, Dataplane, FlowTable};
+use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
 use crate::plan::maps::{self, Facts, MapOp, NextHop, Placed, Tables};
@@ -472,7 +472,7 @@ impl Kernel {
             let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
             let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
             let swept = tokio::task::spawn_blocking(move || {
-                flows.sweep(monotonic_s(), || backends_in_reach(&lock(&programmed).0))
+                flows.sweep(clock::now_s(), || backends_in_reach(&lock(&programmed).0))
             });
             match swept.await {
                 Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
@@ -510,12 +510,6 @@ fn backends_in_reach(tables: &Tables) -> BTreeSet<u32> {
     let is_silent =
         |node: &u32| tables.peers.get(node).is_some_and(|peer| peer.flags & schema::peer_flag::UNREACHABLE != 0);
     tables.backends.iter().filter(|(_, backend)| !is_silent(&backend.node)).map(|(number, _)| *number).collect()
-}
-
-/// The clock that the programs stamp flows with, in seconds.
-fn monotonic_s() -> u32 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    time.map_or(0, |time| time.tv_sec() as u32)
 }
 
 /// `tcp/8000`, as `service ps` looks for it.

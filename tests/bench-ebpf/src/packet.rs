@@ -114,13 +114,13 @@ impl Tuple {
     /// The service of a published port.
     #[inline(always)]
     pub fn published(&self) -> FrontendKey<[u8; 4]> {
-        FrontendKey { addr: [0; 4], port: (self.0[2] >> 16) as u16, protocol: TCP, pad: 0 }
+        FrontendKey::published((self.0[2] >> 16) as u16, TCP)
     }
 
     /// The service of a virtual address.
     #[inline(always)]
     pub fn vip(&self) -> FrontendKey<[u8; 4]> {
-        FrontendKey { addr: self.0[1].to_ne_bytes(), port: 0, protocol: 0, pad: 0 }
+        FrontendKey::vip(self.0[1].to_ne_bytes())
     }
 }
 

@@ -77,10 +77,10 @@ fn a_destination_for_which_no_port_is_left_is_dropped() {
         let other = rig.task_here("10.0.16.4");
         rig.from_task(&other, other.to(SERVER).udp(1, 1).payload(b"x")).new_flow().1
     };
-    let hash = hash::tuple::<V4>(task.addr, ip(SERVER), 40000, 53, protocol::UDP);
+    let hash = hash::tuple::<V4>(task.addr.into(), ip(SERVER).into(), 40000, 53, protocol::UDP);
     for attempt in 0..snat::TRIES {
         let dport = snat::candidate(hash, attempt);
-        let key = FlowKey { src: ip(SERVER), dst: HERE, sport: 53u16, dport, protocol: protocol::UDP, pad: [0; 3] };
+        let key = FlowKey::new(ip(SERVER), HERE, 53u16, dport, protocol::UDP);
         rig.put("FLOWS4", key, flow);
     }
     rig.from_task(&task, task.to(SERVER).udp(40000, 53).payload(b"?")).dropped(DropReason::NoSnatPort);

@@ -9,6 +9,7 @@ use mesh_common::verdict::DropReason;
 use mesh_common::wire::mac;
 use mesh_packet::any;
 use mesh_tests::rig::{FlowEntry, Outcome, PEER_2, Rig, Task, ip};
+use mesh_userspace::kernel::bpf::clock;
 
 const VIP: &str = "10.0.16.2";
 
@@ -123,7 +124,7 @@ fn maglev_sends_a_tuple_to_the_same_backend_every_time() {
     let Some((mut rig, client, one, other)) = three_here() else { return };
     let mut service = rig.service("10.0.16.6", &[&one, &other]);
     service.frontend.algorithm = algorithm::MAGLEV;
-    let key = mesh_common::schema::FrontendKey { addr: [10, 0, 16, 6], port: 0, protocol: 0, pad: 0 };
+    let key = mesh_common::schema::FrontendKey::vip([10, 0, 16, 6]);
     rig.put("FRONTENDS4", key, service.frontend);
     let mut ask = |n: u16| receiver(&rig.from_task(&client, client.to("10.0.16.6").tcp(41000 + n, 80).syn()));
     let first: Vec<u32> = (0..16).map(&mut ask).collect();
@@ -325,6 +326,20 @@ fn a_full_table_keeps_its_flows_and_turns_no_new_one_away() {
 }
 
 #[test]
+fn a_flow_is_stamped_with_the_time_that_the_sweeper_compares_with() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    rig.service(VIP, &[&backend]);
+    let before = clock::now_s();
+    rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
+    let after = clock::now_s();
+    for (_, flow) in rig.flows() {
+        // The kernel counts its ticks from boot, up to a second after its clock began.
+        assert!((before - 1..=after).contains(&flow.last_seen_s), "{} is not in {before}..={after}", flow.last_seen_s);
+    }
+}
+
+#[test]
 fn a_caller_for_whom_every_source_port_is_taken_is_counted() {
     let Some(mut rig) = Rig::new() else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
@@ -333,7 +348,7 @@ fn a_caller_for_whom_every_source_port_is_taken_is_counted() {
     let by_vip = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
     let (key, flow) = by_vip.new_flows.iter().find(|(key, _)| key.src == backend.addr).copied().expect("the answer's");
     let call = || client.to("192.0.2.1").tcp(40000, 8080).syn();
-    let hash = mesh_common::hash::tuple::<V4>(client.addr, ip("192.0.2.1"), 40000, 8080, protocol::TCP);
+    let hash = mesh_common::hash::tuple::<V4>(client.addr.into(), ip("192.0.2.1").into(), 40000, 8080, protocol::TCP);
     for attempt in 0..4 {
         rig.put("FLOWS4", FlowKey { dport: snat::candidate(hash, attempt), ..key }, flow);
     }

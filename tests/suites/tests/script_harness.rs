@@ -25,7 +25,7 @@ fn what_is_left_in_the_end_and_words_unknown_are_errors() {
 
 /// One service with these ready backends, and nothing else.
 fn tables(backends: &[u32]) -> Tables {
-    let key = FrontendKey { addr: [10, 0, 16, 2], port: 0, protocol: 0, pad: 0 };
+    let key = FrontendKey::vip([10, 0, 16, 2]);
     let frontend = Frontend {
         pool: 1,
         vni: 4097,

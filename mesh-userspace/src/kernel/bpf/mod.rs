@@ -6,6 +6,7 @@
 
 mod attach;
 mod batch;
+pub mod clock;
 mod flows;
 mod pin;
 pub mod survey;
@@ -78,6 +79,8 @@ impl Dataplane {
         pin::prepare(bpf_dir, &dir)?;
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS);
+        let clock = clock::of_this_kernel();
+        loader.override_global("CLOCK", &clock, true);
         for spec in pin::MAPS {
             let path = dir.join("maps").join(spec.name);
             pin::check(spec, &path)?;

@@ -63,7 +63,7 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
             let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
             let hop = facts.next_hops.get(&addr);
             let peer = Peer {
-                addr: V4::to_16(addr.octets()),
+                addr: V4::to_16(addr.octets().into()),
                 ifindex: hop.map_or(0, |hop| hop.ifindex),
                 next_hop: hop.map_or([0; 6], |hop| hop.mac),
                 link_mac: hop.map_or([0; 6], |hop| hop.link_mac),
@@ -153,7 +153,7 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
             .map(|vip| vip.pool);
         let is_ready = is_ready(task, observed);
         let backend = Backend {
-            addr: V4::to_16(addr.octets()),
+            addr: V4::to_16(addr.octets().into()),
             vni: network.vni,
             pool: pool.unwrap_or(0),
             node: node.number,
@@ -178,7 +178,7 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         let Some(network) = cluster.networks.get(&vip.network_id) else { continue };
         image.pools.entry(vip.pool).or_default();
         if has_vip {
-            let key = FrontendKey { addr: vip.addr.octets(), port: 0, protocol: 0, pad: 0 };
+            let key = FrontendKey::vip(vip.addr.octets());
             image.frontends.insert(key, frontend(service, vip.pool, network.vni, vip.addr.octets(), 0));
         }
     }
@@ -191,7 +191,7 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
             Protocol::Sctp => mesh_common::parse::protocol::SCTP,
         };
         let vip = if has_vip { first.addr.octets() } else { [0; 4] };
-        let key = FrontendKey { addr: [0; 4], port: port.published, protocol, pad: 0 };
+        let key = FrontendKey::published(port.published, protocol);
         let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
         if facts.ports_not_taken.contains(&(protocol, port.published)) {
             entry.flags |= frontend_flag::NOT_TAKEN;

@@ -11,7 +11,7 @@ fn image_of(pools: &BTreeMap<u32, Vec<u32>>) -> Image {
     let frontends = pools
         .keys()
         .map(|pool| {
-            let key = FrontendKey { addr: pool.to_be_bytes(), port: 0, protocol: 0, pad: 0 };
+            let key = FrontendKey::vip(pool.to_be_bytes());
             let frontend = Frontend {
                 pool: *pool,
                 vni: 4097,

@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_frontend_names_what_it_matches_and_where_its_lists_are() {
-        let key = FrontendKey { addr: [0; 4], port: 8000, protocol: 6, pad: 0 };
+        let key = FrontendKey::published(8000, 6);
         let value = Frontend {
             pool: 1,
             vni: 4097,
@@ -312,7 +312,7 @@ mod tests {
             "put frontend *:8000/tcp to 80 vip 10.0.16.2 pool 1 vni 4097 maglev turns 0+2 ring 2+251 affinity_s 60 \
              generation 3 not-taken flags-0x80"
         );
-        let vip = FrontendKey { addr: [10, 0, 16, 2], port: 0, protocol: 0, pad: 0 };
+        let vip = FrontendKey::vip([10, 0, 16, 2]);
         assert_eq!(MapOp::Delete(Key::Frontend(vip)).to_string(), "delete frontend 10.0.16.2");
     }
 
@@ -327,9 +327,11 @@ mod tests {
     fn a_listing_has_one_line_an_entry() {
         let mut tables = Tables::default();
         assert!(Kind::ALL.iter().all(|kind| tables.lines(*kind).is_empty()));
-        let peer = Peer { addr: V4::to_16([192, 0, 2, 2]), mtu: 1500, flags: peer_flag::UNREACHABLE, ..Peer::NONE };
+        let peer =
+            Peer { addr: V4::to_16([192, 0, 2, 2].into()), mtu: 1500, flags: peer_flag::UNREACHABLE, ..Peer::NONE };
         tables.peers.insert(2, peer);
-        let peer = Peer { addr: V4::to_16([192, 0, 2, 3]), mtu: 1500, ifindex: 4, next_hop: [2; 6], ..Peer::NONE };
+        let peer =
+            Peer { addr: V4::to_16([192, 0, 2, 3].into()), mtu: 1500, ifindex: 4, next_hop: [2; 6], ..Peer::NONE };
         tables.peers.insert(3, peer);
         let lines = ["peer 2 192.0.2.2 mtu 1500 unreachable", "peer 3 192.0.2.3 mtu 1500 by 02:02:02:02:02:02 on 4"];
         assert_eq!(tables.lines(Kind::Peer), lines);

@@ -31,6 +31,7 @@ use aya::programs::{Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
+use mesh_userspace::kernel::bpf::clock;
 
 pub use devices::{Devices, HERE, ROUTER_MAC, index};
 pub use kernel::RunOptions;
@@ -79,7 +80,9 @@ impl Rig {
     fn build(flow_entries: u32) -> Result<Rig> {
         let devices = devices::build()?;
         let path = object()?;
+        let clock = clock::of_this_kernel();
         let ebpf = EbpfLoader::new()
+            .override_global("CLOCK", &clock, true)
             .map_max_entries("FLOWS4", flow_entries)
             .map_max_entries("OVERFLOW4", 1_024)
             .load_file(&path)

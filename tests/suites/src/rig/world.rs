@@ -199,14 +199,14 @@ impl Rig {
             affinity_s: 0,
             generation: 1,
         };
-        self.put("FRONTENDS4", FrontendKey { addr: vip, port: 0, protocol: 0, pad: 0 }, frontend);
+        self.put("FRONTENDS4", FrontendKey::vip(vip), frontend);
         Service { pool, frontend }
     }
 
     /// Publishes a port of a service.
     pub fn publish(&mut self, service: &Service, protocol: u8, port: u16, target_port: u16) {
         let frontend = Frontend { target_port, ..service.frontend };
-        self.put("FRONTENDS4", FrontendKey { addr: [0; 4], port, protocol, pad: 0 }, frontend);
+        self.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(port, protocol), frontend);
     }
 
     /// A next hop towards this node stands on the uplink: tunnel packets can be sent without mesh0.

@@ -65,8 +65,8 @@ impl Programs {
         batch::fill(programs.map("BARE_RING"), (0..RING_SLOTS).map(|slot| (slot, PEER_2)))?;
         let mut frontend: Frontend<[u8; 4]> = zeroed();
         (frontend.pool, frontend.vni) = (1, 4_097);
-        let ports = BY_PORT.map(|port| FrontendKey { addr: [0; 4], port, protocol: protocol::TCP, pad: 0 });
-        let addresses = BY_ADDRESS.map(|addr| FrontendKey { addr, port: 0, protocol: 0, pad: 0 });
+        let ports = BY_PORT.map(|port| FrontendKey::published(port, protocol::TCP));
+        let addresses = BY_ADDRESS.map(|addr| FrontendKey::vip(addr));
         let frontends = ports.into_iter().chain(addresses).map(|key| (key, frontend));
         batch::fill(programs.map("BARE_FRONTENDS"), frontends).context("filling the bare programs' services")?;
         Ok(programs)
@@ -167,7 +167,7 @@ pub fn count(table: BorrowedFd<'_>) -> std::io::Result<usize> {
 
 fn key(tuple: Tuple) -> FlowKey<[u8; 4]> {
     let Tuple { src, dst, sport, dport } = tuple;
-    FlowKey { src, dst, sport, dport, protocol: protocol::TCP, pad: [0; 3] }
+    FlowKey::new(src, dst, sport, dport, protocol::TCP)
 }
 
 /// A value of a map whose other fields the bare programs don't read: layouts change, and this follows.

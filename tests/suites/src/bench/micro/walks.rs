@@ -65,7 +65,7 @@ impl World {
         let mut ring = rig.service("10.0.16.7", &[&beyond]);
         ring.frontend.algorithm = algorithm::MAGLEV;
         let frontend: Frontend<[u8; 4]> = ring.frontend;
-        rig.put("FRONTENDS4", FrontendKey { addr: VIP_RING, port: 0, protocol: 0, pad: 0 }, frontend);
+        rig.put("FRONTENDS4", FrontendKey::vip(VIP_RING), frontend);
         rig.publish(&ring, protocol::TCP, PUBLISHED[2], 80);
         rig.put("UPLINKS", LOOPBACK, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2] });
         let (uplink, mesh0) = (rig.devices().uplink, rig.devices().mesh0);
