@@ -59,6 +59,19 @@ pub fn difference<const WORDS: usize>(old: [u32; WORDS], new: [u32; WORDS]) -> u
     ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }
 
+/// What the same sum changes by when one of its words becomes another; host order.
+#[inline(always)]
+pub const fn difference_of_word(old: u16, new: u16) -> u32 {
+    (!old.to_be()) as u32 + new.to_be() as u32
+}
+
+/// Two differences as one.
+#[inline(always)]
+pub const fn join(one: u32, other: u32) -> u32 {
+    let sum = one as u64 + other as u64;
+    (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
 /// A checksum field in memory order after its words changed by this [`difference`] (RFC 1624, equation 3).
 #[inline(always)]
 pub const fn apply(field: u16, difference: u32) -> u16 {

@@ -91,6 +91,8 @@ pub trait Family: Copy + 'static {
     fn from_16(bytes: [u8; 16]) -> Self::Addr;
     /// What a checksum's sum changes by when one address becomes the other ([`crate::checksum::difference`]).
     fn difference(old: Self::Addr, new: Self::Addr) -> u32;
+    /// The sum of an address' words in memory order, at most 16 of them.
+    fn sum(addr: Self::Addr) -> u32;
     /// Mixes an address into a 32-bit word for hashing.
     fn fold(addr: Self::Addr) -> u32;
     /// Multicast or limited broadcast: never routed by us.
@@ -132,6 +134,10 @@ impl Family for V4 {
         checksum::difference([old.0], [new.0])
     }
     #[inline(always)]
+    fn sum(a: Addr4) -> u32 {
+        (a.0 & 0xffff) + (a.0 >> 16)
+    }
+    #[inline(always)]
     fn fold(a: Addr4) -> u32 {
         u32::from_be(a.0)
     }
@@ -167,6 +173,11 @@ impl Family for V6 {
     #[inline(always)]
     fn difference(old: Addr6, new: Addr6) -> u32 {
         checksum::difference(old.0, new.0)
+    }
+    #[inline(always)]
+    fn sum(a: Addr6) -> u32 {
+        let [a, b, c, d] = a.0.map(|word| (word & 0xffff) + (word >> 16));
+        a + b + c + d
     }
     #[inline(always)]
     fn fold(a: Addr6) -> u32 {

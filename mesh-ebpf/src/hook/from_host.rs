@@ -11,6 +11,7 @@ use crate::maps::{self, Tables};
 use crate::packet::tc::{OK, SHOT, Tc};
 use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
 use crate::stage::ingress::{Call, Entry, enter, to_owner};
+use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
 use crate::stage::{answer, balance, flow, nat};
 
@@ -98,6 +99,6 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
         }
     };
     let to = peer_of(flow)?;
-    nat::apply(tc, &packet, flow, &packet.src)?;
+    nat::apply(tc, Source::Stack, &packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

@@ -11,6 +11,7 @@ use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{self, ECHOES, Tables};
 use crate::packet::tc::{SHOT, Tc, Tunnel};
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
+use crate::stage::nat::Source;
 use crate::stage::owner::{self, WayBack};
 use crate::stage::{again, balance, flow, nat, reply};
 
@@ -106,7 +107,7 @@ fn network<F: Tables>(
 ) -> Result<i32, Stop> {
     if let Some(flow) = flow::lookup(packet, tc.len(), origin::peer(peer.node))? {
         let to = peer_of(flow)?;
-        nat::apply(tc, packet, flow, &packet.src)?;
+        nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
         return deliver(tc, HOOK, config, flow, to, 0);
     }
     match F::endpoint(&packet.src) {
@@ -164,7 +165,7 @@ fn request<F: Tables>(
         }
     };
     let to = peer_of(flow)?;
-    nat::apply(tc, packet, flow, &packet.src)?;
+    nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }
 

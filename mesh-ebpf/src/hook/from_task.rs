@@ -13,6 +13,7 @@ use crate::maps::Tables;
 use crate::packet::tc::Tc;
 use crate::stage::deliver::{config, deliver, peer_of, reachable, to_host, to_peer, to_task};
 use crate::stage::ingress::{Call, Entry, enter};
+use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
 use crate::stage::{answer, balance, flow, nat, outside, vip};
 
@@ -81,7 +82,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
         }
     };
     let to = peer_of(flow)?;
-    nat::apply(tc, &packet, flow, &caller.gateway)?;
+    nat::apply(tc, Source::Stack, &packet, flow, &caller.gateway)?;
     deliver(tc, HOOK, config, flow, to, caller.number)
 }
 

@@ -11,6 +11,7 @@ use crate::maps::{CONFIG, Tables};
 use crate::packet::tc::{NEXT, Tc};
 use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::ingress::{Call, Entry, enter};
+use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
 use crate::stage::{balance, flow, nat};
 
@@ -119,6 +120,6 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     };
     nat::clamp_mss(tc, &packet, F::mss(config))?;
     let to = peer_of(flow)?;
-    nat::apply(tc, &packet, flow, &packet.src)?;
+    nat::apply(tc, Source::Wire, &packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

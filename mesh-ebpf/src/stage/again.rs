@@ -39,7 +39,7 @@ pub fn turn_back<F: Tables>(
     }
 }
 
-/// A call that came back: see [`call`]. A real call, as `nat::apply`, and one for both origins: the verifier goes through it once.
+/// A call that came back: see [`call`]. A real call, as `nat::apply_apart`, and one for both origins: the verifier goes through it once.
 #[inline(never)]
 pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Code {
     encode(call::<F>(tc, eth, config, peer, from_wire))
@@ -109,11 +109,11 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         again
     };
     let to = peer_of(flow)?;
-    nat::apply(tc, packet, flow, &gateway)?;
+    nat::apply_apart(tc, packet, flow, &gateway)?;
     deliver(tc, HOOK, config, flow, to, client)
 }
 
-/// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply`.
+/// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply_apart`.
 #[inline(never)]
 pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Code {
     encode(vip::<F>(tc, eth, config, peer))
@@ -148,7 +148,7 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
     undo.addr = called.addr;
     undo.port = called.port;
     undo.other_port = called.other_port;
-    nat::apply(tc, packet, undo, &source.gateway)?;
+    nat::apply_apart(tc, packet, undo, &source.gateway)?;
     tc.set_macs(eth.dst, mac::SECOND_CHANCE)?;
 
     let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
@@ -170,6 +170,6 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
         }
     };
     let to = peer_of(flow)?;
-    nat::apply(tc, &packet, flow, &source.gateway)?;
+    nat::apply_apart(tc, &packet, flow, &source.gateway)?;
     deliver(tc, HOOK, config, flow, to, source.number)
 }

@@ -40,7 +40,7 @@ pub struct Call<A> {
     pub gone: u32,
 }
 
-/// Decides a new flow to a frontend; it stands in the scratch then. A real call, as `nat::apply`.
+/// Decides a new flow to a frontend; it stands in the scratch then. A real call, as `nat::apply_apart`.
 #[inline(never)]
 pub fn enter<F: Tables>(packet: &Packet<F>, frontend: &Frontend<F::Addr>, call: &Call<F::Addr>) -> Code {
     encode(decide(packet, frontend, call).map(|_| 0))

@@ -1,7 +1,9 @@
-//! Rewrites addresses and ports as a flow says, with checksums by the kernel's helpers.
+//! Rewrites addresses and ports as a flow says, with every checksum that covers them.
 //!
-//! The pseudo header covers addresses only, so an address is one helper call and a port another. A zero UDP checksum stays zero.
+//! Where the kernel alone knows whether a checksum is finished, its helpers change it; where the packet shows that it is, we do, all at
+//! once (docs/decisions/0003). A zero UDP checksum stays zero.
 
+use mesh_common::checksum;
 use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag, words_of_4};
 use mesh_common::schema::{Flow, flow_flag, rewrite};
 use mesh_common::verdict::DropReason;
@@ -9,6 +11,92 @@ use mesh_common::verdict::DropReason;
 use crate::maps::Tables;
 use crate::packet::Rewrite;
 use crate::packet::tc::Tc;
+
+/// Where a packet comes from, which is what one can expect of its checksum.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A stack of this machine: unfinished nearly always.
+    Stack,
+    /// A wire, or what stands for one: finished nearly always.
+    Wire,
+}
+
+/// What a rewrite makes of a packet's tuple. Ports are those of TCP, UDP and SCTP.
+struct Changed<A> {
+    src: A,
+    dst: A,
+    sport: u16,
+    dport: u16,
+}
+
+/// Rewrites a packet as its flow says. `gateway` is the source that a task sees when it reaches itself.
+#[inline(always)]
+pub fn apply<F: Tables>(
+    tc: &Tc,
+    source: Source,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    gateway: &F::Addr,
+) -> Result<(), DropReason> {
+    let is_hairpin = flow.flags & flow_flag::HAIRPIN != 0;
+    // 0 keeps a port.
+    let or = |new: u16, old: u16| if new == 0 { old } else { new };
+    let (to, is_id) = match flow.rewrite {
+        rewrite::DESTINATION => {
+            let src = if is_hairpin { *gateway } else { packet.src };
+            let (sport, dport) = (or(flow.other_port, packet.sport), or(flow.port, packet.dport));
+            (Changed { src, dst: flow.addr, sport, dport }, packet.form == Form::EchoReply)
+        }
+        rewrite::SOURCE => {
+            // The reply goes to the task that called itself: the sender.
+            let dst = if is_hairpin { packet.src } else { packet.dst };
+            let (sport, dport) = (or(flow.port, packet.sport), or(flow.other_port, packet.dport));
+            (Changed { src: flow.addr, dst, sport, dport }, packet.form == Form::EchoRequest)
+        }
+        _ => return Ok(()),
+    };
+    let addresses = checksum::join(F::difference(packet.src, to.src), F::difference(packet.dst, to.dst));
+    match packet.form {
+        Form::Fragment => {}
+        Form::Ports => transport(tc, source, packet, &to, addresses)?,
+        _ => {
+            if let Some(at) = checksum_offset(packet) {
+                tc.replace_pseudo(at, addresses, false)?;
+            }
+            // An echo's identifier stands where a port would, and 0 is one like any other.
+            let old = packet.sport | packet.dport;
+            if is_id && flow.port != old {
+                let l4 = packet.l4 as usize;
+                tc.replace_word(l4 + 2, old, flow.port, false)?;
+                tc.store(l4 + 4, &flow.port.to_be_bytes())?;
+            }
+        }
+    }
+    if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
+        tc.replace_header(ETHERNET_LEN + at, addresses)?;
+    }
+    let at = ETHERNET_LEN + F::SRC_OFFSET;
+    // One of the two, but for a task that called itself.
+    if to.src != packet.src {
+        store_addr::<F>(tc, at, to.src)?;
+    }
+    if to.dst != packet.dst {
+        store_addr::<F>(tc, at + F::ADDR_LEN, to.dst)?;
+    }
+    Ok(())
+}
+
+/// The same as a real call, for what is rare: with a stack frame of its own, where the caller's has no room left (512 bytes are shared by a
+/// whole chain of calls).
+#[inline(never)]
+pub fn apply_apart<F: Tables>(
+    tc: &Tc,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    gateway: &F::Addr,
+) -> Result<(), DropReason> {
+    apply(tc, Source::Wire, packet, flow, gateway)
+}
 
 /// Offset of the checksum in the transport header; None where the protocol has none that covers addresses or ports.
 #[inline(always)]
@@ -21,94 +109,64 @@ fn checksum_offset<F: Tables>(packet: &Packet<F>) -> Option<usize> {
     }
 }
 
-/// Replaces one address, at `offset` in the frame.
-#[inline(always)]
-fn address<F: Tables>(
-    tc: &Tc,
-    packet: &Packet<F>,
-    offset: usize,
-    old: F::Addr,
-    new: F::Addr,
-) -> Result<(), DropReason> {
-    if old == new {
-        return Ok(());
-    }
-    let difference = F::difference(old, new);
-    if packet.form != Form::Fragment
-        && let Some(at) = checksum_offset(packet)
-    {
-        tc.replace_pseudo(at, difference, packet.protocol == protocol::UDP)?;
-    }
-    if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
-        tc.replace_header(ETHERNET_LEN + at, difference)?;
-    }
-    store_addr::<F>(tc, offset, new)
-}
-
 #[inline(always)]
 fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: F::Addr) -> Result<(), DropReason> {
     let b = F::to_16(addr);
     if F::ADDR_LEN == 4 { tc.store(offset, &words_of_4([b[12], b[13], b[14], b[15]])) } else { tc.store(offset, &b) }
 }
 
-/// Replaces the source or destination port; an echo's identifier is the source port of a request and the destination port of a reply.
-///
-/// 0 keeps a port. It is a valid identifier though: `is_exact` says that `new` is meant as it is.
+/// Rewrites the ports, and the checksum for them and for addresses that change by `addresses`.
 #[inline(always)]
-fn port<F: Tables>(tc: &Tc, packet: &Packet<F>, is_source: bool, new: u16, is_exact: bool) -> Result<(), DropReason> {
-    let old = if is_source { packet.sport } else { packet.dport };
+fn transport<F: Tables>(
+    tc: &Tc,
+    source: Source,
+    packet: &Packet<F>,
+    to: &Changed<F::Addr>,
+    addresses: u32,
+) -> Result<(), DropReason> {
     let l4 = packet.l4 as usize;
-    match packet.form {
-        Form::Ports if new != 0 && new != old => {
-            let field = if is_source { l4 } else { l4 + 2 };
-            let is_udp = packet.protocol == protocol::UDP;
-            match checksum_offset(packet) {
-                // A datagram without checksum, where nothing in the packet makes up for the change.
-                Some(at) if is_udp && matches!(tc.load::<[u8; 2]>(at), Some([0, 0])) => {}
-                Some(at) => {
-                    tc.replace_word(at, old, new, is_udp)?;
-                    return tc.store(field, &[new.to_be()]);
-                }
-                None => {}
-            }
-            tc.compose(field, &new.to_be_bytes())
+    let is_udp = packet.protocol == protocol::UDP;
+    let (sport, dport) = (to.sport.to_be(), to.dport.to_be());
+    let has_new_port = packet.sport != to.sport || packet.dport != to.dport;
+    let field = match checksum_offset(packet).map(|at| (at, tc.load::<[u16; 1]>(at))) {
+        Some((at, Some([field]))) if !is_udp || field != 0 => Some((at, field)),
+        Some((_, None)) => return Err(DropReason::HelperFailed),
+        _ => None,
+    };
+    let Some((at, field)) = field else {
+        // Nothing in the packet makes up for the change.
+        let ([a, b], [c, d]) = (sport.to_ne_bytes(), dport.to_ne_bytes());
+        return if has_new_port { tc.compose(l4, &[a, b, c, d]) } else { Ok(()) };
+    };
+    if source == Source::Wire && is_finished(tc, packet, field) {
+        let words = [(packet.sport, to.sport), (packet.dport, to.dport)];
+        let [one, other] = words.map(|(old, new)| checksum::difference_of_word(old, new));
+        let field = match checksum::apply(field, checksum::join(addresses, one + other)) {
+            0 if is_udp => 0xffff,
+            field => field,
+        };
+        tc.store(at, &[field])?;
+        // The addresses' own header makes up for them.
+        tc.add_to_sum(!addresses);
+    } else {
+        tc.replace_pseudo(at, addresses, is_udp)?;
+        if packet.sport != to.sport {
+            tc.replace_word(at, packet.sport, to.sport, is_udp)?;
         }
-        Form::EchoRequest | Form::EchoReply
-            if is_exact && new != old && is_source == (packet.form == Form::EchoRequest) =>
-        {
-            tc.replace_word(l4 + 2, old, new, false)?;
-            tc.store(l4 + 4, &new.to_be_bytes())
+        if packet.dport != to.dport {
+            tc.replace_word(at, packet.dport, to.dport, is_udp)?;
         }
-        _ => Ok(()),
     }
+    if has_new_port { tc.store(l4, &[sport, dport]) } else { Ok(()) }
 }
 
-/// Rewrites a packet as its flow says. `gateway` is the source that a task sees when it reaches itself.
+/// Whether the packet shows that its checksum is finished. An unfinished one is the sum over the pseudo header (RFC 9293, 3.1), and so is
+/// by chance one finished checksum in 65,536: of that we say no, and the kernel knows. What is several segments may have been made by anybody's
+/// stack, with a length in that sum which is not ours to guess.
 #[inline(always)]
-pub fn apply<F: Tables>(
-    tc: &Tc,
-    packet: &Packet<F>,
-    flow: &Flow<F::Addr>,
-    gateway: &F::Addr,
-) -> Result<(), DropReason> {
-    let (src_at, dst_at) = (ETHERNET_LEN + F::SRC_OFFSET, ETHERNET_LEN + F::SRC_OFFSET + F::ADDR_LEN);
-    if flow.rewrite == rewrite::DESTINATION {
-        address(tc, packet, dst_at, packet.dst, flow.addr)?;
-        port(tc, packet, false, flow.port, true)?;
-        port(tc, packet, true, flow.other_port, false)?;
-        if flow.flags & flow_flag::HAIRPIN != 0 {
-            address(tc, packet, src_at, packet.src, *gateway)?;
-        }
-    } else if flow.rewrite == rewrite::SOURCE {
-        address(tc, packet, src_at, packet.src, flow.addr)?;
-        port(tc, packet, true, flow.port, true)?;
-        port(tc, packet, false, flow.other_port, false)?;
-        if flow.flags & flow_flag::HAIRPIN != 0 {
-            // The reply goes to the task that called itself: the sender.
-            address(tc, packet, dst_at, packet.dst, packet.src)?;
-        }
-    }
-    Ok(())
+fn is_finished<F: Tables>(tc: &Tc, packet: &Packet<F>, field: u16) -> bool {
+    let pseudo = F::sum(packet.src) + F::sum(packet.dst) + (packet.protocol as u16).to_be() as u32;
+    tc.gso_size() == 0 && field != checksum::fold(pseudo + packet.l4_len.to_be() as u32)
 }
 
 /// Lowers the MSS option of a SYN to what fits through the tunnel (RFC 9293, 3.7.1), so that full-size segments need no fragments.

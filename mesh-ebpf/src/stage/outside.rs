@@ -41,7 +41,7 @@ fn route<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>) -> Result<u32,
     }
 }
 
-/// Decides a new flow from a task to the outside; it stands in the scratch then. A real call, as `nat::apply`.
+/// Decides a new flow from a task to the outside; it stands in the scratch then. A real call, as `nat::apply_apart`.
 #[inline(never)]
 pub fn leave<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endpoint<F::Addr>) -> Code {
     encode(decide(tc, config, packet, source).map(|()| 0))

@@ -9,7 +9,7 @@ use crate::maps::Tables;
 use crate::stage::{balance, flow};
 
 /// Decides a new flow of a task of this node to a VIP; it stands in the scratch then. `gone` is the endpoint that turned the packet back
-/// (0: none). A real call, as `nat::apply`.
+/// (0: none). A real call, as `nat::apply_apart`.
 #[inline(never)]
 pub fn enter<F: Tables>(
     packet: &Packet<F>,
