@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_common::wire::mac;
 use nix::sched::{CloneFlags, unshare};
 
 /// Host sides of task veths that a rig has.
@@ -39,8 +40,11 @@ pub fn build() -> Result<Devices> {
          route add unreachable 203.0.113.0/24\n\
          neighbour add 192.0.2.254 lladdr 02:00:00:00:00:fe dev up0 nud permanent\n",
     );
+    let gateway = mac::GATEWAY.map(|byte| format!("{byte:02x}")).join(":");
     for number in 1..=TASK_LINKS {
-        batch += &format!("link add mv{number} type veth peer name eth{number}\nlink set mv{number} up\n");
+        // The host's side has the gateway's address, as the agent gives it: so what a task sends there is for this host.
+        batch +=
+            &format!("link add mv{number} address {gateway} type veth peer name eth{number}\nlink set mv{number} up\n");
         batch += &format!("link set eth{number} up\n");
     }
     let mut ip = Command::new("ip");
