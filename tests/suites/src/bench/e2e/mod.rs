@@ -3,11 +3,13 @@
 //! ```text
 //! wanted    the rows: a way, what its client does, a number, another way beside it
 //!   ├ ours    real nodes of the lab, services by the command line     rival/   direct, iptables, nftables, haproxy
+//!   ├ caller  whose address the server of a published port sees
 //!   ├ server  nginx and iperf3, the same for all                      tool     wrk and iperf3 and what they print
 //!   └ turns   here: every way once a turn, forwards and backwards, so that pairs of a turn saw the same machine
 //! ```
 //! Invariant: a way differs from its neighbour in how packets go and in nothing else: servers, their number, client, its words.
 
+mod caller;
 mod interrupt;
 mod ours;
 mod rival;
@@ -35,6 +37,8 @@ const READY: Duration = Duration::from_secs(20);
 
 /// Our nodes: the first has the clients, and no task of a published port.
 const NODES: [&str; 2] = ["n1", "n2"];
+/// A cluster of its own whose agents don't take the fast way.
+const SLOW_NODES: [&str; 2] = ["s1", "s2"];
 
 /// Programs that must be there: what they are for stands with their packages in xtask.
 const PROGRAMS: [&str; 6] = ["wrk", "iperf3", "nginx", "haproxy", "iptables-restore", "nft"];
@@ -44,27 +48,32 @@ type Readings = BTreeMap<(Kind, Way), Vec<Reading>>;
 /// Measures every row that is wanted.
 pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     let wanted: Vec<Wanted> = wanted::all().into_iter().filter(|wanted| wish.wants(&wanted.name)).collect();
-    if wanted.is_empty() {
+    let callers = caller::ways().into_iter().filter(|way| wish.wants(&caller::name(*way))).collect::<Vec<_>>();
+    if wanted.is_empty() && callers.is_empty() {
         return Ok(Vec::new());
     }
     ensure_installed()?;
     interrupt::watch()?;
     // Our nodes, and the rivals' hosts on the same switch, where no agent is started.
-    let lab = Lab::builder().nodes(NODES.into_iter().chain(rival::overlay::HOSTS)).up()?;
-    let readings = measure(&lab, &wanted, wish);
+    let lab = Lab::builder().nodes(NODES.into_iter().chain(SLOW_NODES).chain(rival::overlay::HOSTS)).up()?;
+    let readings = measure(&lab, &wanted, &callers, wish);
     // What a signal broke off is no failure to keep.
     let down = lab.down();
-    let readings = readings?;
+    let (readings, mut kept) = readings?;
     down?;
-    Ok(wanted.iter().map(|wanted| row(wanted, &readings)).collect())
+    let mut rows: Vec<Row> = wanted.iter().map(|wanted| row(wanted, &readings)).collect();
+    rows.append(&mut kept);
+    Ok(rows)
 }
 
-fn measure(lab: &Lab, wanted: &[Wanted], wish: &Wish) -> Result<Readings> {
+/// What the tools read, and whose address the servers saw.
+fn measure(lab: &Lab, wanted: &[Wanted], callers: &[Way], wish: &Wish) -> Result<(Readings, Vec<Row>)> {
     let folder = lab.dir().join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     server::prepare(&folder)?;
     let runs: BTreeSet<(Kind, Way)> = wanted.iter().flat_map(runs_of).collect();
-    let calls = ways(lab, &folder, &runs.iter().map(|(_, way)| *way).collect())?;
+    let calls = ways(lab, &folder, &runs.iter().map(|(_, way)| *way).chain(callers.iter().copied()).collect())?;
+    let kept = callers.iter().map(|way| caller::row(*way, &calls[way])).collect::<Result<Vec<_>>>()?;
     let judged: BTreeSet<Kind> = wanted.iter().filter(|one| one.target.is_some()).map(|one| one.kind).collect();
     let mut readings = Readings::new();
     // Turn 0 warms caches and neighbours, and is thrown away; a quick look has no time for it.
@@ -89,7 +98,7 @@ fn measure(lab: &Lab, wanted: &[Wanted], wish: &Wish) -> Result<Readings> {
         }
         eprintln!("e2e: turn {turn} of {turns}");
     }
-    Ok(readings)
+    Ok((readings, kept))
 }
 
 /// The runs that a row is made of.
@@ -111,9 +120,12 @@ fn row(wanted: &Wanted, readings: &Readings) -> Row {
 fn ways(lab: &Lab, folder: &Path, wanted: &BTreeSet<Way>) -> Result<BTreeMap<Way, Call>> {
     let ground = rival::Ground { lab, folder };
     let mut calls = BTreeMap::new();
-    let swarm = if wanted.iter().any(|way| way.is_ours()) { Some(ours::form(lab, NODES)?) } else { None };
+    let is_slow = |way: &&Way| **way == Way::OurVipMesh0;
+    let form = |is_wanted: bool, nodes, flags: &[&str]| is_wanted.then(|| ours::form(lab, nodes, flags)).transpose();
+    let swarm = form(wanted.iter().any(|way| way.is_ours() && !is_slow(&way)), NODES, &[])?;
+    let slow_swarm = form(wanted.iter().any(|way| is_slow(&way)), SLOW_NODES, &["--fast-path=off"])?;
     for way in wanted {
-        let call = match (way, &swarm) {
+        let call = match (way, if is_slow(&way) { &slow_swarm } else { &swarm }) {
             (Way::Direct, _) => rival::routed::direct(ground),
             (Way::Iptables, _) => rival::iptables::build(ground),
             (Way::Nftables, _) => rival::nftables::build(ground),
@@ -123,8 +135,9 @@ fn ways(lab: &Lab, folder: &Path, wanted: &BTreeSet<Way>) -> Result<BTreeMap<Way
             (Way::DockerPort, _) => rival::ingress::build(ground),
             (Way::OurVip, Some(swarm)) => ours::vip(lab, swarm, folder, "near", "n1", "n1"),
             (Way::OurVipAcross, Some(swarm)) => ours::vip(lab, swarm, folder, "across", "n1", "n2"),
+            (Way::OurVipMesh0, Some(swarm)) => ours::vip(lab, swarm, folder, "slow", "s1", "s2"),
             (Way::OurPort, Some(swarm)) => ours::published(lab, swarm, folder, "n1", "n2"),
-            (Way::OurVip | Way::OurVipAcross | Way::OurPort, None) => {
+            (Way::OurVip | Way::OurVipAcross | Way::OurVipMesh0 | Way::OurPort, None) => {
                 unreachable!("a cluster is formed for these above")
             }
         };

@@ -25,7 +25,7 @@ pub fn vip(lab: &Lab, swarm: &Swarm, folder: &Path, name: &str, client: &str, se
     create(swarm, &stream, servers, &[], &server::stream())?;
     let asking = format!("{name}-client");
     // A time to sleep that no other process of the node names.
-    let mark = format!("863{:02}", name.len());
+    let mark = format!("863{}", name.bytes().map(u32::from).sum::<u32>());
     create(swarm, &asking, client, &[], &["sleep".to_owned(), mark.clone()])?;
     Ok(Call {
         namespace: namespace_of(lab.node(client), &mark)?,
@@ -48,11 +48,11 @@ pub fn published(lab: &Lab, swarm: &Swarm, folder: &Path, entry: &str, servers: 
     })
 }
 
-/// A cluster of these nodes of the lab, and the network that all services are on. Other nodes stay without an agent.
-pub fn form<'a>(lab: &'a Lab, nodes: [&str; 2]) -> Result<Swarm<'a>> {
+/// A cluster of these nodes of the lab, whose agents get these flags, and the network that all services are on.
+pub fn form<'a>(lab: &'a Lab, nodes: [&str; 2], flags: &[&str]) -> Result<Swarm<'a>> {
     let [first, second] = nodes.map(|name| lab.node(name));
-    first.launch()?;
-    second.launch()?;
+    first.launch_with(flags)?;
+    second.launch_with(flags)?;
     first.wait_ready()?;
     second.wait_ready()?;
     let swarm = Swarm::seen_from(lab, first.name());

@@ -14,6 +14,9 @@ pub const WEB: u16 = 80;
 /// Port of iperf3.
 pub const STREAM: u16 = 5201;
 
+/// What the web servers answer with the address they were called from.
+pub const CALLER: &str = "/caller";
+
 const CONFIGURATION: &str = "nginx.conf";
 
 /// Writes nginx's configuration into the benchmark's folder.
@@ -31,6 +34,7 @@ http {{
   server {{
     listen {WEB} backlog=4096;
     location / {{ return 200 \"{answer}\"; }}
+    location {CALLER} {{ return 200 \"$remote_addr\"; }}
   }}
 }}
 "
