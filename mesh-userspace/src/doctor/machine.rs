@@ -1,5 +1,6 @@
 //! The machine itself: rights, kernel, mounts, the Engine, the state directory, the clock's discipline.
 
+use super::ports::PORTS_OF_SWARM;
 use super::{Clock, Engine, Finding, Machine, PortFact, Programs, StateDir};
 
 /// The first kernel with TCX, whose links can be pinned and swapped: docs/decisions/0012-kernels.md.
@@ -134,16 +135,16 @@ fn cgroup(machine: &Machine) -> Finding {
     }
 }
 
-/// What an Engine that is in a Swarm listens on; the last as soon as it has an overlay network.
-const PORTS_OF_SWARM: [&str; 4] = ["2377/tcp", "7946/tcp", "7946/udp", "4789/udp"];
-
 fn engine(machine: &Machine, ports: &[PortFact]) -> Finding {
     let shared: Vec<&str> =
         PORTS_OF_SWARM.into_iter().filter(|port| ports.iter().any(|ours| ours.port == *port)).collect();
     match &machine.engine {
         Engine::Answers { version, is_in_swarm: true, .. } if !shared.is_empty() => Finding::warning(
             "engine",
-            format!("Docker Engine {version} is in a Swarm of its own, which uses {} as mesh does", shared.join(", ")),
+            format!(
+                "Docker Engine {version} is in a Swarm of its own, which takes {} when it needs it, as mesh does",
+                shared.join(", ")
+            ),
             "enter a cluster by other ports (`mesh swarm init` and `join` take --listen-addr and --gossip-port, `init` takes \
              --data-path-port), or take its services over, then `docker swarm leave --force`; the Engine itself may stay",
         ),

@@ -2,6 +2,9 @@
 
 use super::{Finding, Occasion, PortFact, PortUser, Purpose};
 
+/// What an Engine that is in a Swarm listens on, sooner or later.
+pub(super) const PORTS_OF_SWARM: [&str; 4] = ["2377/tcp", "7946/tcp", "7946/udp", "4789/udp"];
+
 pub(super) fn judge(ports: &[PortFact], occasion: Occasion) -> Vec<Finding> {
     let taken = |fact: &PortFact| match &fact.user {
         PortUser::Other(user) => Some(Finding::failed(
@@ -76,12 +79,12 @@ fn remedy(ports: &[PortFact], occasion: Occasion) -> String {
     format!("take others beside it with {command}, or else {end}")
 }
 
-/// The flags that name a free port in place of each that is taken. Where a Swarm is active, its tunnel's port is one: Docker takes it with
-/// its first overlay network.
+/// The flags that name a free port in place of each that is taken. Where a Swarm is active, all of its ports are: Docker takes 2377 when it
+/// promotes the node, and 4789 with its first overlay network.
 fn flags(ports: &[PortFact], occasion: Occasion, has_swarm: bool) -> String {
     let mut flags: Vec<String> = Vec::new();
     for fact in ports {
-        let is_swarms = has_swarm && fact.purpose == Purpose::Tunnel && fact.port == "4789/udp";
+        let is_swarms = has_swarm && PORTS_OF_SWARM.contains(&fact.port.as_str());
         let (true, Some(instead)) = (other(fact).is_some() || is_swarms, fact.instead) else { continue };
         let flag = match fact.purpose {
             Purpose::Api => format!("--listen-addr 0.0.0.0:{instead}"),

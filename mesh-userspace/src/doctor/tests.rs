@@ -284,11 +284,12 @@ fn all_ports_that_somebody_else_has_are_named_in_one_line_with_the_flags_for_oth
 }
 
 #[test]
-fn the_data_port_of_a_swarm_is_left_to_it_before_it_is_taken() {
+fn the_ports_of_a_swarm_are_left_to_it_before_they_are_taken() {
     let mut ports = beside_a_swarm();
-    ports[3].user = PortUser::Free;
+    (ports[0].user, ports[3].user) = (PortUser::Free, PortUser::Free);
     let said = clash(&ports, Occasion::Init).expect("a clash");
-    assert!(said.contains("--data-path-port 14789`") && !said.contains("4789/udp ("), "{said}");
+    assert!(said.contains("--listen-addr 0.0.0.0:12377 --gossip-port 17946 --data-path-port 14789`"), "{said}");
+    assert!(!said.contains("2377/tcp (") && !said.contains("4789/udp ("), "only what is taken now: {said}");
     let nginx = [port("2377/tcp", Purpose::Api, PortUser::Other("nginx (pid 7)".into())), ports[3].clone()];
     let said = clash(&nginx, Occasion::Init).expect("a clash");
     assert!(said.contains("`mesh swarm init --listen-addr 0.0.0.0:12377`") && said.contains("stop who has"), "{said}");
