@@ -68,6 +68,8 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
         bpf_dir: arguments.bpf_dir,
         cgroup: arguments.cgroup,
         advertise_addr: arguments.advertise_addr,
+        listen_addr: arguments.listen_addr,
+        gossip_port: arguments.gossip_port,
         data_path_addr: arguments.data_path_addr,
         publish_interfaces: arguments.publish_interfaces,
         fast_path: arguments.fast_path == FastPath::Auto,

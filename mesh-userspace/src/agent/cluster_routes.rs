@@ -1,4 +1,4 @@
-//! What nodes ask of each other on 2377 besides the API: to join, to hear the desired state, to list
+//! What nodes ask of each other over TLS besides the API: to join, to hear the desired state, to list
 //! containers that join by their labels, to leave.
 
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use crate::leader::{Ctx, command};
 use crate::membership::Seed;
 use crate::membership::identity::CertifiedName;
 use crate::membership::join::{JOIN_PATH, JoinAnswer, JoinRefused, JoinRequest};
-use crate::model::{Cluster, Id, LabelledContainer, NotAdopted};
+use crate::model::{Cluster, Id, LabelledContainer, Node, NotAdopted};
 
 /// Address of the node that joins, in a request that a manager passes on.
 const JOINER: &str = "mesh-joiner";
@@ -106,6 +106,7 @@ async fn join(
         name: request.name.clone(),
         role,
         advertise_addr: request.advertise_addr,
+        ports: request.ports.clone(),
         data_path_addr: request.data_path_addr,
         cert_fingerprint: signed.fingerprint,
         runtimes: request.runtimes.clone(),
@@ -130,8 +131,8 @@ async fn join(
 }
 
 fn store_addr(cluster: &Cluster, id: &Id) -> std::net::SocketAddr {
-    let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], crate::api::tls::API_PORT));
-    cluster.nodes.get(id).map_or(unspecified, peers::api_addr)
+    let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], crate::model::API_PORT));
+    cluster.nodes.get(id).map_or(unspecified, Node::api_addr)
 }
 
 /// Whose attempt it is: a manager that passes a request on says for whom; nobody else is believed.

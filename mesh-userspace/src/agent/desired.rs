@@ -17,7 +17,7 @@ use hyper::{Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{now, peers};
+use super::now;
 use crate::api::tls::{Dialer, Expect};
 use crate::model::{Change, Cluster, Id, Node, UnixMs};
 use crate::store::{EmbeddedStore, Store, StoreError, objects};
@@ -141,7 +141,7 @@ impl Desired {
         let uri = format!("/cluster/desired?after={after}&wait_ms={}", wait.as_millis());
         let request = Request::get(uri).header(hyper::header::HOST, "mesh").body(Body::empty())?;
         let expect = Expect::Node(store.id.clone());
-        let asked = dialer.request(peers::api_addr(store), &expect, request);
+        let asked = dialer.request(store.api_addr(), &expect, request);
         let answer =
             tokio::time::timeout(wait + Duration::from_secs(5), asked).await.context("no answer in time")??;
         let status = answer.status();

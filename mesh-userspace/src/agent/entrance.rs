@@ -3,32 +3,19 @@
 use std::sync::Arc;
 
 use super::member::{Keeper, Member, store_path};
-use super::peers::join_addr;
-use super::ports::Ports;
-use super::{Agent, desired, lifecycle, now, peers, random};
-use crate::api::tls::{self, API_PORT};
-use crate::api::{ApiError, InitAnswer, InitRequest, JoinAnswer, JoinRequest};
+use super::ports::{Asked, Ports};
+use super::{Agent, desired, lifecycle, now, peers, ports, random};
+use crate::api::tls;
+use crate::api::{InitAnswer, InitRequest, JoinAnswer, JoinRequest};
+use crate::doctor::Occasion;
 use crate::kernel::bpf::Dataplane;
 use crate::leader::{Ctx, command};
 use crate::membership::Seed;
 use crate::membership::identity::{CertifiedName, ClusterSecrets, JoinToken, NodeIdentity, NodeKey};
 use crate::membership::join as door;
-use crate::model::{Cluster, Id, Node, Role, Runtime};
+use crate::model::{API_PORT, Cluster, ControlPorts, GOSSIP_PORT, Id, Node, Role, Runtime};
 use crate::runtime::docker;
 use crate::store::{EmbeddedStore, Outcome, objects};
-
-/// Addresses as the user named them, or as the host has them.
-async fn addresses(agent: &Agent, asked: Option<&str>) -> Result<(std::net::IpAddr, std::net::IpAddr), ApiError> {
-    let (net, args) = (&agent.net, &agent.args);
-    let bad = |error: crate::kernel::net::NetError| ApiError::bad_request(error.to_string());
-    let advertise =
-        net.resolve_address("--advertise-addr", asked.or(args.advertise_addr.as_deref())).await.map_err(bad)?;
-    let data_path = match args.data_path_addr.as_deref() {
-        Some(given) => net.resolve_address("--data-path-addr", Some(given)).await.map_err(bad)?,
-        None => advertise,
-    };
-    Ok((advertise, data_path))
-}
 
 /// The runtimes that answer at this moment: a node that enters with more would be given tasks that it can't run.
 async fn answering(allowed: &[Runtime]) -> Vec<Runtime> {
@@ -38,9 +25,14 @@ async fn answering(allowed: &[Runtime]) -> Vec<Runtime> {
 
 pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::Result<InitAnswer> {
     let state_dir = &agent.args.state_dir;
-    let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
+    let asked = Asked {
+        advertise: request.advertise_addr.as_deref(),
+        listen: request.listen_addr.as_deref(),
+        gossip_port: request.gossip_port,
+    };
+    let place = ports::choose(&agent.net, &agent.args, &asked).await?;
     let data_port = request.data_path_port.unwrap_or(command::DEFAULT_DATA_PATH_PORT);
-    let ports = Ports::take(&agent.net, data_port, advertise_addr).await?;
+    let ports = Ports::take(&agent.net, &place, data_port, Occasion::Init).await?;
     let id = Id::from_bytes(random());
     let secrets = ClusterSecrets::create(&Id::from_bytes(random()), now())?;
     let key = NodeKey::generate()?;
@@ -50,8 +42,9 @@ pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::
         id: id.clone(),
         name: agent.name.clone(),
         role: Role::Manager,
-        advertise_addr,
-        data_path_addr,
+        advertise_addr: place.advertise_addr,
+        data_path_addr: place.data_path_addr,
+        ports: place.ports.clone(),
         cert_fingerprint: signed.fingerprint.clone(),
         runtimes: answering(&agent.args.runtimes).await,
         routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
@@ -82,22 +75,28 @@ pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::
     let keeper = Keeper { store, secrets: secrets.into(), door: Default::default() };
     let member = begin_or_undo(agent, identity, cluster, Some(keeper), Vec::new(), ports).await?;
     *agent.member.write().await = Some(member);
-    Ok(InitAnswer { node_id: id, worker_token, join_addr: join_addr(advertise_addr) })
+    Ok(InitAnswer { node_id: id, worker_token, join_addr: place.api_addr().to_string() })
 }
 
 pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::Result<JoinAnswer> {
     let state_dir = &agent.args.state_dir;
     let token: JoinToken = request.token.trim().parse().map_err(|error| anyhow::anyhow!("{error}"))?;
     let remote = resolve_remote(&request.remote).await?;
-    let (advertise_addr, data_path_addr) = addresses(agent, request.advertise_addr.as_deref()).await?;
-    let ports = Ports::take(&agent.net, command::DEFAULT_DATA_PATH_PORT, advertise_addr).await?;
+    let asked = Asked {
+        advertise: request.advertise_addr.as_deref(),
+        listen: request.listen_addr.as_deref(),
+        gossip_port: request.gossip_port,
+    };
+    let place = ports::choose(&agent.net, &agent.args, &asked).await?;
+    let ports = Ports::take(&agent.net, &place, command::DEFAULT_DATA_PATH_PORT, Occasion::Join).await?;
     let key = NodeKey::generate()?;
     let asked = door::JoinRequest {
         secret: token.secret().clone(),
         csr: key.csr_pem()?,
         name: agent.name.clone(),
-        advertise_addr,
-        data_path_addr,
+        advertise_addr: place.advertise_addr,
+        data_path_addr: place.data_path_addr,
+        ports: place.ports.clone(),
         runtimes: answering(&agent.args.runtimes).await,
         routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
     };
@@ -112,6 +111,11 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
         let known = desired::Desired::new(Cluster::default(), state_dir, false);
         known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
         let cluster = (*known.get()).clone();
+        if cluster.nodes.get(&node_id).is_some_and(|me| me.ports != place.ports) {
+            anyhow::bail!(
+                "mesh on the store's node is older and knows no ports but {API_PORT} and {GOSSIP_PORT}: upgrade it, or join with those"
+            );
+        }
         agent.net.check_data_port(answer.settings.data_path_port).await?;
         let identity = NodeIdentity::load(state_dir)?;
         let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
@@ -165,7 +169,7 @@ async fn resolve_remote(remote: &str) -> anyhow::Result<std::net::SocketAddr> {
 
 /// Just enough of the store's node to ask it.
 fn store_node(answer: &door::JoinAnswer, remote: std::net::SocketAddr) -> Node {
-    let addr = if answer.store.addr.ip().is_unspecified() { remote.ip() } else { answer.store.addr.ip() };
+    let at = if answer.store.addr.ip().is_unspecified() { remote } else { answer.store.addr };
     Node {
         id: answer.store.id.clone(),
         number: 0,
@@ -173,8 +177,9 @@ fn store_node(answer: &door::JoinAnswer, remote: std::net::SocketAddr) -> Node {
         role: Role::Manager,
         availability: crate::model::Availability::Active,
         labels: Default::default(),
-        advertise_addr: addr,
-        data_path_addr: addr,
+        advertise_addr: at.ip(),
+        ports: ControlPorts { api: at.port(), ..ControlPorts::default() },
+        data_path_addr: at.ip(),
         cert_fingerprint: String::new(),
         renewed_fingerprint: None,
         holds_store: true,

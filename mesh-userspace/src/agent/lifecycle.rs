@@ -1,6 +1,5 @@
 //! A member's life: begun by init, join or a restart, kept going by loops, ended by leaving or with the agent.
 
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
@@ -8,9 +7,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::desired::load_cache;
 use super::member::{Keeper, Member, store_path};
-use super::ports::Ports;
-use super::{Agent, adoption, lead, reach, renewal};
+use super::ports::{Asked, Place, Ports};
+use super::{Agent, adoption, lead, ports, reach, renewal};
 use crate::api::tls::{self, ServeLimits};
+use crate::doctor::Occasion;
 use crate::leader::command::DEFAULT_DATA_PATH_PORT;
 use crate::membership::Seed;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
@@ -32,8 +32,15 @@ pub async fn resume(agent: &Arc<Agent>) -> anyhow::Result<Option<Arc<Member>>> {
     };
     let me = cluster.nodes.get(&identity.name().node_id);
     let data_port = cluster.settings.as_ref().map_or(DEFAULT_DATA_PATH_PORT, |settings| settings.data_path_port);
-    let advertise = me.map_or(Ipv4Addr::UNSPECIFIED.into(), |node| node.advertise_addr);
-    let ports = Ports::take(&agent.net, data_port, advertise).await?;
+    let place = match me {
+        Some(node) => {
+            let place = Place::of(node);
+            place.warn_of_others(&agent.args);
+            place
+        }
+        None => ports::choose(&agent.net, &agent.args, &Asked::default()).await?,
+    };
+    let ports = Ports::take(&agent.net, &place, data_port, Occasion::Start).await?;
     begin(agent, identity, cluster, keeper, Vec::new(), ports).await.map(Some)
 }
 

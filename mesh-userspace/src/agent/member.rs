@@ -2,7 +2,6 @@
 //! to hold. Begun and ended by `lifecycle`. Must not: know who holds it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,13 +15,13 @@ use super::desired::Desired;
 use super::reconcile::Kernel;
 use super::remembered::Remembered;
 use super::tasks::Tasks;
-use super::{Agent, now, reach};
+use super::{Agent, now, ports, reach};
 use crate::api::tls::Dialer;
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
 use crate::membership::join::JoinDoor;
-use crate::membership::{Config, GOSSIP_PORT, GossipSockets, Membership, Seed};
+use crate::membership::{Config, GossipSockets, Membership, Seed};
 use crate::model::{Cluster, Id, NodeStatus, Observed, UnixMs};
 use crate::runtime::docker::{DockerConfig, Guests};
 use crate::runtime::exec::{ExecConfig, masked_dirs};
@@ -81,8 +80,8 @@ impl Member {
         let args = &agent.args;
         let id = identity.name().node_id.clone();
         let advertise = match cluster.nodes.get(&id) {
-            Some(node) => node.advertise_addr,
-            None => agent.net.resolve_address("--advertise-addr", args.advertise_addr.as_deref()).await?,
+            Some(node) => node.gossip_addr(),
+            None => ports::choose(&agent.net, &agent.args, &ports::Asked::default()).await?.gossip_addr(),
         };
         let dataplane = Dataplane::open(&args.bpf_dir, &agent.cgroup)?;
         let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
@@ -98,7 +97,7 @@ impl Member {
         let config = Config {
             node_id: id.clone(),
             generation,
-            advertise: SocketAddr::new(advertise, GOSSIP_PORT),
+            advertise,
             keys: identity.gossip_keys().clone(),
             seeds: seeds.into_iter().chain(seeds_of(&cluster)).filter(|seed| seed.id != id).collect(),
         };
@@ -241,7 +240,7 @@ impl Member {
         self.end_loops().await;
     }
 
-    /// Afterwards no round, sweep or answer on 2377 is under way, and the port is free again.
+    /// Afterwards no round, sweep or answer of the cluster API is under way, and the port is free again.
     async fn end_loops(&self) {
         self.kernel.close();
         let mut loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
@@ -257,9 +256,6 @@ impl Member {
 
 /// Where members gossip.
 pub fn seeds_of(cluster: &Cluster) -> Vec<Seed> {
-    let seed = |node: &crate::model::Node| Seed {
-        id: node.id.clone(),
-        addr: SocketAddr::new(node.advertise_addr, GOSSIP_PORT),
-    };
+    let seed = |node: &crate::model::Node| Seed { id: node.id.clone(), addr: node.gossip_addr() };
     cluster.nodes.values().map(seed).collect()
 }

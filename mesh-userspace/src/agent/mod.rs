@@ -7,7 +7,7 @@
 //! desired ─▶ tasks: start and stop this node's tasks, report them by gossip
 //! Engine ─▶ adoption: containers that ask to join by their labels, told to the leader
 //! store's node: lead: leader::tick → commit
-//! unix socket, 2377 ─▶ api ─▶ control ─▶ lead (or the store's node), entrance
+//! unix socket, TLS ─▶ api ─▶ control ─▶ lead (or the store's node), entrance
 //! lifecycle: begins a member and keeps its loops going
 //! ```
 //! Invariant: what this process knows can be lost at any time; kernel, supervisors and resolver go on without it, and the next agent
@@ -62,7 +62,7 @@ pub(crate) struct Agent {
     checkup: doctor::Checkup,
     /// init, join, leave and purge: one at a time.
     changing: Mutex<()>,
-    /// What a member answers on 2377. Given here, since it has the whole control plane and a member must not know that.
+    /// What a member answers to other nodes. Given here, since it has the whole control plane and a member must not know that.
     cluster_router: fn(&Arc<Agent>, &Arc<Member>) -> axum::Router,
 }
 

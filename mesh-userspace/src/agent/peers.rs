@@ -1,6 +1,6 @@
 //! Other nodes' agents, called over TLS with the same client as the command line.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::ApiError;
 use crate::api::client::{Client, Connection, Dial};
-use crate::api::tls::{API_PORT, Dialer, Expect, TlsError};
+use crate::api::tls::{Dialer, Expect, TlsError};
 use crate::model::{Cluster, Node};
 
 /// One node's agent.
@@ -37,20 +37,10 @@ impl Dial for NodeDial {
 pub fn client(dialer: &Dialer, node: &Node) -> Client {
     Client::new(NodeDial {
         dialer: dialer.clone(),
-        addr: api_addr(node),
+        addr: node.api_addr(),
         expect: Expect::Node(node.id.clone()),
         name: node.name.clone(),
     })
-}
-
-/// Where a node's API listens.
-pub fn api_addr(node: &Node) -> SocketAddr {
-    SocketAddr::new(node.advertise_addr, API_PORT)
-}
-
-/// What a joining node is told to dial.
-pub fn join_addr(addr: IpAddr) -> String {
-    SocketAddr::new(addr, API_PORT).to_string()
 }
 
 /// A failed call as an answer to ours.
@@ -71,7 +61,7 @@ pub async fn ask_store<T: DeserializeOwned>(
 ) -> Result<T, ApiError> {
     let store = cluster.nodes.values().find(|node| node.holds_store);
     let store = store.ok_or_else(|| ApiError::unavailable("the store's node is not known here yet; ask there"))?;
-    let answer = dialer.request(api_addr(store), &Expect::Node(store.id.clone()), request).await.map_err(refusal)?;
+    let answer = dialer.request(store.api_addr(), &Expect::Node(store.id.clone()), request).await.map_err(refusal)?;
     let status = answer.status();
     let body = answer.into_body().collect().await.map_err(|error| ApiError::unavailable(error.to_string()))?.to_bytes();
     if status.is_success() {

@@ -204,6 +204,8 @@ mod tests {
             bpf_dir: dir("bpf"),
             cgroup: None,
             advertise_addr: None,
+            listen_addr: None,
+            gossip_port: None,
             data_path_addr: None,
             publish_interfaces: Vec::new(),
             fast_path: true,

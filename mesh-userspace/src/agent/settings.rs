@@ -14,8 +14,12 @@ pub struct Settings {
     pub bpf_dir: PathBuf,
     /// None: the root of cgroup v2.
     pub cgroup: Option<PathBuf>,
-    /// IP or interface; None: the source address of the default route.
+    /// IP or interface, with a port if need be; None: the source address of the default route.
     pub advertise_addr: Option<String>,
+    /// The same; where API and gossip listen. None: everywhere, at the port that is advertised.
+    pub listen_addr: Option<String>,
+    /// None: the usual one.
+    pub gossip_port: Option<u16>,
     /// IP or interface; None: as advertised.
     pub data_path_addr: Option<String>,
     /// Empty: every uplink.

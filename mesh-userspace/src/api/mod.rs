@@ -1,4 +1,4 @@
-//! The API of one agent: JSON over HTTP/1.1, on its unix socket for people and over TLS (2377) for other nodes.
+//! The API of one agent: JSON over HTTP/1.1, on its unix socket for people and over TLS for other nodes.
 //!
 //! Walk: a [`Client`] (command line or another agent) → [`server`] (routes, who may do what, reads answered by the
 //! pure [`view`]s) → [`ControlPlane`], which the agent implements.

@@ -10,8 +10,13 @@ use crate::model::{Availability, Id, Role, ServiceSpec, Stack, UnixMs};
 /// `mesh swarm init`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitRequest {
-    /// Address or interface; overrides the agent's own setting.
+    /// Address or interface, with a port if need be; overrides the agent's own setting.
     pub advertise_addr: Option<String>,
+    /// Where the node's API and gossip listen; overrides the agent's own setting, as the next does.
+    #[serde(default)]
+    pub listen_addr: Option<String>,
+    #[serde(default)]
+    pub gossip_port: Option<u16>,
     pub default_addr_pool: Option<Ipv4Net>,
     pub default_addr_pool_mask_length: Option<u8>,
     pub data_path_port: Option<u16>,
@@ -24,6 +29,10 @@ pub struct JoinRequest {
     /// `HOST` or `HOST:PORT` of a manager.
     pub remote: String,
     pub advertise_addr: Option<String>,
+    #[serde(default)]
+    pub listen_addr: Option<String>,
+    #[serde(default)]
+    pub gossip_port: Option<u16>,
 }
 
 impl std::fmt::Debug for JoinRequest {
@@ -32,6 +41,8 @@ impl std::fmt::Debug for JoinRequest {
         f.debug_struct("JoinRequest")
             .field("remote", &self.remote)
             .field("advertise_addr", &self.advertise_addr)
+            .field("listen_addr", &self.listen_addr)
+            .field("gossip_port", &self.gossip_port)
             .finish_non_exhaustive()
     }
 }

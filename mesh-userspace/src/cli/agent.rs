@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::fault::Fault;
-use crate::model::Runtime;
+use crate::model::{HostPort, ParseHostPortError, Runtime};
 
 /// Where XDP programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -56,9 +56,15 @@ struct Given {
     /// cgroup v2 folder under which tasks live and whose sockets use services [default: found by itself]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
-    /// Address or interface that other nodes reach this one at [default: found by itself]
-    #[arg(long, value_name = "IP|IFACE")]
+    /// Address or interface that other nodes reach this one at, and the port of its API [default: found by itself]
+    #[arg(long, value_name = "IP|IFACE[:PORT]", value_parser = host_port)]
     advertise_addr: Option<String>,
+    /// Where API and gossip listen, and the API's port, when this node enters a cluster [default: 0.0.0.0:2377]
+    #[arg(long, value_name = "IP|IFACE[:PORT]", value_parser = host_port)]
+    listen_addr: Option<String>,
+    /// UDP and TCP port of gossip, when this node enters a cluster [default: 7946]
+    #[arg(long, value_name = "PORT")]
+    gossip_port: Option<std::num::NonZeroU16>,
     /// Address or interface for tunnel packets [default: the advertised address]
     #[arg(long, value_name = "IP|IFACE")]
     data_path_addr: Option<String>,
@@ -86,8 +92,11 @@ pub struct AgentArgs {
     pub bpf_dir: PathBuf,
     /// None: the agent looks for the root of cgroup v2.
     pub cgroup: Option<PathBuf>,
-    /// IP or interface; None: the source address of the default route.
+    /// IP or interface, with a port if need be; None: the source address of the default route.
     pub advertise_addr: Option<String>,
+    /// The same; where API and gossip listen.
+    pub listen_addr: Option<String>,
+    pub gossip_port: Option<u16>,
     /// IP or interface; None: as advertised.
     pub data_path_addr: Option<String>,
     /// Empty: every uplink.
@@ -113,6 +122,10 @@ impl AgentFlags {
                 })?
             }
         };
+        for (flag, value) in [("advertise-addr", &file.advertise_addr), ("listen-addr", &file.listen_addr)] {
+            let checked = value.as_deref().map(host_port).transpose();
+            checked.map_err(|error| Fault::usage(format!("{flag} in --config: {error}")))?;
+        }
         let runtimes = if given.runtimes.is_empty() { file.runtimes } else { given.runtimes };
         let list = |given: Vec<String>, file: Vec<String>| if given.is_empty() { file } else { given };
         Ok(AgentArgs {
@@ -122,6 +135,8 @@ impl AgentFlags {
             bpf_dir: given.bpf_dir.or(file.bpf_dir).unwrap_or_else(|| "/sys/fs/bpf/mesh".into()),
             cgroup: given.cgroup.or(file.cgroup),
             advertise_addr: given.advertise_addr.or(file.advertise_addr),
+            listen_addr: given.listen_addr.or(file.listen_addr),
+            gossip_port: given.gossip_port.or(file.gossip_port).map(u16::from),
             data_path_addr: given.data_path_addr.or(file.data_path_addr),
             publish_interfaces: list(given.publish_interface, file.publish_interface),
             fast_path: given.fast_path.or(file.fast_path).unwrap_or(FastPath::Auto),
@@ -130,6 +145,11 @@ impl AgentFlags {
             verbose,
         })
     }
+}
+
+/// The text itself where it is `IP|IFACE[:PORT]`; what an interface's address is, only the agent knows.
+pub(super) fn host_port(text: &str) -> Result<String, ParseHostPortError> {
+    text.parse().map(|_: HostPort| text.to_string())
 }
 
 fn parse_runtimes(words: &[String]) -> Result<Vec<Runtime>, Fault> {
@@ -159,6 +179,16 @@ mod tests {
         assert_eq!(args.name.as_deref(), Some("from-flag"));
         assert_eq!(args.state_dir, PathBuf::from("/srv/mesh"));
         assert_eq!(args.bpf_dir, PathBuf::from("/sys/fs/bpf/mesh"));
+        std::fs::write(&path, "listen-addr: 0.0.0.0:12377\ngossip-port: 17946\n").expect("written");
+        let flags = AgentFlags { config: Some(path.clone()), ..AgentFlags::default() };
+        let args = flags.resolve("/run/m.sock".into()).expect("a good file");
+        assert_eq!((args.listen_addr.as_deref(), args.gossip_port), (Some("0.0.0.0:12377"), Some(17946)));
+        for (text, word) in [("listen-addr: 0.0.0.0:http", "listen-addr"), ("gossip-port: 0", "nonzero")] {
+            std::fs::write(&path, text).expect("written");
+            let flags = AgentFlags { config: Some(path.clone()), ..AgentFlags::default() };
+            let fault = flags.resolve("/run/m.sock".into()).expect_err("no port");
+            assert!(fault.line().is_some_and(|line| line.contains(word)), "{fault:?}");
+        }
         std::fs::write(&path, "nmae: x\n").expect("written");
         let flags = AgentFlags { config: Some(path), ..AgentFlags::default() };
         let fault = flags.resolve("/run/m.sock".into()).expect_err("an unknown key");

@@ -17,7 +17,7 @@ pub(super) fn node(detail: &NodeDetail) -> Value {
         json!({
             "Leader": node.holds_store,
             "Reachability": manager_name(status).to_lowercase(),
-            "Addr": format!("{}:2377", node.advertise_addr),
+            "Addr": node.api_addr(),
         })
     });
     json!({
@@ -39,6 +39,8 @@ pub(super) fn node(detail: &NodeDetail) -> Value {
         "ManagerStatus": manager,
         "Mesh": {
             "Number": node.number,
+            "APIPort": node.ports.api,
+            "GossipPort": node.ports.gossip,
             "DataPathAddr": node.data_path_addr,
             "HoldsStore": node.holds_store,
             "Version": row.agent_version,

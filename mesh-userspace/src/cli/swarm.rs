@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 
 use super::Screen;
+use super::agent::host_port;
 use super::fault::Fault;
 use crate::api::{Client, InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest};
 use crate::model::Role;
@@ -24,9 +25,15 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct Init {
-    /// Address or interface that other nodes reach this one at
-    #[arg(long, value_name = "IP|IFACE")]
+    /// Address or interface that other nodes reach this one at, and the port of its API
+    #[arg(long, value_name = "IP|IFACE[:PORT]", value_parser = host_port)]
     advertise_addr: Option<String>,
+    /// Where this node's API and gossip listen, and the API's port [default: 0.0.0.0:2377]
+    #[arg(long, value_name = "IP|IFACE[:PORT]", value_parser = host_port)]
+    listen_addr: Option<String>,
+    /// UDP and TCP port of this node's gossip [default: 7946]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gossip_port: Option<u16>,
     /// Pool that networks come from [default: 10.0.0.0/8]
     #[arg(long, value_name = "CIDR")]
     default_addr_pool: Option<Ipv4Net>,
@@ -49,9 +56,15 @@ pub(super) struct Join {
     /// File with the join token; '-' reads it from standard input
     #[arg(long, value_name = "FILE|-")]
     token_file: Option<String>,
-    /// Address or interface that other nodes reach this one at
-    #[arg(long, value_name = "IP|IFACE")]
+    /// Address or interface that other nodes reach this one at, and the port of its API
+    #[arg(long, value_name = "IP|IFACE[:PORT]", value_parser = host_port)]
     advertise_addr: Option<String>,
+    /// Where this node's API and gossip listen, and the API's port [default: 0.0.0.0:2377]
+    #[arg(long, value_name = "IP|IFACE[:PORT]", value_parser = host_port)]
+    listen_addr: Option<String>,
+    /// UDP and TCP port of this node's gossip [default: 7946]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gossip_port: Option<u16>,
     /// A manager of the cluster
     #[arg(value_name = "HOST[:2377]")]
     remote: String,
@@ -93,8 +106,14 @@ pub(super) async fn run(verb: Verb, client: &Client, screen: &mut Screen<'_>) ->
 }
 
 pub(super) async fn init(flags: Init, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
-    let Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, data_path_port, store: _ } = flags;
-    let request = InitRequest { advertise_addr, default_addr_pool, default_addr_pool_mask_length, data_path_port };
+    let request = InitRequest {
+        advertise_addr: flags.advertise_addr,
+        listen_addr: flags.listen_addr,
+        gossip_port: flags.gossip_port,
+        default_addr_pool: flags.default_addr_pool,
+        default_addr_pool_mask_length: flags.default_addr_pool_mask_length,
+        data_path_port: flags.data_path_port,
+    };
     let answer = client.swarm_init(&request).await?;
     screen.print(format!(
         "Swarm initialized: current node ({}) is now a manager.\n\n\
@@ -113,7 +132,13 @@ pub(super) async fn join(flags: Join, client: &Client, screen: &mut Screen<'_>) 
         (None, Some(path)) => read_token(&path)?,
         (None, None) => return Err(Fault::usage("join needs --token or --token-file")),
     };
-    let request = JoinRequest { token, remote: flags.remote, advertise_addr: flags.advertise_addr };
+    let request = JoinRequest {
+        token,
+        remote: flags.remote,
+        advertise_addr: flags.advertise_addr,
+        listen_addr: flags.listen_addr,
+        gossip_port: flags.gossip_port,
+    };
     let answer = client.swarm_join(&request).await?;
     screen.line(match answer.role {
         Role::Worker => "This node joined a swarm as a worker.",

@@ -1,6 +1,6 @@
 //! What is known of a machine when it is judged. Filled by the agent; what could not be read is None and says nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -90,6 +90,7 @@ pub enum Clock {
 pub struct Network {
     /// The ports that nodes talk on.
     pub ports: Vec<PortFact>,
+    pub occasion: Occasion,
     /// Published ports this node could not take, as `tcp/8000`, and who has them.
     pub not_taken: Vec<(String, Option<String>)>,
     /// Where networks come from: the cluster's pool, or the default one.
@@ -108,8 +109,38 @@ pub struct PortFact {
     /// `2377/tcp`.
     pub port: String,
     /// What mesh needs it for.
-    pub purpose: &'static str,
+    pub purpose: Purpose,
     pub user: PortUser,
+    /// A port that is free and could be chosen instead.
+    pub instead: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Api,
+    Gossip,
+    Tunnel,
+}
+
+impl std::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Purpose::Api => "the cluster's API",
+            Purpose::Gossip => "gossip",
+            Purpose::Tunnel => "the tunnel",
+        })
+    }
+}
+
+/// When ports are looked at, which decides by which flags others can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    Init,
+    Join,
+    /// In no cluster: one of both is to come.
+    Alone,
+    /// A member's agent starts, or runs: its ports were bound when it entered.
+    Start,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +175,8 @@ pub struct Peers {
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub name: String,
-    pub advertise_addr: IpAddr,
+    pub api_addr: SocketAddr,
+    pub gossip_addr: SocketAddr,
     pub data_path_addr: IpAddr,
     /// What gossip says of its agent; None: never heard of.
     pub is_alive: Option<bool>,

@@ -1,6 +1,7 @@
 //! The machine itself: rights, kernel, mounts, the Engine, the state directory, the clock's discipline.
 
-use super::{Clock, Engine, Finding, Machine, Programs, StateDir};
+use super::ports::PORTS_OF_SWARM;
+use super::{Clock, Engine, Finding, Machine, PortFact, Programs, StateDir};
 
 /// The first kernel with TCX, whose links can be pinned and swapped: docs/decisions/0012-kernels.md.
 pub const OLDEST_KERNEL: (u32, u32) = (6, 6);
@@ -26,14 +27,15 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-pub(super) fn judge(machine: &Machine) -> Vec<Finding> {
+/// `ports` are those that mesh has or would have.
+pub(super) fn judge(machine: &Machine, ports: &[PortFact]) -> Vec<Finding> {
     vec![
         rights(machine),
         kernel(machine),
         programs(machine),
         bpffs(machine),
         cgroup(machine),
-        engine(machine),
+        engine(machine, ports),
         state_dir(&machine.state_dir),
     ]
 }
@@ -133,12 +135,22 @@ fn cgroup(machine: &Machine) -> Finding {
     }
 }
 
-fn engine(machine: &Machine) -> Finding {
+fn engine(machine: &Machine, ports: &[PortFact]) -> Finding {
+    let shared: Vec<&str> =
+        PORTS_OF_SWARM.into_iter().filter(|port| ports.iter().any(|ours| ours.port == *port)).collect();
     match &machine.engine {
-        Engine::Answers { version, is_in_swarm: true, .. } => Finding::warning(
+        Engine::Answers { version, is_in_swarm: true, .. } if !shared.is_empty() => Finding::warning(
             "engine",
-            format!("Docker Engine {version} is in a Swarm of its own, which uses 2377, 7946 and 4789 as mesh does"),
-            "take its services over, then `docker swarm leave --force`; the Engine itself may stay",
+            format!(
+                "Docker Engine {version} is in a Swarm of its own, which takes {} when it needs it, as mesh does",
+                shared.join(", ")
+            ),
+            "enter a cluster by other ports (`mesh swarm init` and `join` take --listen-addr and --gossip-port, `init` takes \
+             --data-path-port), or take its services over, then `docker swarm leave --force`; the Engine itself may stay",
+        ),
+        Engine::Answers { at, version, is_in_swarm: true } => Finding::ok(
+            "engine",
+            format!("Docker Engine {version} at {at}, in a Swarm of its own, whose ports mesh does not use"),
         ),
         Engine::Answers { at, version, .. } => Finding::ok("engine", format!("Docker Engine {version} at {at}")),
         Engine::Absent { at } if machine.wants_engine => Finding::failed(

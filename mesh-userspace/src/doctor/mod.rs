@@ -9,17 +9,18 @@ mod facts;
 mod machine;
 mod network;
 mod peers;
+mod ports;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
 
 pub use facts::{
-    Api, Clock, Engine, Facts, Machine, Network, OtherProgram, PathMtu, Peer, Peers, PortFact, PortUser, Programs,
-    StateDir,
+    Api, Clock, Engine, Facts, Machine, Network, Occasion, OtherProgram, PathMtu, Peer, Peers, PortFact, PortUser,
+    Programs, Purpose, StateDir,
 };
 pub use machine::{OLDEST_KERNEL, kernel_version};
-pub use network::{PURPOSE_TUNNEL, clash};
+pub use ports::clash;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ impl Finding {
 
 /// Every check, in the order of the table: the machine, its network, the other nodes.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = machine::judge(&facts.machine);
+    let mut findings = machine::judge(&facts.machine, &facts.network.ports);
     findings
         .extend(machine::clock(facts.machine.clock, facts.peers.as_ref().is_some_and(|peers| !peers.peers.is_empty())));
     findings.extend(network::judge(&facts.network));

@@ -1,12 +1,12 @@
-//! The host's network: ports that nodes talk on, published ports, routes into the pool, other programs on our hooks, and what a
+//! The host's network: published ports, routes into the pool, other programs on our hooks, and what a
 //! firewall can and can't do.
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Finding, Network, PortFact, PortUser};
+use super::{Finding, Network};
 
 pub(super) fn judge(network: &Network) -> Vec<Finding> {
-    let mut findings = ports(&network.ports);
+    let mut findings = super::ports::judge(&network.ports, network.occasion);
     findings.extend(published(network));
     findings.extend(routes(network));
     findings.extend(programs(network));
@@ -17,66 +17,6 @@ pub(super) fn judge(network: &Network) -> Vec<Finding> {
     ));
     findings
 }
-
-fn ports(ports: &[PortFact]) -> Vec<Finding> {
-    let taken = |fact: &PortFact| match &fact.user {
-        PortUser::Other(user) => Some(Finding::failed(
-            "ports",
-            format!("{}, which mesh needs for {}, is in use by {user}", fact.port, fact.purpose),
-            remedy_for_port(fact, user),
-        )),
-        _ => None,
-    };
-    let found: Vec<Finding> = ports.iter().filter_map(taken).collect();
-    if !found.is_empty() || ports.is_empty() {
-        return found;
-    }
-    let list = |user: PortUser| -> Vec<&str> {
-        ports.iter().filter(|fact| fact.user == user).map(|fact| fact.port.as_str()).collect()
-    };
-    let said: Vec<String> = [(list(PortUser::Ours), "held by this agent"), (list(PortUser::Free), "free")]
-        .into_iter()
-        .filter(|(ports, _)| !ports.is_empty())
-        .map(|(ports, what)| format!("{} {what}", ports.join(", ")))
-        .collect();
-    vec![Finding::ok("ports", said.join("; "))]
-}
-
-/// Every port of ours that somebody else has, by whom, and what to do, in one line; None where none is.
-pub fn clash(ports: &[PortFact]) -> Option<String> {
-    let mut taken = Vec::new();
-    let mut remedies: Vec<String> = Vec::new();
-    for fact in ports {
-        let PortUser::Other(user) = &fact.user else { continue };
-        taken.push(format!("{} ({}) by {user}", fact.port, fact.purpose));
-        let remedy = remedy_for_port(fact, user);
-        if !remedies.contains(&remedy) {
-            remedies.push(remedy);
-        }
-    }
-    (!taken.is_empty()).then(|| format!("ports of mesh are in use: {}: {}", taken.join(", "), remedies.join("; ")))
-}
-
-fn remedy_for_port(fact: &PortFact, user: &str) -> String {
-    let is_docker = user.starts_with("dockerd");
-    let is_data_port = fact.purpose == PURPOSE_TUNNEL;
-    match (is_docker, is_data_port) {
-        (true, true) => {
-            "Docker Swarm holds it: `docker swarm leave --force` when its services are taken over, or start the cluster on \
-             another port with `mesh swarm init --data-path-port`"
-                .into()
-        }
-        (true, false) => "Docker Swarm holds it: `docker swarm leave --force` when its services are taken over".into(),
-        (false, true) => "stop it, or start the cluster on another port with `mesh swarm init --data-path-port`".into(),
-        (false, false) if user.starts_with("mesh ") => {
-            "it looks like an agent of another socket: use that one (--socket), or end it".into()
-        }
-        (false, false) => "stop it or move it to another port: this one can't be changed".into(),
-    }
-}
-
-/// What the data port is for; the one port that can be chosen.
-pub const PURPOSE_TUNNEL: &str = "the tunnel";
 
 fn published(network: &Network) -> Vec<Finding> {
     let finding = |(port, user): &(String, Option<String>)| {

@@ -34,8 +34,17 @@ fn of_each(peers: &[Peer], check: &str, nobody: &str, judge: impl Fn(&Peer) -> O
         (false, _) => found,
         (true, []) => vec![Finding::ok(check, nobody)],
         (true, all) => {
-            vec![Finding::ok(check, format!("{} answer on 2377/tcp, 7946/udp and the data path", names(all)))]
+            vec![Finding::ok(check, format!("{} answer on {} and the data path", names(all), ports(all)))]
         }
+    }
+}
+
+/// `2377/tcp, 7946/udp`, or in words where nodes have different ones.
+fn ports(peers: &[Peer]) -> String {
+    let of = |peer: &Peer| format!("{}/tcp, {}/udp", peer.api_addr.port(), peer.gossip_addr.port());
+    match peers.split_first() {
+        Some((first, others)) if others.iter().all(|other| of(other) == of(first)) => of(first),
+        _ => "the ports of their API and gossip".into(),
     }
 }
 
@@ -49,10 +58,10 @@ fn answers(peer: &Peer, data_port: u16) -> Option<Finding> {
     // A narrow path swallows certificates too; it has a finding of its own.
     let is_narrow = matches!(peer.path, PathMtu::Only(_));
     if let (Api::Failed(why), false) = (&peer.api, is_narrow) {
-        silent.push(format!("2377/tcp of {} ({why})", peer.advertise_addr));
+        silent.push(format!("{}/tcp of {} ({why})", peer.api_addr.port(), peer.api_addr.ip()));
     }
     if peer.is_alive != Some(true) {
-        silent.push(format!("7946/udp of {}", peer.advertise_addr));
+        silent.push(format!("{}/udp of {}", peer.gossip_addr.port(), peer.gossip_addr.ip()));
     }
     if !peer.is_reached {
         silent.push(format!("{data_port}/udp of {}", peer.data_path_addr));
@@ -66,8 +75,10 @@ fn answers(peer: &Peer, data_port: u16) -> Option<Finding> {
         format!("see that {name} is on, its network plugged in and its agent started (systemctl start mesh there)")
     } else {
         format!(
-            "what else it has answers, so look at firewalls on {name}, here and between: let them accept 2377/tcp, \
-             7946/tcp, 7946/udp and {data_port}/udp between nodes (INPUT chain)"
+            "what else it has answers, so look at firewalls on {name}, here and between: let them accept {api}/tcp, \
+             {gossip}/tcp, {gossip}/udp and {data_port}/udp between nodes (INPUT chain)",
+            api = peer.api_addr.port(),
+            gossip = peer.gossip_addr.port()
         )
     };
     Some(Finding::warning("peers", found, remedy))

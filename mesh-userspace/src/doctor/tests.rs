@@ -28,9 +28,10 @@ fn good() -> Facts {
         },
         network: Network {
             ports: vec![
-                port("2377/tcp", "the cluster's API", PortUser::Ours),
-                port("4789/udp", network::PURPOSE_TUNNEL, PortUser::Ours),
+                port("2377/tcp", Purpose::Api, PortUser::Ours),
+                port("4789/udp", Purpose::Tunnel, PortUser::Ours),
             ],
+            occasion: Occasion::Alone,
             not_taken: Vec::new(),
             pool: "10.0.0.0/8".parse().unwrap(),
             networks: vec![("demo".into(), "10.0.16.0/20".parse().unwrap())],
@@ -48,14 +49,16 @@ fn good() -> Facts {
     }
 }
 
-fn port(port: &str, purpose: &'static str, user: PortUser) -> PortFact {
-    PortFact { port: port.into(), purpose, user }
+fn port(port: &str, purpose: Purpose, user: PortUser) -> PortFact {
+    let instead = port.split('/').next().and_then(|number| number.parse::<u16>().ok()).map(|number| number + 10_000);
+    PortFact { port: port.into(), purpose, user, instead }
 }
 
 fn peer() -> Peer {
     Peer {
         name: "n2".into(),
-        advertise_addr: "192.168.1.2".parse().unwrap(),
+        api_addr: "192.168.1.2:2377".parse().unwrap(),
+        gossip_addr: "192.168.1.2:7946".parse().unwrap(),
         data_path_addr: "192.168.2.2".parse().unwrap(),
         is_alive: Some(true),
         is_reached: true,
@@ -248,22 +251,56 @@ fn a_narrow_path_is_told_in_bytes_on_the_wire() {
     says(&swallowed, "mtu", State::Failed, &["n2"]);
 }
 
+/// What a Docker Swarm with an overlay network leaves.
+fn beside_a_swarm() -> [PortFact; 4] {
+    let swarm = || PortUser::Other("dockerd (pid 7)".into());
+    [
+        port("2377/tcp", Purpose::Api, swarm()),
+        port("7946/tcp", Purpose::Gossip, swarm()),
+        port("7946/udp", Purpose::Gossip, swarm()),
+        port("4789/udp", Purpose::Tunnel, PortUser::Other("the VXLAN device vx-001001-abcde".into())),
+    ]
+}
+
 #[test]
-fn all_ports_that_somebody_else_has_are_named_in_one_line() {
-    let fact = |port: &str, purpose, user: &str| {
-        let user = if user.is_empty() { PortUser::Free } else { PortUser::Other(user.into()) };
-        PortFact { port: port.into(), purpose, user }
-    };
-    let (swarm, free) = ("dockerd (pid 7)", "");
-    assert_eq!(clash(&[fact("2377/tcp", "the cluster's API", free)]), None);
-    let ports = [
-        fact("2377/tcp", "the cluster's API", swarm),
-        fact("7946/udp", "gossip", swarm),
-        fact("4789/udp", PURPOSE_TUNNEL, "the VXLAN device vx-001001-abcde"),
-    ];
-    let said = clash(&ports).expect("a clash");
-    for word in ["2377/tcp (the cluster's API) by dockerd (pid 7)", "7946/udp", "vx-001001", "--data-path-port"] {
-        assert!(said.contains(word), "{word} in {said}");
+fn all_ports_that_somebody_else_has_are_named_in_one_line_with_the_flags_for_others() {
+    assert_eq!(clash(&[port("2377/tcp", Purpose::Api, PortUser::Free)], Occasion::Init), None);
+    let said = clash(&beside_a_swarm(), Occasion::Init).expect("a clash");
+    for words in [
+        "2377/tcp (the cluster's API) by dockerd (pid 7)",
+        "7946/tcp",
+        "7946/udp",
+        "vx-001001",
+        "`mesh swarm init --listen-addr 0.0.0.0:12377 --gossip-port 17946 --data-path-port 14789`",
+        "`docker swarm leave --force`",
+    ] {
+        assert_eq!(said.matches(words).count(), 1, "{words} in {said}");
     }
-    assert_eq!(said.matches("docker swarm leave --force").count(), 1, "{said}");
+    let said = clash(&beside_a_swarm(), Occasion::Join).expect("a clash");
+    assert!(said.contains("`mesh swarm join --listen-addr 0.0.0.0:12377 --gossip-port 17946`"), "{said}");
+    assert!(said.contains("4789/udp (the tunnel unless the cluster has another --data-path-port)"), "{said}");
+    let said = clash(&beside_a_swarm(), Occasion::Start).expect("a clash");
+    assert!(said.contains("can't be others now") && !said.contains("--gossip-port"), "{said}");
+}
+
+#[test]
+fn the_ports_of_a_swarm_are_left_to_it_before_they_are_taken() {
+    let mut ports = beside_a_swarm();
+    (ports[0].user, ports[3].user) = (PortUser::Free, PortUser::Free);
+    let said = clash(&ports, Occasion::Init).expect("a clash");
+    assert!(said.contains("--listen-addr 0.0.0.0:12377 --gossip-port 17946 --data-path-port 14789`"), "{said}");
+    assert!(!said.contains("2377/tcp (") && !said.contains("4789/udp ("), "only what is taken now: {said}");
+    let nginx = [port("2377/tcp", Purpose::Api, PortUser::Other("nginx (pid 7)".into())), ports[3].clone()];
+    let said = clash(&nginx, Occasion::Init).expect("a clash");
+    assert!(said.contains("`mesh swarm init --listen-addr 0.0.0.0:12377`") && said.contains("stop who has"), "{said}");
+}
+
+#[test]
+fn an_engine_in_a_swarm_is_no_trouble_where_mesh_has_other_ports() {
+    let swarm = || Engine::Answers { at: "/sock".into(), version: "26.1".into(), is_in_swarm: true };
+    says(&bad(|f| f.machine.engine = swarm()), "engine", State::Warning, &["2377/tcp, 4789/udp", "--data-path-port"]);
+    let mut facts = good();
+    facts.machine.engine = swarm();
+    facts.network.ports = vec![port("12377/tcp", Purpose::Api, PortUser::Ours)];
+    assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok));
 }

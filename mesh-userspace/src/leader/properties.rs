@@ -2,27 +2,69 @@
 //!
 //! [`World`] checks the allocator after every commit and repeats every tick, so the properties here only need to move it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 
 use super::command;
 use super::view::{self, Convergence};
-use super::world::{World, network_spec, port, spec};
+use super::world::{World, network_spec, node_id, port, spec};
 use crate::model::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Create { name: u8, replicas: u32, global: bool, networks: u8, publish: bool },
-    Scale { name: u8, replicas: u32 },
-    Update { name: u8, value: u8, start_first: bool, parallelism: u32 },
-    Rollback { name: u8 },
-    Remove { name: u8 },
-    AddNetwork { name: u8, small: bool },
-    RemoveNetwork { name: u8 },
-    Availability { node: u32, availability: Availability },
-    Cut { node: u32 },
-    Mend { node: u32 },
-    End { nth: usize, failed: bool },
-    Pass { ms: u64 },
+    Create {
+        name: u8,
+        replicas: u32,
+        global: bool,
+        networks: u8,
+        publish: bool,
+    },
+    Scale {
+        name: u8,
+        replicas: u32,
+    },
+    Update {
+        name: u8,
+        value: u8,
+        start_first: bool,
+        parallelism: u32,
+    },
+    Rollback {
+        name: u8,
+    },
+    Remove {
+        name: u8,
+    },
+    AddNetwork {
+        name: u8,
+        small: bool,
+    },
+    RemoveNetwork {
+        name: u8,
+    },
+    Availability {
+        node: u32,
+        availability: Availability,
+    },
+    Cut {
+        node: u32,
+    },
+    Mend {
+        node: u32,
+    },
+    End {
+        nth: usize,
+        failed: bool,
+    },
+    /// The node lists these of its four containers, a bit each, as asking to join.
+    List {
+        node: u32,
+        running: u8,
+    },
+    Pass {
+        ms: u64,
+    },
     Settle,
 }
 
@@ -43,7 +85,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..2).prop_map(|name| Step::RemoveNetwork { name }),
         1 => (node.clone(), availability).prop_map(|(node, availability)| Step::Availability { node, availability }),
         1 => node.clone().prop_map(|node| Step::Cut { node }),
-        1 => node.prop_map(|node| Step::Mend { node }),
+        1 => node.clone().prop_map(|node| Step::Mend { node }),
+        3 => (node, 0u8..16).prop_map(|(node, running)| Step::List { node, running }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(nth, failed)| Step::End { nth, failed }),
         3 => (0u64..8_000).prop_map(|ms| Step::Pass { ms }),
         3 => Just(Step::Settle),
@@ -54,6 +97,30 @@ fn changed(world: &World, name: &str, change: impl FnOnce(&mut ServiceSpec)) -> 
     let mut spec = world.cluster.service_named(name)?.spec.clone();
     change(&mut spec);
     Some(spec)
+}
+
+/// Those whose bit is set. Two of a node ask for the same service, on networks that may not be there; one publishes a port.
+fn containers(node: u32, running: u8) -> Vec<LabelledContainer> {
+    let container = |bit: u8| LabelledContainer {
+        container: format!("{node}{bit}").repeat(32),
+        name: format!("c{node}{bit}"),
+        image: "nginx".into(),
+        service: format!("s{}", bit % 3),
+        networks: vec![format!("net{}", bit % 2)],
+        aliases: Vec::new(),
+        ports: if bit == 2 { vec![port(0, 80)] } else { Vec::new() },
+    };
+    (0..4).filter(|bit| running & (1 << bit) != 0).map(container).collect()
+}
+
+/// A node that is cut off tells nobody. Who was refused.
+fn list(world: &mut World, node: u32, running: u8) -> Vec<String> {
+    if world.observed.unreachable_since.contains_key(&node_id(node)) {
+        return Vec::new();
+    }
+    let listed = containers(node, running);
+    let told = world.command(|cluster, ctx| command::adopt_containers(cluster, &node_id(node), &listed, ctx));
+    told.expect("a node of the cluster").into_iter().map(|refused| refused.container).collect()
 }
 
 /// Plays a step. Commands may be refused: then nothing has changed, which their own tests show.
@@ -90,6 +157,7 @@ fn play(world: &mut World, step: Step) {
         Step::AddNetwork { name, small } => {
             let subnet = format!("172.16.{name}.0/29");
             let spec = network_spec(&format!("net{name}"), small.then_some(subnet.as_str()));
+            let spec = NetworkSpec { attachable: true, ..spec };
             world.command(|cluster, ctx| command::create_network(cluster, spec, ctx)).ok();
         }
         Step::RemoveNetwork { name } => {
@@ -109,10 +177,34 @@ fn play(world: &mut World, step: Step) {
                 world.end(&running[nth % running.len()], state);
             }
         }
+        Step::List { node, running } => {
+            list(world, node, running);
+        }
         Step::Pass { ms } => world.pass(ms),
         Step::Settle => world.settle(),
     }
     world.tick();
+}
+
+/// The task is the container of a node that lists it.
+fn is_listed(runs: &BTreeMap<u32, u8>, task: &Task) -> bool {
+    let node = runs.iter().find(|(node, _)| task.node_id == Some(node_id(**node)));
+    node.is_some_and(|(node, running)| {
+        containers(*node, *running).into_iter().any(|listed| task.adopted == Some(listed.container))
+    })
+}
+
+fn adopted_that_run(world: &World) -> Vec<&Task> {
+    let run = |task: &&Task| task.adopted.is_some() && task.desired == TaskState::Running;
+    world.cluster.tasks.values().filter(run).collect()
+}
+
+fn remove_services(world: &mut World) {
+    let names: Vec<String> = world.cluster.services.values().map(|service| service.spec.name.clone()).collect();
+    for name in names {
+        world.command(|cluster, _| command::remove_service(cluster, &name)).expect("remove");
+    }
+    world.settle();
 }
 
 proptest! {
@@ -121,7 +213,11 @@ proptest! {
     #[test]
     fn whatever_happens_it_comes_to_rest_as_wanted(steps in proptest::collection::vec(step(), 1..40)) {
         let mut world = World::of_nodes(3);
+        let mut runs = BTreeMap::from([(2, 0), (3, 0)]);
         for step in steps {
+            if let Step::List { node, running } = &step {
+                runs.insert(*node, *running);
+            }
             play(&mut world, step);
         }
         // Peace: every node is well, and time enough for restarts, delays and trials.
@@ -131,6 +227,22 @@ proptest! {
             world.command(|cluster, _| command::update_node(cluster, &format!("n{node}"), &update)).expect("update");
         }
         world.live(90);
+        // Lists are told again, as nodes do where the cluster disagrees: who is on one has joined, was sent away, or was refused.
+        for (node, running) in &runs {
+            let refused = list(&mut world, *node, *running);
+            for asking in containers(*node, *running) {
+                let has_joined = command::has_joined(&world.cluster, &node_id(*node), &asking.container);
+                prop_assert!(has_joined != refused.contains(&asking.container), "{} {refused:?}", asking.name);
+            }
+        }
+        world.settle();
+        let mut lives = BTreeSet::new();
+        for task in adopted_that_run(&world) {
+            prop_assert!(is_listed(&runs, task), "{} is no container that runs", world.line(task));
+            prop_assert!(lives.insert(&task.adopted), "{} is there twice", world.line(task));
+            let mode = world.cluster.services[&task.service_id].spec.mode;
+            prop_assert!(mode == Mode::Adopted, "{} is a task of a service with tasks of its own", world.line(task));
+        }
         for service in world.cluster.services.values() {
             match view::convergence(&world.cluster, &world.observed, service, world.now) {
                 Convergence::Converged => {}
@@ -145,11 +257,23 @@ proptest! {
         for task in world.cluster.tasks.values() {
             prop_assert!(task.desired == TaskState::Running || task.attachments.is_empty(), "{}", world.line(task));
         }
-        let services: Vec<String> = world.cluster.services.values().map(|service| service.spec.name.clone()).collect();
-        for name in services {
-            world.command(|cluster, _| command::remove_service(cluster, &name)).expect("remove");
+        let joined: BTreeSet<_> = adopted_that_run(&world).into_iter().map(|task| task.adopted.clone()).collect();
+        remove_services(&mut world);
+        // Containers that were sent away run on and are listed on, and do not come in again; those may that were refused before.
+        for (node, running) in &runs {
+            list(&mut world, *node, *running);
         }
         world.settle();
+        for task in adopted_that_run(&world) {
+            prop_assert!(!joined.contains(&task.adopted), "{}", world.line(task));
+        }
+        for node in runs.keys() {
+            list(&mut world, *node, 0);
+        }
+        remove_services(&mut world);
+        for node in runs.keys() {
+            list(&mut world, *node, 0);
+        }
         prop_assert!(world.cluster.tasks.is_empty());
     }
 }

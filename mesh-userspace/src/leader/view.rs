@@ -117,7 +117,9 @@ pub fn convergence(cluster: &Cluster, observed: &Observed, service: &Service, no
             return Convergence::Stuck(format!("{}: {error}; the restart policy allows no more tasks", last.name()));
         }
         let news: Vec<&Task> = tasks.iter().filter(live).collect();
-        let stale = news.iter().find(|task| !runs_the_same(&task.spec, &service.spec.task));
+        // What a container of others runs is its owner's choice.
+        let is_own = |task: &&&Task| task.adopted.is_none();
+        let stale = news.iter().filter(is_own).find(|task| !runs_the_same(&task.spec, &service.spec.task));
         let unready = news.iter().find(|task| !is_ready(task, observed));
         let troubled = news.iter().find(|task| !is_ready(task, observed) && task_error(task, observed).is_some());
         trouble = trouble.or(troubled.map(|task| explain(task, observed)));

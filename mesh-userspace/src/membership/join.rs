@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::envelope::GossipKeys;
 use super::identity::{JoinTokens, Secret};
 use super::seed::Seed;
-use crate::model::{Id, Role, Runtime, Settings};
+use crate::model::{ControlPorts, Id, Role, Runtime, Settings};
 
 /// The one route that is open to callers without a certificate.
 pub const JOIN_PATH: &str = "/join";
@@ -29,6 +29,8 @@ pub struct JoinRequest {
     pub csr: String,
     pub name: String,
     pub advertise_addr: IpAddr,
+    #[serde(default)]
+    pub ports: ControlPorts,
     pub data_path_addr: IpAddr,
     pub runtimes: Vec<Runtime>,
     pub routed_prefixes: Vec<IpNet>,
@@ -46,7 +48,7 @@ pub struct JoinAnswer {
     pub settings: Settings,
     /// Members to gossip with from the first moment.
     pub members: Vec<Seed>,
-    /// The node that keeps the store; `addr` is that of its API (2377), not of its gossip.
+    /// The node that keeps the store; `addr` is that of its API, not of its gossip.
     pub store: Seed,
 }
 

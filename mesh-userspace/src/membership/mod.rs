@@ -29,7 +29,7 @@ mod tests;
 mod wire;
 
 pub use counters::GossipCounters;
-pub use seed::{GOSSIP_PORT, Seed};
+pub use seed::Seed;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};

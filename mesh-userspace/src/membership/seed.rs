@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Id;
 
-/// Port of gossip, UDP and TCP.
-pub const GOSSIP_PORT: u16 = 7946;
-
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seed {
     pub id: Id,

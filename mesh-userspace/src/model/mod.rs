@@ -9,6 +9,7 @@ mod cluster;
 mod container;
 mod counters;
 mod exec;
+mod host_port;
 mod id;
 mod labelled;
 mod network;
@@ -24,10 +25,11 @@ pub use cluster::{Cluster, Settings};
 pub use container::{Container, ExecLack, Mount, MountOptions, Ulimit};
 pub use counters::Counters;
 pub use exec::{ExecEvent, ExecInput, ExecRequest, LogLine, LogStream, WindowSize};
+pub use host_port::{HostPort, ParseHostPortError};
 pub use id::{Id, ParseIdError};
 pub use labelled::{LabelledContainer, NotAdopted};
 pub use network::{Network, NetworkSpec};
-pub use node::{Availability, Node, Role};
+pub use node::{API_PORT, Availability, ControlPorts, GOSSIP_PORT, Node, Role};
 pub use observed::{NodeStatus, Observed, TaskHealth, TaskStatus};
 pub use service::{
     Affinity, Algorithm, EndpointMode, HealthCheck, Mode, NetworkAttachment, PortSpec, Protocol, PublishMode,

@@ -1,7 +1,7 @@
 //! A node: a machine that runs the agent, as the cluster knows it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,29 @@ pub enum Availability {
     Drain,
 }
 
+/// Port of the cluster API (TCP) unless `init` or `join` names another: Swarm's.
+pub const API_PORT: u16 = 2377;
+/// Port of gossip (UDP and TCP) unless `init` or `join` names another: Swarm's.
+pub const GOSSIP_PORT: u16 = 7946;
+
+/// The ports of a node's control plane, bound at join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlPorts {
+    /// TCP, where others reach the API.
+    pub api: u16,
+    /// UDP and TCP, where others reach gossip, and where it listens.
+    pub gossip: u16,
+    /// Where the API listens (gossip at the same address); None: at `api`, on all addresses.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for ControlPorts {
+    fn default() -> Self {
+        ControlPorts { api: API_PORT, gossip: GOSSIP_PORT, listen: None }
+    }
+}
+
 /// A member of the cluster; desired fact, written at join and by `node update`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -40,8 +63,11 @@ pub struct Node {
     pub role: Role,
     pub availability: Availability,
     pub labels: BTreeMap<String, String>,
-    /// Where the node's API (2377) and gossip (7946) are reached; bound at join.
+    /// Where the node's API and gossip are reached; bound at join.
     pub advertise_addr: IpAddr,
+    /// By which ports; a record of a version that knew no others has the usual ones.
+    #[serde(default)]
+    pub ports: ControlPorts,
     /// Outer address of tunnel packets from and to this node; bound at join.
     pub data_path_addr: IpAddr,
     /// SHA-256 of the node's certificate (DER), hex; requests of another certificate under this id are refused.
@@ -59,8 +85,30 @@ pub struct Node {
 }
 
 impl Node {
+    /// Where others reach its API.
+    pub fn api_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.advertise_addr, self.ports.api)
+    }
+
+    /// Where others reach its gossip.
+    pub fn gossip_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.advertise_addr, self.ports.gossip)
+    }
+
     /// Whether a certificate of this fingerprint is this node's.
     pub fn has_certificate(&self, fingerprint: &str) -> bool {
         self.cert_fingerprint == fingerprint || self.renewed_fingerprint.as_deref() == Some(fingerprint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_a_record_does_not_name_are_the_usual_ones() {
+        let read = |text: &str| serde_json::from_str::<ControlPorts>(text).expect("ports");
+        assert_eq!(read("{}"), ControlPorts { api: 2377, gossip: 7946, listen: None });
+        assert_eq!(read(r#"{"gossip": 17946}"#), ControlPorts { api: 2377, gossip: 17946, listen: None });
     }
 }

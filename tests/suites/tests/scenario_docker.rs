@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mesh_lab::{Lab, Swarm, TaskRow, eventually, lacks_engine, scenario, skip, step};
+use mesh_lab::{Lab, Swarm, TaskRow, eventually, lacks_engine, scenario, skip, steadily, step};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -320,6 +320,75 @@ fn an_engine_that_takes_its_containers_along_gets_new_ones() {
         })?;
         ensure!(task.id != first.id);
         ensure!(lab.client().ask(n1.address(), 8000)?.0.task == task.id);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_job_that_ends_while_its_engine_is_away_is_judged_by_how_it_ended() {
+    let title = "a job that ends while its Engine is away is judged by how it ended";
+    docker_scenario(title, &["n1"], &["--live-restore"], |lab, swarm| {
+        let n1 = lab.node("n1");
+        let shared = lab.dir().join("shared");
+        std::fs::create_dir_all(&shared)?;
+        let mount = format!("type=bind,source={},target=/shared", shared.display());
+        let jobs = [("once", "none", 0), ("work", "on-failure", 0), ("broken", "on-failure", 3)];
+        for (name, condition, code) in jobs {
+            let script = format!("until test -e /shared/{name}; do sleep 0.1; done; exit {code}");
+            let flags = ["service", "create", "--name", name, "--network", "demo", "--mount", &mount];
+            let rest = ["--restart-condition", condition, "--restart-delay", "0s", "busybox", "sh", "-c", &script];
+            swarm.mesh([&flags[..], &rest[..]].concat())?;
+        }
+        let first = the_task(swarm, "once")?;
+
+        step("the Engine is stopped, and the jobs end");
+        n1.engine().stop()?;
+        for (name, ..) in jobs {
+            std::fs::write(shared.join(name), "")?;
+        }
+        let is_waiting = |name: &str| -> Result<()> {
+            let rows = swarm.tasks(name)?;
+            ensure!(rows.len() == 1 && rows[0].current.starts_with("Running"), "{rows:?}");
+            Ok(())
+        };
+        let names_of = |name: &str| swarm.inside("asker.1").names(&format!("tasks.{name}"));
+        swarm.create_client("asker", &["--network", "demo"])?;
+        eventually(SOON, "out of the names", || {
+            let seen = jobs.iter().filter(|(name, ..)| names_of(name).is_ok_and(|found| !found.is_empty())).count();
+            ensure!(seen == 0, "{seen} of them are in the names");
+            Ok(())
+        })?;
+        steadily(Duration::from_secs(4), "nobody guesses how they ended", || {
+            jobs.iter().try_for_each(|(name, ..)| is_waiting(name))
+        })?;
+        // An agent that did not see them end takes over.
+        n1.kill()?;
+        n1.start()?;
+
+        step("the Engine is back: what ended well is Complete and stays so, what failed is run again");
+        std::fs::remove_file(shared.join("broken"))?;
+        n1.engine().start(&["--live-restore"])?;
+        for name in ["once", "work"] {
+            eventually(Duration::from_secs(20), &format!("{name} to be Complete"), || {
+                let rows = swarm.tasks(name)?;
+                ensure!(rows.len() == 1 && rows[0].current.starts_with("Complete"), "{rows:?}");
+                Ok(())
+            })?;
+        }
+        eventually(Duration::from_secs(20), "broken to be run again", || {
+            let rows = swarm.tasks("broken")?;
+            ensure!(rows.len() == 2 && rows[0].is_running() && rows[1].current.starts_with("Failed"), "{rows:?}");
+            ensure!(rows[1].error.contains('3'), "{rows:?}");
+            Ok(())
+        })?;
+        steadily(Duration::from_secs(3), "the jobs to stay as they are", || {
+            for name in ["once", "work"] {
+                let rows = swarm.tasks(name)?;
+                ensure!(rows.len() == 1 && rows[0].current.starts_with("Complete"), "{rows:?}");
+            }
+            Ok(())
+        })?;
+        ensure!(swarm.tasks("once")?[0].id == first.id);
         Ok(())
     });
 }

@@ -5,7 +5,6 @@ use std::sync::PoisonError;
 use super::seat::{Seat, caught_up, seat};
 use crate::agent::lead;
 use crate::agent::member::Member;
-use crate::agent::peers::join_addr;
 use crate::api::{ApiError, JoinTokenAnswer, JoinTokenRequest, NodeUpdate};
 use crate::leader::{Ctx, command};
 use crate::model::{Cluster, Id};
@@ -15,7 +14,7 @@ pub async fn join_token(member: &Member, request: JoinTokenRequest) -> Result<Jo
         Seat::There(client) => client.join_token(&request).await,
         Seat::Here(keeper) => {
             let cluster = member.desired.get();
-            let addr = cluster.nodes.get(&member.id).map(|node| join_addr(node.advertise_addr)).unwrap_or_default();
+            let addr = cluster.nodes.get(&member.id).map(|node| node.api_addr().to_string()).unwrap_or_default();
             let mut secrets = keeper.secrets.lock().unwrap_or_else(PoisonError::into_inner);
             if request.rotate {
                 secrets.tokens.rotate(request.role);

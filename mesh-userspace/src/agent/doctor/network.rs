@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use crate::agent::Settings;
 use crate::agent::member::Member;
-use crate::api::tls::API_PORT;
-use crate::doctor::{Network, OtherProgram, PURPOSE_TUNNEL, PortFact, PortUser};
+use crate::agent::ports::{Place, listened};
+use crate::doctor::{Network, Occasion, OtherProgram, PortFact, PortUser, Purpose};
 use crate::kernel::bpf::survey;
 use crate::kernel::net::{HostNet, LinkProgram, PortHolder};
 use crate::leader::command::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT};
-use crate::membership::GOSSIP_PORT;
 use crate::plan::net::{MESH0, Transport};
 
 /// `cgroup` is None where its programs can't be looked at.
@@ -22,7 +21,11 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
     let routes = net.routes_elsewhere().await.map_err(|error| error.to_string());
     let networks = cluster.iter().flat_map(|cluster| cluster.networks.values());
     Network {
-        ports: ports(net, data_port).await,
+        ports: match me {
+            Some(me) => of_member(net, Place::of(me).listened(), data_port).await,
+            None => ports(net, listened(args), data_port).await,
+        },
+        occasion: if member.is_some() { Occasion::Start } else { Occasion::Alone },
         not_taken: match member {
             Some(member) => not_taken(net, member).await,
             None => Vec::new(),
@@ -38,13 +41,13 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
     }
 }
 
-/// The ports that nodes talk on, and who has them.
-pub async fn ports(net: &HostNet, data_port: u16) -> Vec<PortFact> {
+/// The ports that nodes talk on, and who has them; where somebody else has one, which are free.
+pub async fn ports(net: &HostNet, [api, gossip]: [u16; 2], data_port: u16) -> Vec<PortFact> {
     let needed = [
-        (Transport::Tcp, API_PORT, "the cluster's API"),
-        (Transport::Tcp, GOSSIP_PORT, "gossip"),
-        (Transport::Udp, GOSSIP_PORT, "gossip"),
-        (Transport::Udp, data_port, PURPOSE_TUNNEL),
+        (Transport::Tcp, api, Purpose::Api),
+        (Transport::Tcp, gossip, Purpose::Gossip),
+        (Transport::Udp, gossip, Purpose::Gossip),
+        (Transport::Udp, data_port, Purpose::Tunnel),
     ];
     let mut facts = Vec::new();
     for (transport, port, purpose) in needed {
@@ -52,13 +55,40 @@ pub async fn ports(net: &HostNet, data_port: u16) -> Vec<PortFact> {
         facts.push(PortFact {
             port: format!("{port}/{name}"),
             purpose,
-            user: match net.port_holder(transport, port).await {
-                None => PortUser::Free,
-                Some(holder) => user(holder),
-            },
+            user: net.port_holder(transport, port).await.map_or(PortUser::Free, user),
+            instead: None,
         });
     }
+    if facts.iter().any(|fact| matches!(fact.user, PortUser::Other(_))) {
+        for (fact, (_, port, _)) in facts.iter_mut().zip(needed) {
+            fact.instead = free_beside(net, port).await;
+        }
+    }
     facts
+}
+
+/// A member holds its sockets, perhaps on one address of several: another program may have the same port on another one.
+async fn of_member(net: &HostNet, listened: [u16; 2], data_port: u16) -> Vec<PortFact> {
+    let mut facts = ports(net, listened, data_port).await;
+    for fact in facts.iter_mut().filter(|fact| fact.purpose != Purpose::Tunnel) {
+        fact.user = PortUser::Ours;
+    }
+    facts
+}
+
+/// A port that nobody has, by TCP or UDP, recognisable by the digits of the one that is taken: 12377 for 2377.
+async fn free_beside(net: &HostNet, taken: u16) -> Option<u16> {
+    const TRIES: usize = 100;
+    /// IANA's registered ports end here (RFC 6335, 6); the kernel may give those above to anybody.
+    const LAST: u16 = 49151;
+    let first = if taken < 10_000 { taken + 10_000 } else { taken.saturating_add(1) };
+    for port in (first..=LAST).take(TRIES) {
+        let tcp = net.port_holder(Transport::Tcp, port).await;
+        if tcp.is_none() && net.port_holder(Transport::Udp, port).await.is_none() {
+            return Some(port);
+        }
+    }
+    None
 }
 
 fn user(holder: PortHolder) -> PortUser {

@@ -55,7 +55,8 @@ async fn ask(member: &Member, node: Node, overlay_mtu: Option<u32>) -> Peer {
     };
     let (api, path) = tokio::join!(call(member, &node), path);
     Peer {
-        advertise_addr: node.advertise_addr,
+        api_addr: node.api_addr(),
+        gossip_addr: node.gossip_addr(),
         data_path_addr: node.data_path_addr,
         is_alive: observed.agent_alive.get(&node.id).copied(),
         is_reached,

@@ -1,4 +1,4 @@
-//! Node to node on port 2377: TLS 1.3 with both sides proven, HTTP/1.1 inside.
+//! Node to node, at the port of the cluster API: TLS 1.3 with both sides proven, HTTP/1.1 inside.
 //!
 //! Walk: a [`Dialer`] connects with this node's certificate and checks that the other end is the node it wanted;
 //! [`serve`] reads the caller out of the certificate, refuses the removed, and hands the request with its
@@ -30,9 +30,6 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::membership::identity::NodeIdentity;
 
-/// Port of the cluster API.
-pub const API_PORT: u16 = 2377;
-
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("can't reach the agent at {addr}: {source}; is `mesh agent` running there, and {port}/tcp open?", port = addr.port())]
@@ -53,7 +50,9 @@ pub enum TlsError {
          `mesh swarm leave --force` here and join again"
     )]
     Refused { addr: SocketAddr, detail: String },
-    #[error("the TLS session with {addr} failed: {detail}; is the port that of mesh ({API_PORT})?")]
+    #[error(
+        "the TLS session with {addr} failed: {detail}; is that the port of a manager's API (2377 unless it chose another)?"
+    )]
     Handshake { addr: SocketAddr, detail: String },
     #[error("the request to {addr} failed: {detail}")]
     Request { addr: SocketAddr, detail: String },

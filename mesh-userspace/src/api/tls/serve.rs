@@ -1,4 +1,4 @@
-//! The listener on 2377: reads the caller out of each connection's certificate and hands requests to the router.
+//! The listener of the cluster API: reads the caller out of each connection's certificate and hands requests to the router.
 
 use std::convert::Infallible;
 use std::future::Future;

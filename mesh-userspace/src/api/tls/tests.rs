@@ -237,6 +237,7 @@ fn request(key: &NodeKey, token: &crate::membership::identity::JoinToken) -> Joi
         csr: key.csr_pem().unwrap(),
         name: "n3".to_string(),
         advertise_addr: "127.0.0.1".parse().unwrap(),
+        ports: Default::default(),
         data_path_addr: "127.0.0.1".parse().unwrap(),
         runtimes: vec![Runtime::Exec],
         routed_prefixes: vec![],

@@ -43,6 +43,7 @@ pub fn node(byte: u8, number: u32, name: &str, role: Role) -> Node {
         availability: Availability::Active,
         labels: Default::default(),
         advertise_addr: addr,
+        ports: Default::default(),
         data_path_addr: addr,
         cert_fingerprint: String::new(),
         renewed_fingerprint: None,

@@ -7,7 +7,7 @@ use mesh_common::wire::vni;
 
 use crate::leader::Ctx;
 use crate::leader::allocate::next_subnet;
-use crate::model::{Cluster, Network, NetworkSpec, Node, Settings};
+use crate::model::{Cluster, ControlPorts, Network, NetworkSpec, Node, Settings};
 
 use super::node::{NewNode, enter};
 use super::{CommandError, Commit};
@@ -51,8 +51,10 @@ impl InitCluster {
             let rule = "each network needs between a /29 and the whole pool";
             return bad("subnet length", self.subnet_len.to_string(), rule);
         }
-        if !(1024..=49151).contains(&self.data_path_port) || [2377, 7946].contains(&self.data_path_port) {
-            let rule = "give a port of 1024-49151 that is neither 2377 nor 7946";
+        let (ours, usual) = (&self.node.ports, ControlPorts::default());
+        let taken = [usual.api, usual.gossip, ours.api, ours.gossip];
+        if !(1024..=49151).contains(&self.data_path_port) || taken.contains(&self.data_path_port) {
+            let rule = "give a port of 1024-49151 that is neither 2377 nor 7946, nor that of this node's API or gossip";
             return bad("data path port", self.data_path_port.to_string(), rule);
         }
         Ok(())

@@ -27,6 +27,8 @@ pub enum CommandError {
         "address {address} already belongs to node '{node}': give --advertise-addr, or remove that node (mesh node rm {node})"
     )]
     AddressTaken { address: std::net::IpAddr, node: String },
+    #[error("node '{node}' can't use port {port}: {rule}")]
+    BadNodePort { node: String, port: u16, rule: String },
     #[error("node '{node}' is not down: mesh swarm leave on it first, or mesh node rm --force {node}")]
     NodeAlive { node: String },
     #[error("node '{node}' keeps the cluster's store, so {asked}: {remedy}")]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::leader::allocate::{next_node_number, overlap};
 use crate::leader::{Ctx, Health, node_health};
-use crate::model::{Availability, Cluster, Id, Node, Observed, Role, Runtime};
+use crate::model::{Availability, Cluster, ControlPorts, Id, Node, Observed, PortSpec, Protocol, Role, Runtime};
 
 use super::{CommandError, Commit, resolve};
 
@@ -18,6 +18,7 @@ pub struct NewNode {
     pub name: String,
     pub role: Role,
     pub advertise_addr: IpAddr,
+    pub ports: ControlPorts,
     pub data_path_addr: IpAddr,
     pub cert_fingerprint: String,
     pub runtimes: Vec<Runtime>,
@@ -58,6 +59,7 @@ pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &
     if let Some(node) = after.nodes.values().find(same_address) {
         return Err(CommandError::AddressTaken { address: new.advertise_addr, node: node.name.clone() });
     }
+    check_ports(after, &new.name, &new.ports)?;
     let node = Node {
         number: next_node_number(after).ok_or(CommandError::NodeNumbersUsedUp)?,
         id: new.id,
@@ -66,6 +68,7 @@ pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &
         availability: Availability::Active,
         labels: BTreeMap::new(),
         advertise_addr: new.advertise_addr,
+        ports: new.ports,
         data_path_addr: new.data_path_addr,
         cert_fingerprint: new.cert_fingerprint,
         renewed_fingerprint: None,
@@ -76,6 +79,33 @@ pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &
     };
     after.nodes.insert(node.id.clone(), node.clone());
     Ok(node)
+}
+
+/// A node's API and gossip leave each other, the tunnel and published ports alone.
+fn check_ports(cluster: &Cluster, node: &str, ports: &ControlPorts) -> Result<(), CommandError> {
+    let bad = |port, rule| CommandError::BadNodePort { node: node.to_string(), port, rule };
+    if ports.api == ports.gossip {
+        return Err(bad(ports.api, "API and gossip need one each (--listen-addr, --gossip-port)".to_string()));
+    }
+    if let Some(port) = [ports.api, ports.gossip].into_iter().find(|port| *port == 0) {
+        return Err(bad(port, "give one from 1 to 65535".to_string()));
+    }
+    let data_path_port = cluster.settings.as_ref().map(|settings| settings.data_path_port);
+    if let Some(port) = data_path_port.filter(|port| [ports.api, ports.gossip].contains(port)) {
+        return Err(bad(port, "the cluster's tunnel has it (--data-path-port of mesh swarm init)".to_string()));
+    }
+    let has = |port: &PortSpec| match port.protocol {
+        Protocol::Tcp => [ports.api, ports.gossip].contains(&port.published),
+        Protocol::Udp => port.published == ports.gossip,
+        Protocol::Sctp => false,
+    };
+    let clash = |service: &crate::model::Service| {
+        Some((service.ports.iter().find(|port| has(port))?.published, service.spec.name.clone()))
+    };
+    match cluster.services.values().find_map(clash) {
+        None => Ok(()),
+        Some((port, service)) => Err(bad(port, format!("service '{service}' publishes it; take another one"))),
+    }
 }
 
 /// A further node enters. Token and certificate were judged before.

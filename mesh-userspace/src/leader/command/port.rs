@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Cluster, Id, PortSpec, PublishMode, ServiceSpec};
+use crate::model::{Cluster, ControlPorts, Id, PortSpec, PublishMode, ServiceSpec};
 
 use super::CommandError;
 use super::error::port_name;
@@ -10,6 +10,8 @@ use super::error::port_name;
 /// Checks the spec's ports in themselves, against what mesh listens on, and against every other service.
 pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> Result<(), CommandError> {
     let service = || spec.name.clone();
+    let usual = ControlPorts::default();
+    let ports = || cluster.nodes.values().map(|node| &node.ports).chain([&usual]);
     let data_path_port = cluster.settings.as_ref().map(|settings| settings.data_path_port);
     let mut seen = BTreeSet::new();
     for port in &spec.ports {
@@ -18,8 +20,9 @@ pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> 
         }
         let purpose = match port.published {
             0 => continue,
-            2377 => Some("cluster API"),
-            7946 => Some("membership"),
+            // The usual ones are kept for nodes that join without choosing.
+            published if ports().any(|of| of.api == published) => Some("cluster API"),
+            published if ports().any(|of| of.gossip == published) => Some("membership"),
             published if Some(published) == data_path_port => Some("tunnels between nodes"),
             _ => None,
         };

@@ -60,6 +60,8 @@ fn init_refuses_what_can_not_work() {
     refuse(&|request| request.address_pool = "127.0.0.0/8".parse().expect("a prefix"), &["private prefix"]);
     refuse(&|request| request.subnet_len = 30, &["30", "/29"]);
     refuse(&|request| request.data_path_port = 7946, &["7946"]);
+    refuse(&|request| (request.data_path_port, request.node.ports.gossip) = (14789, 14789), &["14789", "gossip"]);
+    refuse(&|request| request.node.ports.api = 7946, &["'n1'", "7946", "--listen-addr"]);
     refuse(&|request| request.node.name = "a b".into(), &["'a b'", "--name"]);
     let covering = "10.0.0.0/8".parse().expect("a prefix");
     refuse(&|request| request.node.routed_prefixes = vec![covering], &["no /20", "--default-addr-pool"]);
@@ -68,6 +70,37 @@ fn init_refuses_what_can_not_work() {
     let again = InitCluster::with_defaults(new_node(1));
     let error = init_cluster(&world.cluster, again, &mut Ctx::new(0, &mut random)).expect_err("refused");
     assert_eq!(error, CommandError::AlreadyInitialised);
+}
+
+#[test]
+fn a_node_takes_ports_of_its_own_that_nobody_needs() {
+    let mut world = World::of_nodes(1);
+    create(&mut world, publishing("web", vec![port(12377, 80)])).expect("create");
+    let joining = |api, gossip| NewNode { ports: ControlPorts { api, gossip, listen: None }, ..new_node(2) };
+    let before = world.cluster.clone();
+    for (new, words) in [
+        (joining(12377, 7946), &["'n2'", "12377", "service 'web'"][..]),
+        (joining(2377, 12377), &["12377", "service 'web'"]),
+        (joining(2377, 4789), &["4789", "tunnel"]),
+        (joining(5000, 5000), &["5000", "one each"]),
+        (joining(0, 7946), &["port 0"]),
+    ] {
+        let refusal = world.command(|cluster, ctx| join_node(cluster, new, ctx)).map(drop);
+        refused(&world, &before, refusal, words);
+    }
+    let joined = world.command(|cluster, ctx| join_node(cluster, joining(30000, 17946), ctx)).expect("join");
+    assert_eq!(joined.node.api_addr().to_string(), "192.0.2.2:30000");
+    assert_eq!(joined.node.gossip_addr().to_string(), "192.0.2.2:17946");
+
+    // From now on they are no service's, of whichever node; the usual ones are kept for nodes to come.
+    let before = world.cluster.clone();
+    for (published, purpose) in [(30000, "cluster API"), (17946, "membership"), (2377, "cluster API")] {
+        let refusal = create(&mut world, publishing("new", vec![port(published, 80)]));
+        refused(&world, &before, refusal, &[&format!("{published}/tcp"), purpose]);
+    }
+    create(&mut world, publishing("any", vec![port(0, 80)])).expect("create");
+    let any = world.cluster.service_named("any").expect("the service");
+    assert_eq!(any.ports[0].published, 30001, "30000 is n2's");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Walk of a join: the joiner makes a key and a CSR ([`NodeKey`]), checks the cluster's CA against the digest in its
 //! [`JoinToken`], proves the token's secret ([`JoinTokens::role_of`]), and gets a certificate whose names, usages and
-//! validity are the signer's alone ([`ClusterCa::sign`]). From then on its [`NodeIdentity`] speaks for it on port 2377,
+//! validity are the signer's alone ([`ClusterCa::sign`]). From then on its [`NodeIdentity`] speaks for it at the API,
 //! and the gossip keys it was given on port 7946.
 //!
 //! Invariant: a certificate says `mesh://node/<id>?role=<role>` in one URI name, and nothing that a joiner wrote gets

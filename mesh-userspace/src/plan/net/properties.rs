@@ -176,6 +176,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         availability: Availability::Active,
         labels: BTreeMap::new(),
         advertise_addr: IpAddr::from([192, 168, 7, n]),
+        ports: Default::default(),
         data_path_addr: IpAddr::from([192, 168, 7, n]),
         cert_fingerprint: String::new(),
         renewed_fingerprint: None,

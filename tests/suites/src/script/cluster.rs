@@ -50,6 +50,7 @@ impl Cluster {
                 name: name.clone(),
                 role: if number == 1 { Role::Manager } else { Role::Worker },
                 advertise_addr: ip(addr),
+                ports: Default::default(),
                 data_path_addr: ip(addr),
                 cert_fingerprint: String::new(),
                 runtimes: runtimes.to_vec(),

@@ -99,6 +99,7 @@ fn node(number: u32) -> Node {
         availability: Availability::Active,
         labels: BTreeMap::new(),
         advertise_addr: addr,
+        ports: Default::default(),
         data_path_addr: addr,
         cert_fingerprint: String::new(),
         renewed_fingerprint: None,
