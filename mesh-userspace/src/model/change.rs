@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Counters, Id, Network, Node, Service, Settings, Task, UpdateStatus};
@@ -45,9 +47,9 @@ impl Change {
         let put_task = |_: &Id, task: &Task| Change::PutTask(Box::new(task.clone()));
         compare(&before.nodes, &after.nodes, put_node, Change::DeleteNode, &mut changes);
         compare(&before.networks, &after.networks, put_network, Change::DeleteNetwork, &mut changes);
-        compare(&before.services, &after.services, put_service, Change::DeleteService, &mut changes);
-        compare(&before.updates, &after.updates, put_update, Change::DeleteUpdate, &mut changes);
-        compare(&before.tasks, &after.tasks, put_task, Change::DeleteTask, &mut changes);
+        differ(&before.services, &after.services, put_service, Change::DeleteService, &mut changes);
+        differ(&before.updates, &after.updates, put_update, Change::DeleteUpdate, &mut changes);
+        differ(&before.tasks, &after.tasks, put_task, Change::DeleteTask, &mut changes);
         changes
     }
 }
@@ -63,6 +65,24 @@ fn compare<T: PartialEq>(
     changes
         .extend(after.iter().filter(|(id, object)| before.get(id) != Some(object)).map(|(id, object)| put(id, object)));
     changes.extend(before.keys().filter(|id| !after.contains_key(id)).map(|id| delete(id.clone())));
+}
+
+/// The same for maps that share what they have in common: costs what differs.
+fn differ<T: PartialEq>(
+    before: &OrdMap<Id, T>,
+    after: &OrdMap<Id, T>,
+    put: impl Fn(&Id, &T) -> Change,
+    delete: impl Fn(Id) -> Change,
+    changes: &mut Vec<Change>,
+) {
+    let mut gone = Vec::new();
+    for item in before.diff(after) {
+        match item {
+            DiffItem::Add(id, object) | DiffItem::Update { new: (id, object), .. } => changes.push(put(id, object)),
+            DiffItem::Remove(id, _) => gone.push(delete(id.clone())),
+        }
+    }
+    changes.append(&mut gone);
 }
 
 impl Cluster {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use imbl::OrdMap;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,8 @@ pub struct Settings {
     pub data_path_port: u16,
 }
 
-/// All desired facts at one revision.
+/// All desired facts at one revision. Versions share what they have in common, so that keeping many costs little and what differs between
+/// two is found without reading all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Store revision this snapshot is of; 0: nothing yet.
@@ -27,11 +29,11 @@ pub struct Cluster {
     pub settings: Option<Settings>,
     pub nodes: BTreeMap<Id, Node>,
     pub networks: BTreeMap<Id, Network>,
-    pub services: BTreeMap<Id, Service>,
-    pub tasks: BTreeMap<Id, Task>,
+    pub services: OrdMap<Id, Service>,
+    pub tasks: OrdMap<Id, Task>,
     /// By service id: how far its rolling update is.
     #[serde(default)]
-    pub updates: BTreeMap<Id, UpdateStatus>,
+    pub updates: OrdMap<Id, UpdateStatus>,
     /// The allocator's memory.
     #[serde(default)]
     pub counters: Counters,

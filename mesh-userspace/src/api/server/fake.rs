@@ -35,7 +35,8 @@ impl Fake {
             let now = facts.now;
             let cluster = Arc::make_mut(&mut facts.cluster);
             let observed = Arc::make_mut(&mut facts.observed);
-            cluster.tasks.retain(|_, task| task.service_id != *service_id);
+            let former: Vec<Id> = cluster.tasks_of(service_id).map(|task| task.id.clone()).collect();
+            former.iter().for_each(|id| drop(cluster.tasks.remove(id)));
             let service = &cluster.services[service_id];
             let Mode::Replicated { replicas } = service.spec.mode else { return };
             let is_broken = service.spec.name == "broken";

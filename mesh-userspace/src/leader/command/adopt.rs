@@ -57,10 +57,18 @@ fn release(after: &mut Cluster, node: &Id, listed: &[LabelledContainer]) {
         let container = task.adopted.as_deref().filter(|_| task.node_id.as_ref() == Some(node));
         container.is_some_and(|container| !listed.contains(container))
     };
-    after.tasks.retain(|_, task| !is_gone(task) || task.desired != TaskState::Remove || !task.attachments.is_empty());
-    for task in after.tasks.values_mut().filter(|task| is_gone(task) && task.desired == TaskState::Running) {
-        task.desired = TaskState::Shutdown;
-        task.message = "its container stopped".to_string();
+    let gone: Vec<Id> = after.tasks.values().filter(|task| is_gone(task)).map(|task| task.id.clone()).collect();
+    for id in &gone {
+        let task = &after.tasks[id];
+        match task.desired {
+            TaskState::Remove if task.attachments.is_empty() => drop(after.tasks.remove(id)),
+            TaskState::Running => {
+                let task = &mut after.tasks[id];
+                task.desired = TaskState::Shutdown;
+                task.message = "its container stopped".to_string();
+            }
+            _ => {}
+        }
     }
 }
 

@@ -99,11 +99,16 @@ fn stop_unwanted(work: &mut Work, id: &Id) {
 /// Tasks that run what they should learn the newest version; tasks that no node has yet learn the whole spec.
 fn refresh(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
-    for task in work.after.tasks.values_mut().filter(|task| task.service_id == *id && is_live(task)) {
-        if task.node_id.is_none() || runs_the_same(&task.spec, &service.spec.task) {
-            task.service_version = service.version;
-            task.spec = service.spec.task.clone();
-        }
+    let is_outdated = |task: &&Task| {
+        is_live(task)
+            && (task.service_version != service.version || task.spec != service.spec.task)
+            && (task.node_id.is_none() || runs_the_same(&task.spec, &service.spec.task))
+    };
+    let outdated: Vec<Id> = work.after.tasks_of(id).filter(is_outdated).map(|task| task.id.clone()).collect();
+    for id in &outdated {
+        let Some(task) = work.after.tasks.get_mut(id) else { continue };
+        task.service_version = service.version;
+        task.spec = service.spec.task.clone();
     }
 }
 

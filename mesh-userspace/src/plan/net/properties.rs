@@ -199,8 +199,8 @@ pub(super) fn facts() -> (Cluster, Observed) {
             (id(21), network(21, "demo", 4097, "10.0.16.0/20", "10.0.16.1")),
         ]
         .into(),
-        services: [(id(30), service())].into(),
-        tasks: [(id(7), task())].into(),
+        services: vec![(id(30), service())].into(),
+        tasks: vec![(id(7), task())].into(),
         ..Cluster::default()
     };
     let running = TaskStatus {
@@ -213,7 +213,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         health: None,
         since: 0,
     };
-    (cluster, Observed { tasks: [(id(7), running)].into(), ..Default::default() })
+    (cluster, Observed { tasks: vec![(id(7), running)].into(), ..Default::default() })
 }
 
 fn service() -> Service {
