@@ -112,6 +112,8 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
         let known = desired::Desired::new(Cluster::default(), state_dir, false);
         known.fetch(&dialer, &store, 0, std::time::Duration::ZERO).await?;
         let cluster = (*known.get()).clone();
+        // One writer a file: the member's own comes now.
+        drop(known);
         agent.net.check_data_port(answer.settings.data_path_port).await?;
         let identity = NodeIdentity::load(state_dir)?;
         let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;
