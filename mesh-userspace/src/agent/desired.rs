@@ -125,7 +125,7 @@ impl Desired {
 
     fn take(&self, news: News) {
         match news {
-            News::Snapshot(cluster) => self.set(*cluster),
+            News::Snapshot(cluster) => self.set(cluster.sharing()),
             News::Changes { after, revision, changes } => {
                 let mut cluster = (*self.get()).clone();
                 if cluster.revision != after {
@@ -238,7 +238,7 @@ fn cache_path(state_dir: &Path) -> PathBuf {
 pub fn load_cache(state_dir: &Path) -> anyhow::Result<Cluster> {
     let path = cache_path(state_dir);
     match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Cluster::sharing).with_context(|| {
             format!("{} can't be read: remove it and the identity directory beside it, and join again", path.display())
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Cluster::default()),

@@ -97,8 +97,14 @@ impl Cluster {
                 Change::PutNetwork(network) => drop(self.networks.insert(network.id.clone(), network)),
                 Change::DeleteNetwork(id) => drop(self.networks.remove(&id)),
                 Change::PutService(service) => drop(self.services.insert(service.id.clone(), *service)),
-                Change::DeleteService(id) => drop(self.services.remove(&id)),
-                Change::PutTask(task) => drop(self.tasks.insert(task.id.clone(), *task)),
+                Change::DeleteService(id) => {
+                    self.specs.forget(&id);
+                    self.services.remove(&id);
+                }
+                Change::PutTask(mut task) => {
+                    self.specs.share(&mut task);
+                    self.tasks.insert(task.id.clone(), *task);
+                }
                 Change::DeleteTask(id) => drop(self.tasks.remove(&id)),
                 Change::PutUpdate(id, update) => drop(self.updates.insert(id, update)),
                 Change::DeleteUpdate(id) => drop(self.updates.remove(&id)),
@@ -109,8 +115,10 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::model::UpdateState;
+    use crate::model::{Runtime, TaskSpec, TaskState, UpdateState};
 
     fn update(started_at: u64) -> UpdateStatus {
         UpdateStatus {
@@ -120,6 +128,41 @@ mod tests {
             message: String::new(),
             ready_since: Default::default(),
         }
+    }
+
+    #[test]
+    fn tasks_of_a_service_share_what_they_run() {
+        let id = |byte: u8| Id::from_bytes([byte; 16]);
+        let task = |number: u8, image: &str| {
+            let spec = TaskSpec { image: image.to_string(), ..TaskSpec::new(Runtime::Docker) };
+            Change::PutTask(Box::new(Task {
+                id: id(number),
+                service_id: id(9),
+                service_name: "web".to_string(),
+                slot: number.into(),
+                node_id: None,
+                spec: spec.into(),
+                adopted: None,
+                service_version: 1,
+                attachments: Vec::new(),
+                desired: TaskState::Running,
+                draining: false,
+                leader_state: None,
+                message: String::new(),
+                created_at: 0,
+                not_before: 0,
+            }))
+        };
+        let mut cluster = Cluster::default();
+        cluster.apply(&[task(1, "web:1"), task(2, "web:1"), task(3, "web:2"), task(4, "web:2")]);
+        let shares = |cluster: &Cluster, one: u8, other: u8| {
+            Arc::ptr_eq(&cluster.tasks[&id(one)].spec, &cluster.tasks[&id(other)].spec)
+        };
+        assert!(shares(&cluster, 1, 2) && shares(&cluster, 3, 4) && !shares(&cluster, 2, 3));
+        let text = serde_json::to_string(&cluster).expect("JSON");
+        let read: Cluster = serde_json::from_str(&text).expect("what was written");
+        let read = read.sharing();
+        assert!(read == cluster && shares(&read, 1, 2));
     }
 
     #[test]

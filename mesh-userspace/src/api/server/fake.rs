@@ -44,7 +44,7 @@ impl Fake {
                 let mut task = fixture::task(0x40 + slot as u8, slot, 0xa1, 0);
                 task.service_id = service_id.clone();
                 task.service_name = service.spec.name.clone();
-                task.spec = service.spec.task.clone();
+                task.spec = service.spec.task.clone().into();
                 task.service_version = service.version;
                 let status = TaskStatus {
                     state: if is_broken { TaskState::Rejected } else { TaskState::Running },

@@ -8,6 +8,7 @@
 //! while his node goes on listing him. Must not: touch a service with tasks of its own, or a container.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::leader::Ctx;
 use crate::leader::allocate::settle_service;
@@ -94,11 +95,11 @@ fn admit(after: &mut Cluster, node: &Id, asking: &LabelledContainer, ctx: &mut C
         service_name: service.spec.name.clone(),
         slot: free_slot(after, &service),
         node_id: Some(node.clone()),
-        spec: TaskSpec {
+        spec: Arc::new(TaskSpec {
             image: asking.image.clone(),
             hostname: Some(asking.name.clone()),
             ..TaskSpec::new(Runtime::Docker)
-        },
+        }),
         service_version: service.version,
         attachments: attach(after, &service).map_err(|used_up| refused(used_up.to_string()))?,
         desired: TaskState::Running,

@@ -246,7 +246,7 @@ fn task(service: u32, slot: u32, node: u32) -> Task {
         service_name: format!("web{service}"),
         slot: slot + 1,
         node_id: Some(id(1, node)),
-        spec: TaskSpec::new(Runtime::Exec),
+        spec: TaskSpec::new(Runtime::Exec).into(),
         adopted: None,
         service_version: 1,
         attachments: vec![Attachment { network_id: id(2, 1), addr: addr(place), endpoint: place + 1 }],

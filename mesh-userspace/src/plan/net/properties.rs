@@ -256,7 +256,7 @@ fn task() -> Task {
         service_name: "whoami".into(),
         slot: 1,
         node_id: Some(id(1)),
-        spec: task_spec(),
+        spec: task_spec().into(),
         service_version: 1,
         attachments: vec![Attachment { network_id: id(21), addr: Ipv4Addr::new(10, 0, 16, 5), endpoint: 77 }],
         desired: TaskState::Running,
