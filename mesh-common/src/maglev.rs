@@ -5,16 +5,20 @@
 
 use crate::hash;
 
-/// Ring lengths in use, all prime; a ring has at least 100 slots per backend (the paper's rule for about 1 % imbalance).
-pub const LENGTHS: [u32; 5] = [251, 1_021, 4_093, 16_381, 65_521];
+/// Ring lengths in use, all prime, each about twice the one before: no ring is more than twice as long as it must be.
+pub const LENGTHS: [u32; 17] = [
+    13, 31, 61, 127, 251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521, 131_071, 262_139, 524_287, 1_048_573,
+];
 
-/// The ring length for this many backends: the shortest with 100 slots each, else the longest.
-pub fn length_for(backends: usize) -> u32 {
-    let mut i = 0;
-    while i + 1 < LENGTHS.len() && (LENGTHS[i] as usize) < backends * 100 {
-        i += 1;
-    }
-    LENGTHS[i]
+/// Slots per backend where the ring chooses for every flow (the paper's rule: about 1 % imbalance).
+pub const FINE: usize = 100;
+/// Slots per backend where the ring is asked only for packets without a flow: at most 13 % imbalance.
+pub const COARSE: usize = 8;
+
+/// The ring length for this many backends with so many slots each: the shortest that has them, else the longest.
+pub fn length_for(backends: usize, slots_each: usize) -> u32 {
+    let needed = backends.saturating_mul(slots_each);
+    LENGTHS.into_iter().find(|length| *length as usize >= needed).unwrap_or(LENGTHS[LENGTHS.len() - 1])
 }
 
 /// Fills `ring` (its length is prime) with the numbers in `backends`; 0 everywhere if there are none.
@@ -61,7 +65,7 @@ mod tests {
     use super::*;
 
     fn ring_of(backends: &[u32]) -> Vec<u32> {
-        let mut ring = vec![0; length_for(backends.len()) as usize];
+        let mut ring = vec![0; length_for(backends.len(), FINE) as usize];
         fill(&mut ring, backends, &mut vec![0; backends.len()]);
         ring
     }
@@ -69,10 +73,25 @@ mod tests {
     #[test]
     fn a_ring_is_full_and_fair() {
         let ring = ring_of(&[1, 2, 3, 4, 5]);
-        assert_eq!(ring.len(), 1_021);
+        assert_eq!(ring.len(), 509);
         for backend in 1..=5 {
             let share = ring.iter().filter(|slot| **slot == backend).count();
-            assert!((204..=205).contains(&share), "backend {backend} has {share} slots");
+            assert!((101..=102).contains(&share), "backend {backend} has {share} slots");
+        }
+    }
+
+    #[test]
+    fn lengths_are_prime_and_have_room_for_each_backend() {
+        let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        assert!(LENGTHS.into_iter().all(is_prime));
+        for (backends, slots_each, length) in [
+            (1, COARSE, 13),
+            (10, COARSE, 127),
+            (10, FINE, 1_021),
+            (100_000, COARSE, 1_048_573),
+            (100_000, FINE, 1_048_573),
+        ] {
+            assert_eq!(length_for(backends, slots_each), length, "{backends} backends of {slots_each} slots");
         }
     }
 

@@ -11,16 +11,20 @@ use crate::clock::Clock;
 use crate::family::{Addr4, Addr6};
 
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Most flow entries (two a flow), `FLOWS4`.
 pub const MAX_FLOWS: usize = 1 << 18;
 /// Entries of flows that found `FLOWS4` full, `OVERFLOW4`.
 pub const MAX_OVERFLOW: usize = 1 << 16;
-/// Slots of all rings together, `RINGS`.
-pub const MAX_RING_SLOTS: usize = 1 << 20;
-/// Most endpoints, backends, frontends: `ENDPOINTS4`, `BACKENDS`, `FRONTENDS4`.
-pub const MAX_ENDPOINTS: usize = 1 << 16;
+/// Slots of all lists and rings together, `RINGS`, at least: an agent with more memory makes more (`kernel::bpf::size`).
+pub const MIN_RING_SLOTS: usize = 1 << 20;
+/// The same at most.
+pub const MAX_RING_SLOTS: usize = 1 << 24;
+/// Most endpoints and backends: `ENDPOINTS4`, `BACKENDS`. Their memory is taken entry by entry (`BPF_F_NO_PREALLOC`).
+pub const MAX_ENDPOINTS: usize = 1 << 18;
+/// Most frontends and pools: `FRONTENDS4`, `TURNS`; likewise.
+pub const MAX_FRONTENDS: usize = 1 << 16;
 /// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
 /// Most host sockets with a rewritten destination, `SOCKETS`.
@@ -310,9 +314,9 @@ pub struct Frontend<A> {
     pub turns_at: u32,
     /// Length of that list: the number of ready backends.
     pub turns_len: u32,
-    /// First slot of the Maglev ring in `RINGS`.
+    /// First slot of the Maglev ring in `RINGS`; the list itself where a ring of many backends would be long and seldom asked.
     pub ring_at: u32,
-    /// Length of the Maglev ring; 0 without backends.
+    /// Its length; 0 without backends.
     pub ring_len: u32,
     /// The service's VIP on that network (for host processes that call a published port); 0 with endpoint mode dnsrr.
     pub vip: A,

@@ -9,20 +9,24 @@ use mesh_common::parse::ParseIp;
 use mesh_common::schema::*;
 use mesh_common::verdict::{Hook, STRIDE};
 
+/// Memory for an entry when it comes, for maps that only user space adds to (BPF_F_NO_PREALLOC of linux/bpf.h): a node of ten services pays
+/// for ten.
+const AS_NEEDED: usize = 1;
+
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub static ADDRESSES4: HashMap<Addr4, Address, MAX_NODES> = HashMap::new();
 #[btf_map]
-pub static ENDPOINTS4: HashMap<Addr4, Endpoint<Addr4>, MAX_ENDPOINTS> = HashMap::new();
+pub static ENDPOINTS4: HashMap<Addr4, Endpoint<Addr4>, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
 #[btf_map]
-pub static FRONTENDS4: HashMap<FrontendKey<Addr4>, Frontend<Addr4>, MAX_ENDPOINTS> = HashMap::new();
+pub static FRONTENDS4: HashMap<FrontendKey<Addr4>, Frontend<Addr4>, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
-pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS> = HashMap::new();
+pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
 #[btf_map]
-pub static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
+pub static RINGS: Array<u32, MIN_RING_SLOTS> = Array::new();
 #[btf_map]
-pub static TURNS: HashMap<u32, u64, MAX_ENDPOINTS> = HashMap::new();
+pub static TURNS: HashMap<u32, u64, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
 pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MAX_FLOWS> = HashMap::new();
 #[btf_map]

@@ -204,7 +204,7 @@ mod tests {
             service_name: "web".into(),
             slot: 1,
             node_id: Some(id(1)),
-            spec,
+            spec: spec.into(),
             service_version: 1,
             attachments: Vec::new(),
             desired,

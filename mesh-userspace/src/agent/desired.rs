@@ -2,8 +2,6 @@
 //! without the store goes on where it was.
 
 use std::collections::VecDeque;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -17,6 +15,7 @@ use hyper::{Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::kept::Kept;
 use super::now;
 use crate::api::tls::{Dialer, Expect};
 use crate::model::{Change, Cluster, Id, Node, UnixMs};
@@ -46,7 +45,7 @@ pub enum News {
 pub struct Desired {
     now: watch::Sender<Arc<Cluster>>,
     history: Mutex<VecDeque<Arc<Cluster>>>,
-    cache: PathBuf,
+    cache: Kept<Cluster>,
     /// Since when the store does not answer; None while it does.
     away_since: watch::Sender<Option<UnixMs>>,
     /// The store has been heard since this agent started: what it does not know is really gone.
@@ -58,7 +57,7 @@ impl Desired {
         Desired {
             now: watch::Sender::new(Arc::new(cluster)),
             history: Mutex::default(),
-            cache: cache_path(state_dir),
+            cache: Kept::new(cache_path(state_dir), true),
             away_since: watch::Sender::new(None),
             is_fresh: AtomicBool::new(is_fresh),
         }
@@ -100,9 +99,12 @@ impl Desired {
             history.pop_front();
         }
         drop(history);
-        if let Err(error) = save(&self.cache, &cluster) {
-            log::warn!("keep the desired state in {}: {error}", self.cache.display());
-        }
+        self.cache.set(cluster);
+    }
+
+    /// What is known is on disk, and nothing is written any more.
+    pub fn close(&self) {
+        self.cache.close();
     }
 
     /// What happened after `after`; None: nothing yet.
@@ -123,7 +125,7 @@ impl Desired {
 
     fn take(&self, news: News) {
         match news {
-            News::Snapshot(cluster) => self.set(*cluster),
+            News::Snapshot(cluster) => self.set(cluster.sharing()),
             News::Changes { after, revision, changes } => {
                 let mut cluster = (*self.get()).clone();
                 if cluster.revision != after {
@@ -232,20 +234,11 @@ fn cache_path(state_dir: &Path) -> PathBuf {
     state_dir.join("cluster-cache.json")
 }
 
-fn save(path: &Path, cluster: &Cluster) -> std::io::Result<()> {
-    let next = path.with_extension("new");
-    // Environments of services are in it: for root alone.
-    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&next)?;
-    file.write_all(&serde_json::to_vec(cluster)?)?;
-    file.sync_all()?;
-    std::fs::rename(next, path)
-}
-
 /// What a former agent knew; nothing where there is none.
 pub fn load_cache(state_dir: &Path) -> anyhow::Result<Cluster> {
     let path = cache_path(state_dir);
     match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Cluster::sharing).with_context(|| {
             format!("{} can't be read: remove it and the identity directory beside it, and join again", path.display())
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Cluster::default()),
@@ -296,6 +289,7 @@ mod tests {
         desired.set(at(5));
         desired.set(at(3));
         assert_eq!(desired.get().revision, 5);
+        desired.close();
         assert_eq!(load_cache(dir.path()).expect("readable"), at(5));
     }
 }

@@ -116,6 +116,8 @@ pub async fn enter_cluster(agent: &Arc<Agent>, request: JoinRequest) -> anyhow::
                 "mesh on the store's node is older and knows no ports but {API_PORT} and {GOSSIP_PORT}: upgrade it, or join with those"
             );
         }
+        // One writer a file: the member's own comes now.
+        drop(known);
         agent.net.check_data_port(answer.settings.data_path_port).await?;
         let identity = NodeIdentity::load(state_dir)?;
         let identity = identity.ok_or_else(|| anyhow::anyhow!("the identity that was just saved is gone"))?;

@@ -166,8 +166,8 @@ impl Member {
                 }
                 is_new
             });
-            if is_new && let Err(error) = self.remembered.keep(&self.observed()) {
-                log::warn!("keep what was observed: {error}");
+            if is_new {
+                self.remembered.keep(self.observed());
             }
             tokio::select! {
                 _ = gossip.changed() => {}
@@ -247,6 +247,9 @@ impl Member {
         if tokio::time::timeout(LOOPS_END, loops.shutdown()).await.is_err() {
             log::warn!("the agent's loops did not end within {LOOPS_END:?}");
         }
+        // Before a node that leaves forgets what is on disk.
+        self.desired.close();
+        self.remembered.close();
     }
 
     pub fn state_dir(&self) -> &std::path::Path {

@@ -19,6 +19,7 @@ mod control;
 mod desired;
 mod doctor;
 mod entrance;
+mod kept;
 mod lead;
 mod lifecycle;
 mod member;

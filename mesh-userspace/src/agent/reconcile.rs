@@ -24,7 +24,7 @@ use crate::dns::zone;
 use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
-use crate::plan::maps::{self, Facts, MapOp, NextHop, Placed, Tables};
+use crate::plan::maps::{self, Facts, MapOp, NextHop, Programmed, Tables};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
 /// A round at least so often.
@@ -37,7 +37,7 @@ pub struct Kernel {
     net: Arc<HostNet>,
     dataplane: Mutex<Dataplane>,
     /// What the maps hold, by the last round.
-    programmed: Arc<Mutex<(Tables, Placed)>>,
+    programmed: Arc<Mutex<Programmed>>,
     flows: Arc<FlowTable>,
     /// Backends went or fell silent: their flows are to be told now.
     sweep_now: Notify,
@@ -83,13 +83,12 @@ impl Kernel {
         publish_interfaces: Vec<String>,
         fast_path: bool,
     ) -> anyhow::Result<Self> {
-        let tables = dataplane.tables()?;
-        let placed = Placed::from_tables(&tables);
+        let programmed = Programmed::from_tables(dataplane.tables()?, dataplane.ring_slots()?);
         let flows = Arc::new(dataplane.flow_table()?);
         Ok(Kernel {
             net,
             dataplane: Mutex::new(dataplane),
-            programmed: Arc::new(Mutex::new((tables, placed))),
+            programmed: Arc::new(Mutex::new(programmed)),
             flows,
             sweep_now: Notify::new(),
             resolver: tokio::sync::Mutex::new((resolver, None)),
@@ -131,8 +130,9 @@ impl Kernel {
 
     /// Numbers of the peers that the programs hold for unreachable, by what is programmed: a former agent's word, before the first round.
     pub fn unreachable_peers(&self) -> BTreeSet<u32> {
-        let peers = &lock(&self.programmed).0.peers;
-        let silent = peers.iter().filter(|(_, peer)| peer.flags & schema::peer_flag::UNREACHABLE != 0);
+        let programmed = lock(&self.programmed);
+        let silent =
+            programmed.tables().peers.iter().filter(|(_, peer)| peer.flags & schema::peer_flag::UNREACHABLE != 0);
         silent.map(|(number, _)| *number).collect()
     }
 
@@ -160,9 +160,14 @@ impl Kernel {
 
     /// A task that was prepared must have its link now, and the programs must know it.
     pub async fn check_task(&self, task: &Task) -> anyhow::Result<()> {
-        let known = lock(&self.programmed).0.endpoints.clone();
-        let is_missing = |at: &&TaskAddress| known.get(&at.addr.octets()).is_none_or(|endpoint| endpoint.ifindex == 0);
-        match task.attachments.iter().find(is_missing) {
+        let missing = {
+            let programmed = lock(&self.programmed);
+            let known = &programmed.tables().endpoints;
+            let is_missing =
+                |at: &&TaskAddress| known.get(&at.addr.octets()).is_none_or(|endpoint| endpoint.ifindex == 0);
+            task.attachments.iter().find(is_missing)
+        };
+        match missing {
             None => Ok(()),
             Some(at) => anyhow::bail!("its address {} could not be set up: {}", at.addr, self.warnings().join("; ")),
         }
@@ -257,8 +262,8 @@ impl Kernel {
     async fn apply(
         &self,
         member: &Member,
-        cluster: &Cluster,
-        observed: &Observed,
+        cluster: &Arc<Cluster>,
+        observed: &Arc<Observed>,
         troubles: &mut Troubles,
     ) -> anyhow::Result<()> {
         let Some(node) = cluster.nodes.get(&member.id) else {
@@ -415,23 +420,20 @@ impl Kernel {
 
     fn write_maps(
         &self,
-        cluster: &Cluster,
-        observed: &Observed,
+        cluster: &Arc<Cluster>,
+        observed: &Arc<Observed>,
         facts: &Facts,
         troubles: &mut Troubles,
     ) -> anyhow::Result<()> {
-        let image = maps::compile(cluster, observed, facts);
         let mut programmed = lock(&self.programmed);
-        let (tables, placed) = &mut *programmed;
-        let (wanted, refused) = maps::place(&image, placed);
+        let maps::Round { ops, refused, .. } = programmed.round(cluster, observed, facts);
         troubles.warnings.extend(refused.iter().map(ToString::to_string));
-        let ops = maps::diff(tables, &wanted);
         let mut dataplane = lock(&self.dataplane);
         for op in &ops {
             if let Err(error) = dataplane.apply(op) {
+                programmed.forget();
                 // What the maps hold now is read back, so that the next round starts from the truth.
-                *tables = dataplane.tables()?;
-                *placed = Placed::from_tables(tables);
+                *programmed = Programmed::from_tables(dataplane.tables()?, dataplane.ring_slots()?);
                 return Err(error.into());
             }
         }
@@ -440,7 +442,7 @@ impl Kernel {
             MapOp::Put(maps::Entry::Peer(_, peer)) => peer.flags & schema::peer_flag::UNREACHABLE != 0,
             _ => false,
         };
-        *tables = wanted;
+        programmed.done(&ops);
         if ops.iter().any(is_lost) {
             self.sweep_now.notify_one();
         }
@@ -472,7 +474,7 @@ impl Kernel {
             let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
             let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
             let swept = tokio::task::spawn_blocking(move || {
-                flows.sweep(clock::now_s(), || backends_in_reach(&lock(&programmed).0))
+                flows.sweep(clock::now_s(), || backends_in_reach(lock(&programmed).tables()))
             });
             match swept.await {
                 Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),

@@ -1,16 +1,19 @@
 //! What a former life of this agent had heard, for nodes that have not spoken yet: a restarted agent must not take running tasks out of its
 //! tables just because gossip is a moment late, or because the agents of other nodes are away too.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::model::{Cluster, Id, Observed};
+use imbl::OrdMap;
+
+use super::kept::Kept;
+use crate::model::{Cluster, Id, Observed, TaskStatus};
 
 /// The last view of a former life.
 pub struct Remembered {
-    path: PathBuf,
-    former: Observed,
+    kept: Kept<Observed>,
+    /// Empty once everybody has spoken.
+    former: Mutex<OrdMap<Id, TaskStatus>>,
 }
 
 fn path(state_dir: &Path) -> PathBuf {
@@ -21,13 +24,18 @@ impl Remembered {
     /// Nothing where there is none or it can't be read: it only bridges a gap.
     pub fn load(state_dir: &Path) -> Self {
         let path = path(state_dir);
-        let former = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Remembered { path, former: former.unwrap_or_default() }
+        let former = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Observed>(&bytes).ok());
+        Remembered { kept: Kept::new(path, false), former: Mutex::new(former.unwrap_or_default().tasks) }
     }
 
     /// Adds the tasks of nodes that this life has not heard yet.
     pub fn complete(&self, observed: &mut Observed, cluster: &Cluster, me: &Id) {
-        for (task, status) in &self.former.tasks {
+        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = cluster.nodes.keys().filter(|node| *node != me).peekable();
+        if others.peek().is_some() && others.all(|node| observed.nodes.contains_key(node)) {
+            former.clear();
+        }
+        for (task, status) in &*former {
             let node = cluster.tasks.get(task).and_then(|task| task.node_id.as_ref());
             if node.is_some_and(|node| node != me && !observed.nodes.contains_key(node)) {
                 observed.tasks.entry(task.clone()).or_insert_with(|| status.clone());
@@ -36,11 +44,13 @@ impl Remembered {
     }
 
     /// Keeps a view for the next life. Not synced: after a power cut nothing that it tells of runs any more.
-    pub fn keep(&self, observed: &Observed) -> std::io::Result<()> {
-        let next = self.path.with_extension("new");
-        let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(&serde_json::to_vec(observed)?)?;
-        std::fs::rename(next, &self.path)
+    pub fn keep(&self, observed: Arc<Observed>) {
+        self.kept.set(observed);
+    }
+
+    /// The last view is on disk, and nothing is written any more.
+    pub fn close(&self) {
+        self.kept.close();
     }
 }
 
@@ -52,7 +62,7 @@ pub fn remove(state_dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{NodeStatus, TaskState, TaskStatus};
+    use crate::model::{NodeStatus, TaskState};
 
     fn id(byte: u8) -> Id {
         Id::from_bytes([byte; 16])
@@ -92,7 +102,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut seen = Observed::default();
         seen.tasks.insert(id(7), running());
-        Remembered::load(dir.path()).keep(&seen).expect("written");
+        Remembered::load(dir.path()).keep(Arc::new(seen));
 
         let next_life = Remembered::load(dir.path());
         let mut observed = Observed::default();

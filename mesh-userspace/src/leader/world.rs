@@ -183,7 +183,8 @@ impl World {
             self.observed.tasks.insert(task.id.clone(), status(is, self.now.saturating_add_signed(-self.behind_ms)));
         }
         let known = &self.cluster.tasks;
-        self.observed.tasks.retain(|id, _| known.contains_key(id));
+        let unknown: Vec<Id> = self.observed.tasks.keys().filter(|id| !known.contains_key(*id)).cloned().collect();
+        unknown.iter().for_each(|id| drop(self.observed.tasks.remove(id)));
         acts
     }
 
@@ -281,8 +282,8 @@ impl World {
             }
         }
         let cluster = &self.cluster;
-        let vips = || cluster.services.values().flat_map(|service| &service.vips);
-        let attachments = || cluster.tasks.values().flat_map(|task| &task.attachments);
+        let vips = || cluster.services.iter().map(|(_, service)| service).flat_map(|service| &service.vips);
+        let attachments = || cluster.tasks.iter().map(|(_, task)| task).flat_map(|task| &task.attachments);
         let addresses = vips().map(|vip| (&vip.network_id, vip.addr));
         let addresses = addresses.chain(attachments().map(|at| (&at.network_id, at.addr)));
         for (network, address) in addresses.clone() {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Counters, Id, Network, Node, Service, Settings, Task, UpdateStatus};
@@ -45,9 +47,9 @@ impl Change {
         let put_task = |_: &Id, task: &Task| Change::PutTask(Box::new(task.clone()));
         compare(&before.nodes, &after.nodes, put_node, Change::DeleteNode, &mut changes);
         compare(&before.networks, &after.networks, put_network, Change::DeleteNetwork, &mut changes);
-        compare(&before.services, &after.services, put_service, Change::DeleteService, &mut changes);
-        compare(&before.updates, &after.updates, put_update, Change::DeleteUpdate, &mut changes);
-        compare(&before.tasks, &after.tasks, put_task, Change::DeleteTask, &mut changes);
+        differ(&before.services, &after.services, put_service, Change::DeleteService, &mut changes);
+        differ(&before.updates, &after.updates, put_update, Change::DeleteUpdate, &mut changes);
+        differ(&before.tasks, &after.tasks, put_task, Change::DeleteTask, &mut changes);
         changes
     }
 }
@@ -65,6 +67,24 @@ fn compare<T: PartialEq>(
     changes.extend(before.keys().filter(|id| !after.contains_key(id)).map(|id| delete(id.clone())));
 }
 
+/// The same for maps that share what they have in common: costs what differs.
+fn differ<T: PartialEq>(
+    before: &OrdMap<Id, T>,
+    after: &OrdMap<Id, T>,
+    put: impl Fn(&Id, &T) -> Change,
+    delete: impl Fn(Id) -> Change,
+    changes: &mut Vec<Change>,
+) {
+    let mut gone = Vec::new();
+    for item in before.diff(after) {
+        match item {
+            DiffItem::Add(id, object) | DiffItem::Update { new: (id, object), .. } => changes.push(put(id, object)),
+            DiffItem::Remove(id, _) => gone.push(delete(id.clone())),
+        }
+    }
+    changes.append(&mut gone);
+}
+
 impl Cluster {
     /// Puts and deletes objects; the revision is the caller's to set.
     pub fn apply(&mut self, changes: &[Change]) {
@@ -77,8 +97,14 @@ impl Cluster {
                 Change::PutNetwork(network) => drop(self.networks.insert(network.id.clone(), network)),
                 Change::DeleteNetwork(id) => drop(self.networks.remove(&id)),
                 Change::PutService(service) => drop(self.services.insert(service.id.clone(), *service)),
-                Change::DeleteService(id) => drop(self.services.remove(&id)),
-                Change::PutTask(task) => drop(self.tasks.insert(task.id.clone(), *task)),
+                Change::DeleteService(id) => {
+                    self.specs.forget(&id);
+                    self.services.remove(&id);
+                }
+                Change::PutTask(mut task) => {
+                    self.specs.share(&mut task);
+                    self.tasks.insert(task.id.clone(), *task);
+                }
                 Change::DeleteTask(id) => drop(self.tasks.remove(&id)),
                 Change::PutUpdate(id, update) => drop(self.updates.insert(id, update)),
                 Change::DeleteUpdate(id) => drop(self.updates.remove(&id)),
@@ -89,8 +115,10 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::model::UpdateState;
+    use crate::model::{Runtime, TaskSpec, TaskState, UpdateState};
 
     fn update(started_at: u64) -> UpdateStatus {
         UpdateStatus {
@@ -100,6 +128,41 @@ mod tests {
             message: String::new(),
             ready_since: Default::default(),
         }
+    }
+
+    #[test]
+    fn tasks_of_a_service_share_what_they_run() {
+        let id = |byte: u8| Id::from_bytes([byte; 16]);
+        let task = |number: u8, image: &str| {
+            let spec = TaskSpec { image: image.to_string(), ..TaskSpec::new(Runtime::Docker) };
+            Change::PutTask(Box::new(Task {
+                id: id(number),
+                service_id: id(9),
+                service_name: "web".to_string(),
+                slot: number.into(),
+                node_id: None,
+                spec: spec.into(),
+                adopted: None,
+                service_version: 1,
+                attachments: Vec::new(),
+                desired: TaskState::Running,
+                draining: false,
+                leader_state: None,
+                message: String::new(),
+                created_at: 0,
+                not_before: 0,
+            }))
+        };
+        let mut cluster = Cluster::default();
+        cluster.apply(&[task(1, "web:1"), task(2, "web:1"), task(3, "web:2"), task(4, "web:2")]);
+        let shares = |cluster: &Cluster, one: u8, other: u8| {
+            Arc::ptr_eq(&cluster.tasks[&id(one)].spec, &cluster.tasks[&id(other)].spec)
+        };
+        assert!(shares(&cluster, 1, 2) && shares(&cluster, 3, 4) && !shares(&cluster, 2, 3));
+        let text = serde_json::to_string(&cluster).expect("JSON");
+        let read: Cluster = serde_json::from_str(&text).expect("what was written");
+        let read = read.sharing();
+        assert!(read == cluster && shares(&read, 1, 2));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The desired state of the whole cluster at one revision of the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, Id, Network, Node, Service, Task, UpdateStatus};
+use super::{Counters, Id, Network, Node, Service, Task, TaskSpec, UpdateStatus};
 
 /// What `swarm init` fixed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +21,8 @@ pub struct Settings {
     pub data_path_port: u16,
 }
 
-/// All desired facts at one revision.
+/// All desired facts at one revision. Versions share what they have in common, so that keeping many costs little and what differs between
+/// two is found without reading all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Store revision this snapshot is of; 0: nothing yet.
@@ -27,17 +30,53 @@ pub struct Cluster {
     pub settings: Option<Settings>,
     pub nodes: BTreeMap<Id, Node>,
     pub networks: BTreeMap<Id, Network>,
-    pub services: BTreeMap<Id, Service>,
-    pub tasks: BTreeMap<Id, Task>,
+    pub services: OrdMap<Id, Service>,
+    pub tasks: OrdMap<Id, Task>,
     /// By service id: how far its rolling update is.
     #[serde(default)]
-    pub updates: BTreeMap<Id, UpdateStatus>,
+    pub updates: OrdMap<Id, UpdateStatus>,
     /// The allocator's memory.
     #[serde(default)]
     pub counters: Counters,
+    #[serde(skip)]
+    pub specs: SharedSpecs,
+}
+
+/// By service: what the task that came last runs, for the next one to share. Says nothing of its own, so all are equal.
+#[derive(Clone, Debug, Default)]
+pub struct SharedSpecs(OrdMap<Id, Arc<TaskSpec>>);
+
+impl PartialEq for SharedSpecs {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl SharedSpecs {
+    /// Puts the spec of the service's former task in place of an equal one.
+    pub(super) fn share(&mut self, task: &mut Task) {
+        match self.0.get(&task.service_id) {
+            Some(shared) if *shared == task.spec => task.spec = shared.clone(),
+            _ => drop(self.0.insert(task.service_id.clone(), task.spec.clone())),
+        }
+    }
+
+    pub(super) fn forget(&mut self, service: &Id) {
+        self.0.remove(service);
+    }
 }
 
 impl Cluster {
+    /// As it is after reading: tasks that run the same share it, which the text did not say.
+    pub fn sharing(mut self) -> Self {
+        let tasks = std::mem::take(&mut self.tasks);
+        for (id, mut task) in tasks {
+            self.specs.share(&mut task);
+            self.tasks.insert(id, task);
+        }
+        self
+    }
+
     pub fn network_named(&self, name: &str) -> Option<&Network> {
         self.shown_networks().find(|network| network.spec.name == name)
     }

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The identity of a node, network, service or task: 32 lowercase hex digits.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The identity of a node, network, service or task: 32 lowercase hex digits, without memory of their own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Id(String);
+pub struct Id([u8; Id::LEN]);
 
 /// The text is not 32 lowercase hex digits.
 #[derive(Debug, thiserror::Error)]
@@ -20,37 +20,46 @@ impl Id {
 
     /// Makes an id from 16 random bytes that the caller supplies.
     pub fn from_bytes(random: [u8; 16]) -> Self {
-        Id(random.iter().map(|byte| format!("{byte:02x}")).collect())
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+        Id(std::array::from_fn(|at| digit(if at % 2 == 0 { random[at / 2] >> 4 } else { random[at / 2] & 15 })))
     }
 
     /// All 32 digits.
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("an id consists of hex digits")
     }
 
     /// The first 12 digits: what listings show, and a task's hostname.
     pub fn short(&self) -> &str {
-        &self.0[..Self::SHORT_LEN]
+        &self.as_str()[..Self::SHORT_LEN]
     }
 }
 
 impl TryFrom<String> for Id {
     type Error = ParseIdError;
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let is_hex = text.len() == Self::LEN && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if is_hex { Ok(Id(text)) } else { Err(ParseIdError(text)) }
+        match <[u8; Self::LEN]>::try_from(text.as_bytes()) {
+            Ok(digits) if digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) => Ok(Id(digits)),
+            _ => Err(ParseIdError(text)),
+        }
     }
 }
 
 impl From<Id> for String {
     fn from(id: Id) -> String {
-        id.0
+        id.as_str().to_string()
+    }
+}
+
+impl std::fmt::Debug for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Id({self})")
     }
 }
 
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

@@ -21,7 +21,7 @@ mod task;
 mod update;
 
 pub use change::Change;
-pub use cluster::{Cluster, Settings};
+pub use cluster::{Cluster, Settings, SharedSpecs};
 pub use container::{Container, ExecLack, Mount, MountOptions, Ulimit};
 pub use counters::Counters;
 pub use exec::{ExecEvent, ExecInput, ExecRequest, LogLine, LogStream, WindowSize};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Id, Runtime, TaskState, UnixMs};
@@ -68,7 +69,7 @@ pub struct Observed {
     /// By node id.
     pub nodes: BTreeMap<Id, NodeStatus>,
     /// By task id.
-    pub tasks: BTreeMap<Id, TaskStatus>,
+    pub tasks: OrdMap<Id, TaskStatus>,
     /// Node id → SWIM believes its agent alive. Absent: never heard of.
     pub agent_alive: BTreeMap<Id, bool>,
     /// Node id → since when SWIM believes its agent gone.

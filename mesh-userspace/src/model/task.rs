@@ -1,6 +1,7 @@
 //! A task: one instance of a service, on one node, for one life.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +54,8 @@ pub struct Task {
     pub slot: u32,
     /// None while the scheduler finds no node.
     pub node_id: Option<Id>,
-    pub spec: TaskSpec,
+    /// Shared by the tasks of a service as far as they run the same.
+    pub spec: Arc<TaskSpec>,
     /// `Service::version` this task was made from.
     pub service_version: u64,
     pub attachments: Vec<Attachment>,

@@ -2,7 +2,7 @@
 
 use mesh_common::schema::{Frontend, FrontendKey};
 use mesh_tests::script::{Ids, Maps, play};
-use mesh_userspace::plan::maps::{Image, MapOp, Placed, Tables, diff, place};
+use mesh_userspace::plan::maps::{Image, MapOp, Placed, Pool, Tables, diff, place};
 
 #[test]
 fn what_a_command_says_is_written_below_it() {
@@ -40,8 +40,8 @@ fn tables(backends: &[u32]) -> Tables {
         affinity_s: 0,
         generation: 0,
     };
-    let image =
-        Image { frontends: [(key, frontend)].into(), pools: [(1, backends.to_vec())].into(), ..Default::default() };
+    let pool = Pool { backends: backends.to_vec(), maglev: false };
+    let image = Image { frontends: [(key, frontend)].into(), pools: [(1, pool)].into(), ..Default::default() };
     place(&image, &mut Placed::default()).0
 }
 

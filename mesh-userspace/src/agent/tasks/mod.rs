@@ -183,6 +183,6 @@ mod tests {
         observed.tasks.insert(own.clone(), reports::status(crate::model::TaskState::Preparing, false, "an older word"));
         observed.tasks.insert(others.clone(), running.clone());
         tasks.complete(&mut observed);
-        assert_eq!(observed.tasks, [(own, running.clone()), (others, running)].into());
+        assert_eq!(observed.tasks, vec![(own, running.clone()), (others, running)].into());
     }
 }

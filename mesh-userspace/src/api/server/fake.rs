@@ -35,7 +35,8 @@ impl Fake {
             let now = facts.now;
             let cluster = Arc::make_mut(&mut facts.cluster);
             let observed = Arc::make_mut(&mut facts.observed);
-            cluster.tasks.retain(|_, task| task.service_id != *service_id);
+            let former: Vec<Id> = cluster.tasks_of(service_id).map(|task| task.id.clone()).collect();
+            former.iter().for_each(|id| drop(cluster.tasks.remove(id)));
             let service = &cluster.services[service_id];
             let Mode::Replicated { replicas } = service.spec.mode else { return };
             let is_broken = service.spec.name == "broken";
@@ -43,7 +44,7 @@ impl Fake {
                 let mut task = fixture::task(0x40 + slot as u8, slot, 0xa1, 0);
                 task.service_id = service_id.clone();
                 task.service_name = service.spec.name.clone();
-                task.spec = service.spec.task.clone();
+                task.spec = service.spec.task.clone().into();
                 task.service_version = service.version;
                 let status = TaskStatus {
                     state: if is_broken { TaskState::Rejected } else { TaskState::Running },

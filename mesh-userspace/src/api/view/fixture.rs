@@ -61,7 +61,7 @@ pub fn task(byte: u8, slot: u32, node: u8, age_ms: u64) -> Task {
         service_name: "whoami".into(),
         slot,
         node_id: Some(id(node)),
-        spec: exec_spec(&["/usr/local/bin/whoami", "--port", "8000"]),
+        spec: exec_spec(&["/usr/local/bin/whoami", "--port", "8000"]).into(),
         service_version: 1,
         attachments: vec![Attachment {
             network_id: id(0xd0),

@@ -79,7 +79,7 @@ fn is_unhealthy(facts: &Facts, task: &Task) -> bool {
 fn outdated(facts: &Facts, service: &Service) -> u32 {
     let wanted = facts.cluster.tasks_of(&service.id).filter(|task| task.desired == TaskState::Running);
     // Containers that joined are of many images, and none of them is outdated.
-    wanted.filter(|task| task.adopted.is_none() && task.spec != service.spec.task).count() as u32
+    wanted.filter(|task| task.adopted.is_none() && *task.spec != service.spec.task).count() as u32
 }
 
 fn vips(facts: &Facts, service: &Service) -> Vec<ServiceVip> {

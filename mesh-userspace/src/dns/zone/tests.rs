@@ -93,7 +93,7 @@ fn add_task(cluster: &mut Cluster, observed: &mut Observed, number: u8, service:
         service_name: service.spec.name.clone(),
         slot,
         node_id: Some(id('b', node)),
-        spec: service.spec.task.clone(),
+        spec: service.spec.task.clone().into(),
         service_version: 1,
         attachments: service
             .vips
@@ -360,7 +360,8 @@ fn unreachable_nodes_leave_the_lists() {
 fn a_service_name_wins_over_a_hostname_and_equal_names_share() {
     let mut state = cluster();
     // Task 17 calls itself whoami; service many takes the alias web, which whoami has.
-    state.0.tasks.get_mut(&id('a', 17)).unwrap().spec.hostname = Some("whoami".into());
+    let task = state.0.tasks.get_mut(&id('a', 17)).unwrap();
+    std::sync::Arc::make_mut(&mut task.spec).hostname = Some("whoami".into());
     state.0.services.get_mut(&id('e', 7)).unwrap().spec.networks[0].aliases = vec!["web".into()];
     let zone = zone_of(&state);
     assert_eq!(ask(&zone, CLIENT, QueryType::A, "whoami"), addresses(30, &["10.0.1.102"]));

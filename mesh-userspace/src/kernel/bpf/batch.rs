@@ -41,6 +41,35 @@ pub fn update<K: aya::Pod, V: aya::Pod>(map: &MapData, keys: &[K], values: &[V])
     bpf(UPDATE_BATCH, &mut attr)
 }
 
+/// Reads `len` values of an array from the index `at` on. The kernel counts from the index after the one it is told to have been at.
+pub fn read_array<V: aya::Pod>(map: &MapData, at: u32, len: u32) -> io::Result<Vec<V>> {
+    // SAFETY: Pod types accept any bit pattern, zero included.
+    let mut values = vec![unsafe { std::mem::zeroed::<V>() }; len as usize];
+    let mut keys = vec![0u32; len as usize];
+    let (mut done, mut cursor) = (0, at.wrapping_sub(1));
+    while done < len {
+        let mut next = 0u32;
+        let mut attr = Attr {
+            in_batch: if at + done == 0 { 0 } else { &raw const cursor as u64 },
+            out_batch: &raw mut next as u64,
+            keys: keys[done as usize..].as_mut_ptr() as u64,
+            values: values[done as usize..].as_mut_ptr() as u64,
+            count: len - done,
+            map_fd: map.fd().as_fd().as_raw_fd() as u32,
+            ..Attr::default()
+        };
+        match bpf(LOOKUP_BATCH, &mut attr) {
+            // The array's last index was among them.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+            _ if attr.count == 0 => {
+                return Err(io::Error::other(format!("the kernel gave none of {} values", len - done)));
+            }
+            _ => (done, cursor) = (done + attr.count, next),
+        }
+    }
+    Ok(values)
+}
+
 /// Reads every entry of a hash map, `CHUNK` a call, handing each to `each`. A bucket with more than that fails with ENOSPC; hash maps have
 /// about one entry a bucket.
 pub fn for_each<const CHUNK: usize, K: aya::Pod, V: aya::Pod>(

@@ -9,6 +9,7 @@ mod batch;
 pub mod clock;
 mod flows;
 mod pin;
+mod size;
 pub mod survey;
 mod tables;
 
@@ -86,6 +87,7 @@ impl Dataplane {
             pin::check(spec, &path)?;
             loader.map_pin_path(spec.name, path);
         }
+        loader.map_max_entries("RINGS", size::ring_slots(size::memory_bytes()));
         let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
         let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new() };
         dataplane.load_programs()?;

@@ -20,11 +20,17 @@ pub struct Spec {
     kind: MapType,
     key_size: usize,
     value_size: usize,
-    max_entries: usize,
+    /// None: what the memory allows ([`super::size`]); a pinned one keeps its number.
+    max_entries: Option<usize>,
 }
 
 const fn spec<K, V>(name: &'static str, kind: MapType, max_entries: usize) -> Spec {
-    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
+    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries: Some(max_entries) }
+}
+
+/// As many entries as the machine's memory allows.
+const fn sized<K, V>(name: &'static str, kind: MapType) -> Spec {
+    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries: None }
 }
 
 /// Every map, in the order of docs/reference/maps.md. Scratch is the programs' own and new with each of them.
@@ -32,10 +38,10 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, Config>("CONFIG", MapType::Array, 1),
     spec::<[u8; 4], Address>("ADDRESSES4", MapType::Hash, MAX_NODES),
     spec::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4", MapType::Hash, MAX_ENDPOINTS),
-    spec::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", MapType::Hash, MAX_ENDPOINTS),
+    spec::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", MapType::Hash, MAX_FRONTENDS),
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
-    spec::<u32, u32>("RINGS", MapType::Array, MAX_RING_SLOTS),
-    spec::<u32, u64>("TURNS", MapType::Hash, MAX_ENDPOINTS),
+    sized::<u32, u32>("RINGS", MapType::Array),
+    spec::<u32, u64>("TURNS", MapType::Hash, MAX_FRONTENDS),
     spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash, MAX_FLOWS),
     spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash, MAX_OVERFLOW),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 1),
@@ -113,7 +119,8 @@ pub fn check(spec: &Spec, path: &Path) -> Result<(), BpfError> {
         info.value_size() as usize,
         info.max_entries() as usize,
     );
-    let needed = shape(spec.kind, spec.key_size, spec.value_size, spec.max_entries);
+    let entries = spec.max_entries.unwrap_or(info.max_entries() as usize);
+    let needed = shape(spec.kind, spec.key_size, spec.value_size, entries);
     if found == needed { Ok(()) } else { Err(BpfError::Layout { path: path.display().to_string(), found, needed }) }
 }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, Map, MapData, MapError};
 use mesh_common::schema::{Config, Frontend, FrontendKey, Peer};
 
 use super::{BpfError, Dataplane};
 use crate::plan::maps::{Entry, Key, MapOp, Tables};
+
+type Frontends = BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>;
 
 /// No flags: insert or replace.
 const ANY: u64 = 0;
@@ -31,16 +33,8 @@ impl Dataplane {
     /// What the maps hold now.
     pub fn tables(&self) -> Result<Tables, BpfError> {
         let config = self.config()?;
-        let frontends: BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>> = self.dump("FRONTENDS4")?;
-        let rings = self.array::<u32>("RINGS")?;
-        let slots = |at: u32, len: u32| -> Result<Vec<u32>, BpfError> {
-            (at..at + len).map(|slot| rings.get(&slot, 0).map_err(map_error("read", "RINGS"))).collect()
-        };
-        let mut lists = BTreeMap::new();
-        for frontend in frontends.values().filter(|frontend| frontend.turns_len != 0) {
-            lists.insert(frontend.turns_at, Arc::new(slots(frontend.turns_at, frontend.turns_len)?));
-            lists.insert(frontend.ring_at, Arc::new(slots(frontend.ring_at, frontend.ring_len)?));
-        }
+        let frontends: Frontends = self.dump("FRONTENDS4")?;
+        let lists = self.lists(&frontends)?;
         Ok(Tables {
             config,
             addresses: self.dump("ADDRESSES4")?,
@@ -52,6 +46,35 @@ impl Dataplane {
             rings: lists,
             turns: self.dump::<u32, u64>("TURNS")?.into_keys().collect(),
         })
+    }
+
+    /// Slots of the array that all lists and rings are in.
+    pub fn ring_slots(&self) -> Result<u32, BpfError> {
+        let info = self.map("RINGS")?.info().map_err(map_error("look at", "RINGS"))?;
+        Ok(info.max_entries())
+    }
+
+    /// The lists and rings that frontends refer to, each read in one call.
+    fn lists(&self, frontends: &Frontends) -> Result<BTreeMap<u32, Arc<Vec<u32>>>, BpfError> {
+        let (map, slots) = (self.map("RINGS")?, self.ring_slots()?);
+        let wanted: BTreeMap<u32, u32> = (frontends.values().filter(|frontend| frontend.turns_len != 0))
+            .flat_map(|frontend| [(frontend.turns_at, frontend.turns_len), (frontend.ring_at, frontend.ring_len)])
+            // What is beyond the array is no list: its pool gets a new one.
+            .filter(|(at, len)| at.checked_add(*len).is_some_and(|end| end <= slots))
+            .collect();
+        let read = |(at, len): (u32, u32)| Ok((at, Arc::new(super::batch::read_array(map, at, len)?)));
+        wanted.into_iter().map(read).collect::<std::io::Result<_>>().map_err(|error| BpfError::Map {
+            attempt: "read",
+            map: "RINGS",
+            reason: error.to_string(),
+        })
+    }
+
+    fn map(&self, name: &'static str) -> Result<&MapData, BpfError> {
+        match self.ebpf.map(name) {
+            Some(Map::Array(data) | Map::HashMap(data)) => Ok(data),
+            _ => Err(missing(name)),
+        }
     }
 
     fn peers(&self) -> Result<BTreeMap<u32, Peer>, BpfError> {
@@ -83,8 +106,12 @@ impl Dataplane {
     }
 
     fn dump<K: aya::Pod + Ord, V: aya::Pod>(&self, name: &'static str) -> Result<BTreeMap<K, V>, BpfError> {
-        let map = self.hash::<K, V>(name)?;
-        map.iter().map(|entry| entry.map_err(map_error("read", name))).collect()
+        let mut entries = BTreeMap::new();
+        super::batch::for_each::<1_024, K, V>(self.map(name)?, |key, value| {
+            entries.insert(key, value);
+        })
+        .map_err(|error| BpfError::Map { attempt: "read", map: name, reason: error.to_string() })?;
+        Ok(entries)
     }
 
     /// Applies one operation.
@@ -132,11 +159,7 @@ impl Dataplane {
     }
 
     fn write_ring(&mut self, at: u32, slots: &[u32]) -> Result<(), BpfError> {
-        let map = self.ebpf.map("RINGS").ok_or_else(|| missing("RINGS"))?;
-        let data = match map {
-            aya::maps::Map::Array(data) => data,
-            _ => return Err(missing("RINGS")),
-        };
+        let data = self.map("RINGS")?;
         let keys: Vec<u32> = (at..at + slots.len() as u32).collect();
         super::batch::update(data, &keys, slots).map_err(|error| BpfError::Map {
             attempt: "write",

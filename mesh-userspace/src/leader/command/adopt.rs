@@ -8,6 +8,7 @@
 //! while his node goes on listing him. Must not: touch a service with tasks of its own, or a container.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::leader::Ctx;
 use crate::leader::allocate::settle_service;
@@ -57,10 +58,18 @@ fn release(after: &mut Cluster, node: &Id, listed: &[LabelledContainer]) {
         let container = task.adopted.as_deref().filter(|_| task.node_id.as_ref() == Some(node));
         container.is_some_and(|container| !listed.contains(container))
     };
-    after.tasks.retain(|_, task| !is_gone(task) || task.desired != TaskState::Remove || !task.attachments.is_empty());
-    for task in after.tasks.values_mut().filter(|task| is_gone(task) && task.desired == TaskState::Running) {
-        task.desired = TaskState::Shutdown;
-        task.message = "its container stopped".to_string();
+    let gone: Vec<Id> = after.tasks.values().filter(|task| is_gone(task)).map(|task| task.id.clone()).collect();
+    for id in &gone {
+        let task = &after.tasks[id];
+        match task.desired {
+            TaskState::Remove if task.attachments.is_empty() => drop(after.tasks.remove(id)),
+            TaskState::Running => {
+                let task = &mut after.tasks[id];
+                task.desired = TaskState::Shutdown;
+                task.message = "its container stopped".to_string();
+            }
+            _ => {}
+        }
     }
 }
 
@@ -86,11 +95,11 @@ fn admit(after: &mut Cluster, node: &Id, asking: &LabelledContainer, ctx: &mut C
         service_name: service.spec.name.clone(),
         slot: free_slot(after, &service),
         node_id: Some(node.clone()),
-        spec: TaskSpec {
+        spec: Arc::new(TaskSpec {
             image: asking.image.clone(),
             hostname: Some(asking.name.clone()),
             ..TaskSpec::new(Runtime::Docker)
-        },
+        }),
         service_version: service.version,
         attachments: attach(after, &service).map_err(|used_up| refused(used_up.to_string()))?,
         desired: TaskState::Running,

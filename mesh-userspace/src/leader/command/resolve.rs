@@ -61,13 +61,13 @@ pub fn node<'a>(cluster: &'a Cluster, reference: &str) -> Result<&'a Node, Comma
 
 /// The service of this name, id or id prefix.
 pub fn service<'a>(cluster: &'a Cluster, reference: &str) -> Result<&'a Service, CommandError> {
-    let all = cluster.services.values();
+    let all = cluster.services.iter().map(|(_, service)| service);
     resolve("service", reference, all.map(|one| Candidate { id: &one.id, name: one.spec.name.clone(), object: one }))
 }
 
 /// The task of this id, id prefix, or name (`web.1`, `web.1.<id>`); a name means the task of the slot that shall run.
 pub fn task<'a>(cluster: &'a Cluster, reference: &str) -> Result<&'a Task, CommandError> {
-    let all = cluster.tasks.values();
+    let all = cluster.tasks.iter().map(|(_, task)| task);
     // A global task is also found by its node's name: web.n1.
     let by_node_name = |task: &Task| {
         let node = task.node_id.as_ref().and_then(|id| cluster.nodes.get(id));

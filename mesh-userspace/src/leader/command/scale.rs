@@ -1,7 +1,7 @@
 //! A service gets more or fewer tasks, goes back to its previous spec, or goes.
 
 use crate::leader::Ctx;
-use crate::model::{Cluster, Mode, Service, TaskState, UpdateState};
+use crate::model::{Cluster, Id, Mode, Service, TaskState, UpdateState};
 
 use super::check::check_replicas;
 use super::service::replace_spec;
@@ -59,7 +59,9 @@ pub fn remove_service(cluster: &Cluster, reference: &str) -> Result<Commit<Servi
 pub(super) fn take_out(after: &mut Cluster, service: &Service) {
     after.services.remove(&service.id);
     after.updates.remove(&service.id);
-    for task in after.tasks.values_mut().filter(|task| task.service_id == service.id) {
+    let tasks: Vec<Id> = after.tasks_of(&service.id).map(|task| task.id.clone()).collect();
+    for id in &tasks {
+        let task = &mut after.tasks[id];
         task.draining |= task.desired == TaskState::Running;
         task.desired = TaskState::Remove;
     }

@@ -76,7 +76,9 @@ fn follow_task(work: &mut Work, id: &Id) {
         }
         (Some(_), None) => {}
     }
-    work.after.tasks.insert(id.clone(), task);
+    if work.after.tasks.get(id) != Some(&task) {
+        work.after.tasks.insert(id.clone(), task);
+    }
 }
 
 /// A container of somebody else ends when its node says so, or with its node; it is replaced by nobody and moved nowhere. After

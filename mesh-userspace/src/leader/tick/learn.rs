@@ -32,6 +32,8 @@ pub(super) fn readiness(work: &mut Work) {
         })
         .collect();
     for (service, ready_since) in seen {
-        work.after.updates.entry(service).and_modify(|status| status.ready_since = ready_since);
+        if let Some(status) = work.after.updates.get_mut(&service) {
+            status.ready_since = ready_since;
+        }
     }
 }

@@ -61,7 +61,7 @@ mod tests {
             service_name: spec.name.clone(),
             slot: 1,
             node_id: None,
-            spec: spec.task.clone(),
+            spec: spec.task.clone().into(),
             service_version: 1,
             attachments: Vec::new(),
             desired: TaskState::Shutdown,

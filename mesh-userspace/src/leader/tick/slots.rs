@@ -1,6 +1,7 @@
 //! The slots of a service: one running task in each – 1..=replicas, or one per node for a global service.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::leader::Constraint;
 use crate::model::{Availability, Id, Mode, Node, Service, ServiceSpec, Task, TaskState, UpdateOrder};
@@ -99,11 +100,17 @@ fn stop_unwanted(work: &mut Work, id: &Id) {
 /// Tasks that run what they should learn the newest version; tasks that no node has yet learn the whole spec.
 fn refresh(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
-    for task in work.after.tasks.values_mut().filter(|task| task.service_id == *id && is_live(task)) {
-        if task.node_id.is_none() || runs_the_same(&task.spec, &service.spec.task) {
-            task.service_version = service.version;
-            task.spec = service.spec.task.clone();
-        }
+    let is_outdated = |task: &&Task| {
+        is_live(task)
+            && (task.service_version != service.version || *task.spec != service.spec.task)
+            && (task.node_id.is_none() || runs_the_same(&task.spec, &service.spec.task))
+    };
+    let outdated: Vec<Id> = work.after.tasks_of(id).filter(is_outdated).map(|task| task.id.clone()).collect();
+    let spec = Arc::new(service.spec.task);
+    for id in &outdated {
+        let Some(task) = work.after.tasks.get_mut(id) else { continue };
+        task.service_version = service.version;
+        task.spec = spec.clone();
     }
 }
 
@@ -135,7 +142,7 @@ pub(super) fn start(work: &mut Work, service: &Service, slot: &Slot) {
         service_name: service.spec.name.clone(),
         slot: if let Slot::Number(number) = slot { *number } else { 0 },
         node_id: None,
-        spec: service.spec.task.clone(),
+        spec: service.spec.task.clone().into(),
         service_version: service.version,
         attachments: Vec::new(),
         desired: TaskState::Running,

@@ -15,7 +15,8 @@ use mesh_common::wire::mac;
 
 use super::{Facts, Image};
 use crate::model::{
-    Algorithm, Attachment, Cluster, EndpointMode, Network, Observed, Protocol, PublishMode, Service, Task, TaskState,
+    Algorithm, Attachment, Cluster, EndpointMode, Id, Network, Observed, Protocol, PublishMode, Service, Task,
+    TaskState,
 };
 
 /// The image for this node.
@@ -24,13 +25,37 @@ pub fn compile(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Image {
     let mut image = Image { config: Some(config), uplinks: facts.uplinks.clone(), ..Image::default() };
     nodes(cluster, observed, facts, &mut image);
     gateways(cluster, &mut image);
-    for task in cluster.tasks.values().filter(|task| is_alive(task, observed)) {
+    for task in cluster.tasks.values() {
         attach(cluster, observed, facts, task, &mut image);
     }
     for service in cluster.services.values() {
         publish(cluster, facts, service, &mut image);
     }
     image
+}
+
+/// What does not depend on services and their tasks; None where there is no configuration.
+pub(super) fn compile_base(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Option<Image> {
+    let mut image = Image { config: Some(config(cluster, facts)?), uplinks: facts.uplinks.clone(), ..Image::default() };
+    nodes(cluster, observed, facts, &mut image);
+    Some(image)
+}
+
+/// What one service puts into the image, by itself. `tasks` are those it has, others are passed over.
+pub(super) fn compile_service<'a>(
+    cluster: &Cluster,
+    observed: &Observed,
+    facts: &Facts,
+    service: &Id,
+    tasks: impl Iterator<Item = &'a Id>,
+    image: &mut Image,
+) {
+    for task in tasks.filter_map(|task| cluster.tasks.get(task)).filter(|task| task.service_id == *service) {
+        attach(cluster, observed, facts, task, image);
+    }
+    if let Some(service) = cluster.services.get(service) {
+        publish(cluster, facts, service, image);
+    }
 }
 
 fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
@@ -116,8 +141,11 @@ fn is_ready(task: &Task, observed: &Observed) -> bool {
         && observed.tasks.get(&task.id).is_some_and(|status| status.ready && status.state == TaskState::Running)
 }
 
-/// A task's attachments as endpoints and backends, and in the pools where it is ready.
+/// The attachments of a task that is alive as endpoints and backends, and in the pools where it is ready.
 fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, image: &mut Image) {
+    if !is_alive(task, observed) {
+        return;
+    }
     let Some(node) = task.node_id.as_ref().and_then(|id| cluster.nodes.get(id)) else { return };
     let ifindex = if node.id == facts.this_node {
         // Without its link it can't be delivered to yet.
@@ -146,7 +174,7 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
             prefix_len: network.subnet.prefix_len(),
             pad: [0; 3],
         };
-        image.endpoints.insert(addr.octets(), entry);
+        image.overlaps |= image.endpoints.insert(addr.octets(), entry).is_some();
         let service = cluster.services.get(&task.service_id);
         let pool = service
             .and_then(|service| service.vips.iter().find(|vip| vip.network_id == *network_id))
@@ -162,29 +190,36 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
             state: if is_ready { backend_state::READY } else { backend_state::DRAINING },
             pad: 0,
         };
-        image.backends.insert(*number, backend);
+        image.overlaps |= image.backends.insert(*number, backend).is_some();
         if let (Some(pool), true) = (pool, is_ready) {
-            let ready = image.pools.entry(pool).or_default();
-            ready.push(*number);
-            ready.sort_unstable();
+            image.pools.entry(pool).or_default().backends.push(*number);
         }
     }
 }
 
-/// A service's frontends: its VIP on every network, and its published ports by the pool of its first network.
+/// A service's frontends: its VIP on every network, and its published ports by the pool of its first network. After its tasks.
 fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Image) {
     let has_vip = service.spec.endpoint_mode == EndpointMode::Vip;
-    for vip in &service.vips {
+    let published = || service.ports.iter().filter(|port| port.mode == PublishMode::Ingress && port.published != 0);
+    for (place, vip) in service.vips.iter().enumerate() {
         let Some(network) = cluster.networks.get(&vip.network_id) else { continue };
-        image.pools.entry(vip.pool).or_default();
+        let has_ports = place == 0 && published().next().is_some();
+        if !has_vip && !has_ports {
+            // Names alone lead to its tasks: nobody would look at a list.
+            image.pools.remove(&vip.pool);
+            continue;
+        }
+        let pool = image.pools.entry(vip.pool).or_default();
+        pool.backends.sort_unstable();
+        pool.maglev = service.spec.lb == Algorithm::Maglev;
         if has_vip {
             let key = FrontendKey::vip(vip.addr.octets());
-            image.frontends.insert(key, frontend(service, vip.pool, network.vni, vip.addr.octets(), 0));
+            put_frontend(image, key, frontend(service, vip.pool, network.vni, vip.addr.octets(), 0));
         }
     }
     let Some(first) = service.vips.first() else { return };
     let Some(network) = cluster.networks.get(&first.network_id) else { return };
-    for port in service.ports.iter().filter(|port| port.mode == PublishMode::Ingress && port.published != 0) {
+    for port in published() {
         let protocol = match port.protocol {
             Protocol::Tcp => mesh_common::parse::protocol::TCP,
             Protocol::Udp => mesh_common::parse::protocol::UDP,
@@ -196,8 +231,12 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         if facts.ports_not_taken.contains(&(protocol, port.published)) {
             entry.flags |= frontend_flag::NOT_TAKEN;
         }
-        image.frontends.insert(key, entry);
+        put_frontend(image, key, entry);
     }
+}
+
+fn put_frontend(image: &mut Image, key: FrontendKey<[u8; 4]>, entry: Frontend<[u8; 4]>) {
+    image.overlaps |= image.frontends.insert(key, entry).is_some();
 }
 
 fn frontend(service: &Service, pool: u32, vni: u32, vip: [u8; 4], target_port: u16) -> Frontend<[u8; 4]> {

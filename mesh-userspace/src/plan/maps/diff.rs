@@ -73,6 +73,30 @@ pub fn diff(programmed: &Tables, wanted: &Tables) -> Vec<MapOp> {
     ops
 }
 
+impl Tables {
+    /// What an operation does to them. A list that no frontend refers to any more stays: the caller's to forget.
+    pub fn apply(&mut self, op: &MapOp) {
+        match op.clone() {
+            MapOp::Config(config) => self.config = config,
+            MapOp::Put(Entry::Address(key, value)) => drop(self.addresses.insert(key, value)),
+            MapOp::Put(Entry::Endpoint(key, value)) => drop(self.endpoints.insert(key, value)),
+            MapOp::Put(Entry::Frontend(key, value)) => drop(self.frontends.insert(key, value)),
+            MapOp::Put(Entry::Backend(key, value)) => drop(self.backends.insert(key, value)),
+            MapOp::Put(Entry::Peer(key, value)) => drop(self.peers.insert(key, value)),
+            MapOp::Put(Entry::Uplink(key, value)) => drop(self.uplinks.insert(key, value)),
+            MapOp::Put(Entry::Turn(pool)) => drop(self.turns.insert(pool)),
+            MapOp::Put(Entry::Ring(at, slots)) => drop(self.rings.insert(at, slots)),
+            MapOp::Delete(Key::Address(key)) => drop(self.addresses.remove(&key)),
+            MapOp::Delete(Key::Endpoint(key)) => drop(self.endpoints.remove(&key)),
+            MapOp::Delete(Key::Frontend(key)) => drop(self.frontends.remove(&key)),
+            MapOp::Delete(Key::Backend(key)) => drop(self.backends.remove(&key)),
+            MapOp::Delete(Key::Peer(key)) => drop(self.peers.remove(&key)),
+            MapOp::Delete(Key::Uplink(key)) => drop(self.uplinks.remove(&key)),
+            MapOp::Delete(Key::Turn(key)) => drop(self.turns.remove(&key)),
+        }
+    }
+}
+
 fn puts<K: Ord + Clone, V: Eq + Clone>(
     have: &BTreeMap<K, V>,
     want: &BTreeMap<K, V>,

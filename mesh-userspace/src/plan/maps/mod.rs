@@ -1,5 +1,6 @@
 //! The BPF maps as we want them: desired + observed + facts about this host → [`Image`] → [`Tables`] → operations.
 //!
+//! [`Programmed`] is the way the agent goes: it holds what is programmed and by which facts, and plans anew only what other facts concern.
 //! [`compile`] says what each service's rings must contain, [`place`] finds them room in the one array `RINGS` (keeping what did not
 //! change where it is), [`diff`] orders the writes so that no reader ever follows a number into nothing: leaves before roots on the way
 //! in, roots before leaves on the way out.
@@ -8,6 +9,10 @@
 mod compile;
 mod diff;
 mod place;
+mod programmed;
+#[cfg(test)]
+mod properties;
+mod room;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,6 +28,7 @@ use crate::model::Id;
 pub use compile::compile;
 pub use diff::{Entry, Key, MapOp, diff};
 pub use place::{NoRoom, Placed, place};
+pub use programmed::{Programmed, Round};
 pub use text::Kind;
 
 /// Facts about this host that the maps depend on, as the edges read them.
@@ -73,8 +79,19 @@ pub struct Image {
     pub backends: BTreeMap<u32, Backend>,
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
-    /// Pool → its ready backends (endpoint numbers), ascending.
-    pub pools: BTreeMap<u32, Vec<u32>>,
+    /// What frontends refer to.
+    pub pools: BTreeMap<u32, Pool>,
+    /// Two objects claim one address, endpoint number, frontend or pool: the later one has it.
+    pub overlaps: bool,
+}
+
+/// Who answers for a service on a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Ready backends (endpoint numbers), ascending.
+    pub backends: Vec<u32>,
+    /// The ring chooses for every flow, so it must be even.
+    pub maglev: bool,
 }
 
 /// What the maps hold: entry by entry what `bpftool map dump` shows.

@@ -9,25 +9,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_common::maglev;
-use mesh_common::schema::MAX_RING_SLOTS;
+use mesh_common::maglev::{self, COARSE, FINE};
+use mesh_common::schema::MIN_RING_SLOTS;
 
-use super::{Image, Tables};
+use super::room::Room;
+use super::{Image, Pool, Tables};
 
-/// Where a pool's lists are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A ring that is seldom asked is no longer than this; of more backends the list itself serves as the ring.
+const LONGEST_COARSE: u32 = 65_521;
+
+/// Where the pools' lists are.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// Pool → (backends, first slot of the turn list, first slot of the ring, ring length, generation).
     pools: BTreeMap<u32, Place>,
+    /// Neither in use nor resting.
+    room: Room,
     /// Ranges given up by the last call: not re-used by the next.
     resting: Vec<(u32, u32)>,
 }
 
+/// Where one pool's lists are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+pub(super) struct Place {
     backends: Arc<Vec<u32>>,
-    turns_at: u32,
-    ring_at: u32,
+    pub turns_at: u32,
+    /// The list's own first slot where it serves as the ring.
+    pub ring_at: u32,
     ring: Arc<Vec<u32>>,
     generation: u32,
 }
@@ -35,18 +42,41 @@ struct Place {
 /// The array has no room for this pool's lists.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "the ring of pool {pool} with {backends} backends finds no room in RINGS ({MAX_RING_SLOTS} slots): its service keeps its old tasks; remove services or replicas"
+    "the ring of pool {pool} with {backends} backends finds no room in RINGS ({slots} slots): its service keeps its old tasks; remove services or replicas"
 )]
 pub struct NoRoom {
     pub pool: u32,
     pub backends: usize,
+    pub slots: u32,
+}
+
+/// Length of the ring; 0: the list serves as the ring.
+fn ring_len(pool: &Pool) -> u32 {
+    match (pool.backends.len(), pool.maglev) {
+        (0, _) => 0,
+        (backends, true) => maglev::length_for(backends, FINE),
+        (backends, false) => match maglev::length_for(backends, COARSE) {
+            length if length > LONGEST_COARSE => 0,
+            length => length,
+        },
+    }
+}
+
+impl Default for Placed {
+    /// Nothing is placed in the smallest array.
+    fn default() -> Self {
+        Placed { pools: BTreeMap::new(), room: Room::new(MIN_RING_SLOTS as u32), resting: Vec::new() }
+    }
 }
 
 impl Placed {
-    /// What the maps of a former agent's life say, so that a restart moves nothing.
-    pub fn from_tables(tables: &Tables) -> Self {
-        let mut pools = BTreeMap::new();
+    /// What the maps of a former agent's life say, so that a restart moves nothing. `slots` are those of the array.
+    pub fn from_tables(tables: &Tables, slots: u32) -> Self {
+        let mut placed = Placed { pools: BTreeMap::new(), room: Room::new(slots), resting: Vec::new() };
         for frontend in tables.frontends.values() {
+            if placed.pools.contains_key(&frontend.pool) {
+                continue;
+            }
             let backends = match frontend.turns_len {
                 // Without a place, but with a generation to go on from.
                 0 => Some(Arc::default()),
@@ -54,94 +84,75 @@ impl Placed {
             };
             let Some(backends) = backends else { continue };
             // Filled anew: what an interrupted write left there is a difference, and is written again.
-            let ring = Arc::new(ring(&backends, frontend.ring_len));
-            let ring = tables.rings.get(&frontend.ring_at).filter(|there| **there == ring).cloned().unwrap_or(ring);
-            let place = Place {
-                backends,
-                turns_at: frontend.turns_at,
-                ring_at: frontend.ring_at,
-                ring,
-                generation: frontend.generation,
+            let ring = match frontend.ring_at == frontend.turns_at {
+                true => backends.clone(),
+                false => Arc::new(ring(&backends, frontend.ring_len)),
             };
-            pools.insert(frontend.pool, place);
-        }
-        Placed { pools, resting: Vec::new() }
-    }
-
-    /// Ranges in use or resting.
-    fn taken(&self) -> BTreeMap<u32, u32> {
-        self.pools.values().flat_map(ranges).chain(self.resting.iter().copied()).collect()
-    }
-}
-
-/// What is free during one call, in which ranges are only taken.
-struct Room {
-    /// First slot → length.
-    taken: BTreeMap<u32, u32>,
-    /// Length → no gap of it begins below this slot.
-    searched: BTreeMap<u32, u32>,
-}
-
-impl Room {
-    /// Takes the first fit.
-    fn take(&mut self, len: u32) -> Option<u32> {
-        let mut at = self.searched.get(&len).copied().unwrap_or(0);
-        for (from, taken) in self.taken.range(at..) {
-            if *from >= at + len {
-                break;
+            let ring = tables.rings.get(&frontend.ring_at).filter(|there| **there == ring).cloned().unwrap_or(ring);
+            let (turns_at, ring_at, generation) = (frontend.turns_at, frontend.ring_at, frontend.generation);
+            let place = Place { backends, turns_at, ring_at, ring, generation };
+            // Lists that overlap are nobody's work but a mistake's: the later pool gets a place of its own.
+            if ranges(&place).all(|(at, len)| placed.room.take_at(at, len)) {
+                placed.pools.insert(frontend.pool, place);
             }
-            at = at.max(from + taken);
         }
-        if at as usize + len as usize > MAX_RING_SLOTS {
-            return None;
+        placed
+    }
+
+    pub(super) fn place_of(&self, pool: u32) -> Option<&Place> {
+        self.pools.get(&pool)
+    }
+
+    /// Gives up the places of pools that are `gone` and finds one for each that is `wanted` and has none, or one for other backends. Pools
+    /// without room keep their former backends and are named.
+    pub(super) fn change(&mut self, gone: &[u32], wanted: &BTreeMap<u32, Pool>) -> Vec<NoRoom> {
+        let rested = std::mem::take(&mut self.resting);
+        // Frontends of vanished pools are deleted only after this call's rings are written: their lists rest as well.
+        for place in gone.iter().filter_map(|pool| self.pools.remove(pool)) {
+            self.resting.extend(ranges(&place));
         }
-        self.taken.insert(at, len);
-        self.searched.insert(len, at + len);
-        Some(at)
+        let mut refused = Vec::new();
+        for (pool, want) in wanted {
+            let old = self.pools.get(pool);
+            if old.is_some_and(|place| place.is_for(want)) {
+                continue;
+            }
+            let generation = old.map_or(0, |place| place.generation.wrapping_add(1));
+            match find(&mut self.room, want, generation) {
+                Some(place) => {
+                    let old = self.pools.insert(*pool, place);
+                    self.resting.extend(old.iter().flat_map(ranges));
+                }
+                None => {
+                    refused.push(NoRoom { pool: *pool, backends: want.backends.len(), slots: self.room.slots() });
+                }
+            }
+        }
+        rested.into_iter().for_each(|(at, len)| self.room.give(at, len));
+        refused
+    }
+}
+
+impl Place {
+    fn is_for(&self, pool: &Pool) -> bool {
+        let serves_as_ring = self.ring_at == self.turns_at;
+        let length = if serves_as_ring { 0 } else { self.ring.len() as u32 };
+        *self.backends == pool.backends && length == ring_len(pool)
     }
 }
 
 /// The tables for an image. Pools without room keep their former backends and are named in the second part.
 pub fn place(image: &Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
-    let mut refused = Vec::new();
-    let mut given_up = Vec::new();
-    placed.pools.retain(|pool, place| {
-        let stays = image.pools.contains_key(pool);
-        if !stays {
-            given_up.extend(ranges(place));
-        }
-        stays
-    });
-    // Frontends of vanished pools are deleted only after this call's rings are written: their lists rest as well.
-    placed.resting.extend(given_up.iter().copied());
-    // Asked for by the first pool that changed; what this call gives up is in it already.
-    let mut room = None;
-    for (pool, backends) in &image.pools {
-        let old = placed.pools.get(pool);
-        if old.is_some_and(|place| *place.backends == *backends) {
-            continue;
-        }
-        let room = room.get_or_insert_with(|| Room { taken: placed.taken(), searched: BTreeMap::new() });
-        let generation = old.map_or(0, |place| place.generation.wrapping_add(1));
-        let released = old.map(ranges).unwrap_or_default();
-        match find(room, *pool, backends, generation) {
-            Ok(place) => {
-                placed.pools.insert(*pool, place);
-                // Rests until the next call: in `room` it stays taken.
-                given_up.extend(released);
-            }
-            Err(error) => refused.push(error),
-        }
-    }
-    placed.resting = given_up;
+    let gone: Vec<u32> = placed.pools.keys().filter(|pool| !image.pools.contains_key(pool)).copied().collect();
+    let refused = placed.change(&gone, &image.pools);
     (tables(image, placed), refused)
 }
 
-fn ranges(place: &Place) -> Vec<(u32, u32)> {
-    if place.backends.is_empty() {
-        return Vec::new();
-    }
-    vec![(place.turns_at, place.backends.len() as u32), (place.ring_at, place.ring.len() as u32)]
+fn ranges(place: &Place) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let list = (place.turns_at, place.backends.len() as u32);
+    let ring = (place.ring_at, place.ring.len() as u32);
+    let is_own = place.ring_at != place.turns_at;
+    [Some(list), is_own.then_some(ring)].into_iter().flatten().filter(|(_, len)| *len > 0)
 }
 
 fn ring(backends: &[u32], len: u32) -> Vec<u32> {
@@ -150,19 +161,24 @@ fn ring(backends: &[u32], len: u32) -> Vec<u32> {
     ring
 }
 
-fn find(room: &mut Room, pool: u32, backends: &[u32], generation: u32) -> Result<Place, NoRoom> {
-    if backends.is_empty() {
-        return Ok(Place { backends: Arc::default(), turns_at: 0, ring_at: 0, ring: Arc::default(), generation });
+fn find(room: &mut Room, pool: &Pool, generation: u32) -> Option<Place> {
+    if pool.backends.is_empty() {
+        return Some(Place { backends: Arc::default(), turns_at: 0, ring_at: 0, ring: Arc::default(), generation });
     }
-    let ring_len = maglev::length_for(backends.len());
-    let both = backends.len() as u32 + ring_len;
-    let turns_at = room.take(both).ok_or(NoRoom { pool, backends: backends.len() })?;
-    let ring_at = turns_at + backends.len() as u32;
-    let ring = Arc::new(ring(backends, ring_len));
-    Ok(Place { backends: Arc::new(backends.to_vec()), turns_at, ring_at, ring, generation })
+    let (list_len, ring_len) = (pool.backends.len() as u32, ring_len(pool));
+    let turns_at = room.take(list_len + ring_len)?;
+    let backends = Arc::new(pool.backends.clone());
+    Some(match ring_len {
+        0 => Place { ring: backends.clone(), backends, turns_at, ring_at: turns_at, generation },
+        _ => {
+            let ring = Arc::new(ring(&backends, ring_len));
+            Place { backends, turns_at, ring_at: turns_at + list_len, ring, generation }
+        }
+    })
 }
 
-fn tables(image: &Image, placed: &Placed) -> Tables {
+/// What the maps shall hold for this image.
+pub(super) fn tables(image: &Image, placed: &Placed) -> Tables {
     let mut tables = Tables {
         config: image.config,
         addresses: image.addresses.clone(),

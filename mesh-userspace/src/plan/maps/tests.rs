@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::schema::{Frontend, FrontendKey};
+use mesh_common::schema::{Frontend, FrontendKey, MIN_RING_SLOTS, algorithm};
 use proptest::prelude::*;
 
-use super::{Entry, Image, Key, MapOp, Placed, Tables, diff, place};
+use super::{Entry, Image, Key, MapOp, Placed, Pool, Tables, diff, place};
 
-fn image_of(pools: &BTreeMap<u32, Vec<u32>>) -> Image {
+fn image_of(lists: &BTreeMap<u32, Vec<u32>>) -> Image {
+    let pool =
+        |(pool, backends): (&u32, &Vec<u32>)| (*pool, Pool { backends: backends.clone(), maglev: pool % 2 == 0 });
+    let pools: BTreeMap<u32, Pool> = lists.iter().map(pool).collect();
     let frontends = pools
         .keys()
         .map(|pool| {
@@ -21,7 +24,7 @@ fn image_of(pools: &BTreeMap<u32, Vec<u32>>) -> Image {
                 ring_len: 0,
                 vip: pool.to_be_bytes(),
                 target_port: 0,
-                algorithm: 0,
+                algorithm: if pool % 2 == 0 { algorithm::MAGLEV } else { algorithm::ROUND_ROBIN },
                 flags: 0,
                 affinity_s: 0,
                 generation: 0,
@@ -29,7 +32,7 @@ fn image_of(pools: &BTreeMap<u32, Vec<u32>>) -> Image {
             (key, frontend)
         })
         .collect();
-    Image { frontends, pools: pools.clone(), ..Image::default() }
+    Image { frontends, pools, ..Image::default() }
 }
 
 /// The kernel's part, in memory; also checks that no frontend ever refers to slots that were not written.
@@ -97,7 +100,7 @@ proptest! {
         let mut placed = Placed::default();
         place(&image_of(&before), &mut placed);
         let (wanted, _) = place(&image_of(&pools), &mut placed);
-        let (again, _) = place(&image_of(&pools), &mut Placed::from_tables(&wanted));
+        let (again, _) = place(&image_of(&pools), &mut Placed::from_tables(&wanted, MIN_RING_SLOTS as u32));
         prop_assert!(diff(&wanted, &again).is_empty());
     }
 }

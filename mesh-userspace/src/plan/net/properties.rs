@@ -200,8 +200,8 @@ pub(super) fn facts() -> (Cluster, Observed) {
             (id(21), network(21, "demo", 4097, "10.0.16.0/20", "10.0.16.1")),
         ]
         .into(),
-        services: [(id(30), service())].into(),
-        tasks: [(id(7), task())].into(),
+        services: vec![(id(30), service())].into(),
+        tasks: vec![(id(7), task())].into(),
         ..Cluster::default()
     };
     let running = TaskStatus {
@@ -214,7 +214,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         health: None,
         since: 0,
     };
-    (cluster, Observed { tasks: [(id(7), running)].into(), ..Default::default() })
+    (cluster, Observed { tasks: vec![(id(7), running)].into(), ..Default::default() })
 }
 
 fn service() -> Service {
@@ -257,7 +257,7 @@ fn task() -> Task {
         service_name: "whoami".into(),
         slot: 1,
         node_id: Some(id(1)),
-        spec: task_spec(),
+        spec: task_spec().into(),
         service_version: 1,
         attachments: vec![Attachment { network_id: id(21), addr: Ipv4Addr::new(10, 0, 16, 5), endpoint: 77 }],
         desired: TaskState::Running,

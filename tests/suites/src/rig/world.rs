@@ -172,7 +172,8 @@ impl Rig {
         self.numbers += 1;
         let pool = self.numbers;
         let numbers: Vec<u32> = tasks.iter().map(|task| task.number).collect();
-        let mut ring = if tasks.is_empty() { Vec::new() } else { vec![0; maglev::length_for(tasks.len()) as usize] };
+        let mut ring =
+            if tasks.is_empty() { Vec::new() } else { vec![0; maglev::length_for(tasks.len(), maglev::FINE) as usize] };
         maglev::fill(&mut ring, &numbers, &mut vec![0; numbers.len()]);
         let turns_at = self.slots;
         let ring_at = turns_at + numbers.len() as u32;

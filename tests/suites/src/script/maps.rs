@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mesh_common::schema::Frontend;
-use mesh_userspace::plan::maps::{Entry, Key, MapOp, Tables};
+use mesh_userspace::plan::maps::{Entry, MapOp, Tables};
 
 type FrontendOf = Frontend<[u8; 4]>;
 
@@ -91,24 +91,9 @@ impl Maps {
     }
 
     fn write(&mut self, op: MapOp) {
-        let entries = &mut self.entries;
         match op {
-            MapOp::Config(config) => entries.config = config,
-            MapOp::Put(Entry::Address(key, value)) => drop(entries.addresses.insert(key, value)),
-            MapOp::Put(Entry::Endpoint(key, value)) => drop(entries.endpoints.insert(key, value)),
-            MapOp::Put(Entry::Frontend(key, value)) => drop(entries.frontends.insert(key, value)),
-            MapOp::Put(Entry::Backend(key, value)) => drop(entries.backends.insert(key, value)),
-            MapOp::Put(Entry::Peer(key, value)) => drop(entries.peers.insert(key, value)),
-            MapOp::Put(Entry::Uplink(key, value)) => drop(entries.uplinks.insert(key, value)),
-            MapOp::Put(Entry::Turn(pool)) => drop(entries.turns.insert(pool)),
             MapOp::Put(Entry::Ring(at, slots)) => self.rings.extend((at..).zip(slots.iter().copied())),
-            MapOp::Delete(Key::Address(key)) => drop(entries.addresses.remove(&key)),
-            MapOp::Delete(Key::Endpoint(key)) => drop(entries.endpoints.remove(&key)),
-            MapOp::Delete(Key::Frontend(key)) => drop(entries.frontends.remove(&key)),
-            MapOp::Delete(Key::Backend(key)) => drop(entries.backends.remove(&key)),
-            MapOp::Delete(Key::Peer(key)) => drop(entries.peers.remove(&key)),
-            MapOp::Delete(Key::Uplink(key)) => drop(entries.uplinks.remove(&key)),
-            MapOp::Delete(Key::Turn(key)) => drop(entries.turns.remove(&key)),
+            op => self.entries.apply(&op),
         }
     }
 }

@@ -5,16 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_userspace::dns::zone::{self, Zone};
 use mesh_userspace::model::{Cluster, Id, Node as Member, Observed, TaskHealth, TaskState, TaskStatus, UnixMs};
-use mesh_userspace::plan::maps::{self, Facts, Placed};
+use mesh_userspace::plan::maps::{self, Facts, Tables};
 use mesh_userspace::plan::net::{self, HeldPort, NetImage, NetOp, Programmed, Transport, Underlay};
 
 use super::maps::Maps;
 
+/// Slots of `RINGS`.
+const RING_SLOTS: u32 = 1 << 20;
 const UPLINK: u32 = 2;
 const MESH0: u32 = 3;
 const FIRST_LINK: u32 = 10;
@@ -42,7 +45,7 @@ pub struct Node {
     pub image: NetImage,
     pub programmed: Programmed,
     pub maps: Maps,
-    placed: Placed,
+    planned: maps::Programmed,
     /// Links as the kernel numbers them.
     ifindexes: BTreeMap<Id, u32>,
     next_ifindex: u32,
@@ -69,7 +72,7 @@ impl Node {
             image: NetImage::default(),
             programmed: Programmed::default(),
             maps: Maps::default(),
-            placed: Placed::default(),
+            planned: maps::Programmed::from_tables(Tables::default(), RING_SLOTS),
             ifindexes: BTreeMap::new(),
             next_ifindex: FIRST_LINK,
             zone: Zone::default(),
@@ -96,7 +99,7 @@ impl Node {
     /// A new agent finds what its predecessor left in the kernel.
     pub fn start_agent(&mut self) {
         self.is_alive = true;
-        self.placed = Placed::from_tables(&self.maps.tables());
+        self.planned = maps::Programmed::from_tables(self.maps.tables(), RING_SLOTS);
         self.programmed.held_ports.clear();
     }
 
@@ -209,13 +212,15 @@ impl Node {
     }
 
     fn converge_maps(&mut self) -> Result<(), String> {
-        let image = maps::compile(&self.desired, &self.observed(), &self.facts());
-        let (wanted, refused) = maps::place(&image, &mut self.placed);
-        let ops = maps::diff(&self.maps.tables(), &wanted);
-        self.ops.extend(ops.iter().map(ToString::to_string));
-        self.maps.apply(&ops, &wanted).map_err(|error| format!("{}: {error}", self.name))?;
-        let (again, _) = maps::place(&image, &mut self.placed.clone());
-        match (maps::diff(&self.maps.tables(), &again).first(), refused.first()) {
+        let (desired, observed, facts) = (Arc::new(self.desired.clone()), Arc::new(self.observed()), self.facts());
+        let round = self.planned.round(&desired, &observed, &facts);
+        self.ops.extend(round.ops.iter().map(ToString::to_string));
+        self.planned.done(&round.ops);
+        let wanted = self.planned.tables();
+        self.maps.apply(&round.ops, wanted).map_err(|error| format!("{}: {error}", self.name))?;
+        // An agent that starts now, and looks at everything.
+        let mut next = maps::Programmed::from_tables(self.maps.tables(), RING_SLOTS);
+        match (next.round(&desired, &observed, &facts).ops.first(), round.refused.first()) {
             (Some(op), _) => Err(format!("{}: a second round would do `{op}`", self.name)),
             (_, Some(refused)) => Err(format!("{}: {refused}", self.name)),
             (None, None) => Ok(()),

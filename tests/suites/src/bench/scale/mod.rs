@@ -8,12 +8,12 @@ mod live;
 mod stage;
 mod world;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mesh_common::maglev;
-use mesh_common::schema::{MAX_ENDPOINTS, MAX_RING_SLOTS};
-use mesh_userspace::plan::maps::{Facts, MapOp, Placed, Tables, compile, diff, place};
+use mesh_common::schema::MAX_ENDPOINTS;
+use mesh_userspace::plan::maps::{Facts, Programmed, Round};
 
 use super::{PAIRS, Row, Target, Wish};
 use stage::Stage;
@@ -76,11 +76,7 @@ fn unit(what: &str) -> &'static str {
 /// Why this build's maps can't hold it.
 fn too_large(services: u32, backends: u32) -> Option<String> {
     let endpoints = services as usize * backends as usize;
-    let slots = services as usize * (backends as usize + maglev::length_for(backends as usize) as usize);
-    if endpoints > MAX_ENDPOINTS {
-        return Some(format!("needs {endpoints} entries in ENDPOINTS4, which holds {MAX_ENDPOINTS}"));
-    }
-    (slots > MAX_RING_SLOTS).then(|| format!("needs {slots} slots in RINGS, which holds {MAX_RING_SLOTS}"))
+    (endpoints > MAX_ENDPOINTS).then(|| format!("needs {endpoints} entries in ENDPOINTS4, which holds {MAX_ENDPOINTS}"))
 }
 
 /// Readings of one size, in milliseconds but for counts and memory.
@@ -114,21 +110,26 @@ impl Readings {
 /// The agent's memory of what is programmed, and the edge that programs: as agent::reconcile holds them.
 struct Agent<'a> {
     stage: &'a mut Stage,
-    tables: Tables,
-    placed: Placed,
+    programmed: Programmed,
 }
 
-impl Agent<'_> {
+impl<'a> Agent<'a> {
+    /// What the maps hold, read as a starting agent reads it.
+    fn begin(stage: &'a mut Stage) -> Result<Agent<'a>> {
+        let dataplane = stage.dataplane();
+        let programmed = Programmed::from_tables(dataplane.tables()?, dataplane.ring_slots()?);
+        Ok(Agent { stage, programmed })
+    }
+
     /// From an event to the last map written; gives the operations.
     fn round(&mut self, world: &World, facts: &Facts) -> Result<usize> {
-        let image = compile(&world.cluster, &world.observed, facts);
-        let (wanted, refused) = place(&image, &mut self.placed);
+        let (cluster, observed) = (Arc::new(world.cluster.clone()), Arc::new(world.observed.clone()));
+        let Round { ops, refused, .. } = self.programmed.round(&cluster, &observed, facts);
         ensure!(refused.is_empty(), "{}", refused[0]);
-        let ops: Vec<MapOp> = diff(&self.tables, &wanted);
         for op in &ops {
             self.stage.dataplane().apply(op)?;
         }
-        self.tables = wanted;
+        self.programmed.done(&ops);
         Ok(ops.len())
     }
 }
@@ -143,9 +144,7 @@ fn measure(services: u32, backends: u32, quick: bool) -> Result<Readings> {
     let mut world = World::new(services, backends);
     let facts = world.facts();
     let began = Instant::now();
-    let tables = stage.dataplane().tables()?;
-    let placed = Placed::from_tables(&tables);
-    let mut agent = Agent { stage: &mut stage, tables, placed };
+    let mut agent = Agent::begin(&mut stage)?;
     readings.start_ops = agent.round(&world, &facts)? as f64;
     readings.start_ms = millis(opened + began.elapsed());
     readings.memory_mib = resident_mib()? - before;
@@ -180,9 +179,7 @@ fn measure(services: u32, backends: u32, quick: bool) -> Result<Readings> {
 fn adoption(stage: &mut Stage, world: &World, facts: &Facts) -> Result<f64> {
     let began = Instant::now();
     stage.open()?;
-    let tables = stage.dataplane().tables()?;
-    let placed = Placed::from_tables(&tables);
-    let ops = Agent { stage, tables, placed }.round(world, facts)?;
+    let ops = Agent::begin(stage)?.round(world, facts)?;
     let took = millis(began.elapsed());
     ensure!(ops == 0, "an adopting agent wrote {ops} entries though nothing had changed");
     Ok(took)

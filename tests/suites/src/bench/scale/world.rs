@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use mesh_userspace::model::{
-    Attachment, Availability, Cluster, Id, Mode, Network, NetworkAttachment, NetworkSpec, Node, Observed, Role,
+    Attachment, Availability, Change, Cluster, Id, Mode, Network, NetworkAttachment, NetworkSpec, Node, Observed, Role,
     Runtime, Service, ServiceSpec, Settings, Task, TaskSpec, TaskState, TaskStatus, Vip,
 };
 use mesh_userspace::plan::maps::Facts;
@@ -57,7 +57,7 @@ impl World {
             let (service, tasks) = service(number, backends, services, &network.id);
             for task in tasks {
                 observed.tasks.insert(task.id.clone(), running());
-                cluster.tasks.insert(task.id.clone(), task);
+                cluster.apply(&[Change::PutTask(Box::new(task))]);
             }
             cluster.services.insert(service.id.clone(), service);
         }
@@ -167,7 +167,7 @@ fn service(number: u32, backends: u32, services: u32, network: &Id) -> (Service,
             service_name: name.clone(),
             slot: slot + 1,
             node_id: Some(id(KIND_NODE, 2 + place % PEERS)),
-            spec: task_spec.clone(),
+            spec: task_spec.clone().into(),
             adopted: None,
             service_version: 1,
             attachments: vec![Attachment { network_id: network.clone(), addr: address(place), endpoint: place + 1 }],
