@@ -16,9 +16,9 @@ mod error;
 pub mod exec;
 mod json_file;
 mod launch;
-mod listening;
 mod process;
 mod signal;
+mod sockets;
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ use tokio::sync::mpsc;
 pub use choice::Runtimes;
 pub use error::RuntimeError;
 pub use launch::{Phase, Prepared, TaskExit, TaskInstance, TaskLaunch};
-pub use listening::is_listening;
 pub use signal::signal_number;
+pub use sockets::{is_connected, is_listening};
 
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine, TaskHealth};
 

@@ -185,10 +185,22 @@ fn containers_with_labels_join_and_leave() {
         }
 
         step("service rm: the container runs on, with the network that it had before");
+        let has_link = || Ok::<_, anyhow::Error>(n2.run(["ip", "-o", "link"])?.ok()?.contains(": mv"));
+        let mut session = lab.client().http_session(n2.address(), 8500)?;
+        session.get("/")?;
         swarm.mesh(["service", "rm", "web"])?;
-        eventually(SOON, "no link of ours", || {
-            let links = n2.run(["ip", "-o", "link"])?.ok()?;
-            ensure!(!links.lines().any(|line| line.contains(": mv")), "{links}");
+        eventually(SOON, "a refusal of further callers", || {
+            ensure!(lab.client().tcp_connect(n2.address(), 8500)?.is_refused());
+            Ok(())
+        })?;
+        // Longer than nodes are waited for, and shorter than the grace time.
+        steadily(Duration::from_secs(4), "who is being served is served on", || {
+            ensure!(session.get("/")?.whoami()?.task == second && has_link()?);
+            Ok(())
+        })?;
+        drop(session);
+        eventually(Duration::from_secs(3), "no link of ours when nobody is served any more", || {
+            ensure!(!has_link()?);
             Ok(())
         })?;
         ensure!(is_running(n2, "shop")?);

@@ -1,10 +1,14 @@
 //! Containers of others as tasks: connected when the leader says so, let go when they end or are not wanted any more.
 //!
 //! Join: namespace of its process → link, programs, maps, zone → names → ready, at once or by the Engine's verdict. Leave: out of every
-//! node's tables → link and names taken back. Invariant: whatever happens, the container runs on as its owner wants. Must not: ask a
+//! node's tables → open connections end, for a grace time → link and names taken back. Invariant: whatever happens, the container runs on as its owner wants. Must not: ask a
 //! runtime to start, stop or remove it.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::begin::listens_soon;
 use super::end::DRAIN;
@@ -13,6 +17,10 @@ use crate::agent::member::Member;
 use crate::agent::now;
 use crate::model::{Id, Task, TaskHealth, TaskState, TaskStatus};
 use crate::runtime::docker::{Adoptable, Guest};
+use crate::runtime::is_connected;
+
+/// Connections are looked for so often while a container is let go.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl Tasks {
     /// What the Engine lists now; None: it does not say. Ends are found by the next look at all tasks.
@@ -102,10 +110,22 @@ impl Tasks {
             let draining = reports::status(TaskState::Running, false, "draining");
             self.report(member, &task.id, TaskStatus { health: served.health, pid: served.pid, ..draining });
             member.applied_everywhere(revision, DRAIN).await;
+            self.serve_out(member, task).await;
         }
         self.let_go(member, &task.id);
         self.report(member, &task.id, reports::ended(TaskState::Shutdown, "disconnected", None, None));
         member.kernel.kick();
+    }
+
+    /// Nobody new comes any more. Who is being served is served to the end, for as long as a task of ours would be given to end; only then is
+    /// the link taken from under the connection.
+    async fn serve_out(&self, member: &Member, task: &Task) {
+        let Some(guest) = self.with(|known| known.guests.get(&task.id).cloned()) else { return };
+        let addrs: Vec<Ipv4Addr> = task.attachments.iter().map(|at| at.addr).collect();
+        let deadline = Instant::now() + Duration::from_millis(task.spec.stop_grace_period_ms);
+        while is_connected(guest.pid(), &addrs) && !member.kernel.is_closed() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The container ended, or was started anew and has another network.
