@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use facts::{
     Api, Clock, Engine, Facts, Machine, Network, OtherProgram, PathMtu, Peer, Peers, PortFact, PortUser, Programs,
-    StateDir,
+    StateDir, Xdp,
 };
 pub use machine::{OLDEST_KERNEL, kernel_version};
 pub use network::{PURPOSE_TUNNEL, clash};

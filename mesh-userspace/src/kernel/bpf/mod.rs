@@ -10,6 +10,7 @@ mod flows;
 mod pin;
 pub mod survey;
 mod tables;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use attach::Attachment;
 pub use flows::{FlowSeen, FlowTable, Swept};
 pub use pin::check_file_system;
+pub use xdp::{XdpAttachment, XdpError};
 
 /// The compiled programs, as `cargo xtask build-ebpf` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH"));
@@ -66,6 +68,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     dir: PathBuf,
     attached: BTreeMap<String, Attachment>,
+    xdp: xdp::XdpState,
 }
 
 impl Dataplane {
@@ -84,9 +87,10 @@ impl Dataplane {
             loader.map_pin_path(spec.name, path);
         }
         let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
-        let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new() };
+        let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new(), xdp: xdp::XdpState::default() };
         dataplane.load_programs()?;
         dataplane.adopt_links()?;
+        dataplane.adopt_xdp();
         dataplane.hook_sockets(cgroup)?;
         Ok(dataplane)
     }
