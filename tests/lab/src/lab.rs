@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::host::Host;
 use crate::namespace::Namespace;
 use crate::node::Node;
+use crate::wiring::Shape;
 use crate::{binaries, process, teardown, wiring};
 
 /// Where labs keep their files: on a tmpfs, out of other users' reach.
@@ -33,6 +34,7 @@ pub struct Builder {
     id: Option<String>,
     nodes: Vec<String>,
     mtu: u32,
+    shape: Shape,
     mesh: PathBuf,
     agent_args: Vec<String>,
 }
@@ -50,9 +52,15 @@ impl Builder {
         self
     }
 
-    /// MTU of every cable on the switch; 1500 where nothing is said.
+    /// MTU of every cable on the switch; 1500 where nothing is said. In the wire shape nodes' cables take a tunnel's headers more.
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
+        self
+    }
+
+    /// What frames on the cables are like; [`Shape::Kernel`] where nothing is said.
+    pub fn shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
         self
     }
 
@@ -97,12 +105,22 @@ impl Builder {
     }
 
     fn wire(&self, id: &str) -> Result<()> {
-        let (switch, _outside) = wiring::build_switch(id)?;
+        let (switch, outside) = wiring::build_switch(id)?;
+        let cable = match self.shape {
+            Shape::Kernel => self.mtu,
+            Shape::Wire => self.mtu + wiring::TUNNEL,
+        };
+        let mut hosts = Vec::new();
         for (place, name) in self.nodes.iter().enumerate() {
             ensure!(is_plain(name), "node name {name:?}: use up to 10 letters and digits");
-            wiring::plug_in(id, &switch, name, wiring::node_address(place), self.mtu)?;
+            let node = wiring::plug_in(id, &switch, name, wiring::node_address(place), cable)?;
+            hosts.push((name.as_str(), node));
         }
-        wiring::plug_in(id, &switch, "client", wiring::CLIENT, self.mtu)?;
+        hosts.push(("client", wiring::plug_in(id, &switch, "client", wiring::CLIENT, self.mtu)?));
+        if self.shape == Shape::Wire {
+            hosts.push(("outside", outside));
+            hosts.iter().try_for_each(|(port, host)| wiring::make_wire(id, &switch, port, host))?;
+        }
         Ok(())
     }
 }
@@ -121,7 +139,7 @@ pub struct Lab {
 impl Lab {
     pub fn builder() -> Builder {
         let nodes = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
-        Builder { id: None, nodes, mtu: 1500, mesh: binaries::mesh(), agent_args: Vec::new() }
+        Builder { id: None, nodes, mtu: 1500, shape: Shape::Kernel, mesh: binaries::mesh(), agent_args: Vec::new() }
     }
 
     /// The lab of this name that another process built and kept.
