@@ -44,7 +44,7 @@ pub enum Shape {
     /// As veth pairs are: segments of up to 64 KB cross uncut and with unfinished checksums, and everything is fast. For all that does not
     /// ask what is on the wire; its numbers compare ways of one machine.
     Kernel,
-    /// As cables between machines are: frames fit the MTU and have whole checksums, and each port of the switch can take a frame from a
+    /// As cables between machines are: frames fit the MTU, have whole checksums and hold their VLAN tags, and each port of the switch can take a frame from a
     /// driver's hands. For XDP, which on the other shape would forward unfinished checksums or nothing at all. Nodes' cables carry
     /// 50 bytes more than the client's, so that its largest packets fit the tunnel.
     Wire,
@@ -124,9 +124,9 @@ pub(crate) fn plug_in(id: &str, switch: &Namespace, host: &str, address: Ipv4Add
 /// A veth takes frames from its peer's XDP program (ndo_xdp_xmit) only while it has a receive queue polled by NAPI, as a NIC has: an
 /// XDP program of its own gives it one (veth_xdp_xmit in drivers/net/veth.c). It lets everything pass, and stays with the device.
 pub(crate) fn make_wire(id: &str, switch: &Namespace, port: &str, host: &Namespace) -> Result<()> {
-    host.run(|| offload::set(DEVICE, Offloads::TransmitOff))??;
+    host.run(|| offload::set(DEVICE, Offloads::TransmitOff).and_then(|()| offload::keep_tags_in_frames(DEVICE)))??;
     // Nothing is merged on the switch either.
-    switch.run(|| offload::set(port, Offloads::AllOff))??;
+    switch.run(|| offload::set(port, Offloads::AllOff).and_then(|()| offload::keep_tags_in_frames(port)))??;
     let pin = Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{id}-{port}-pass"));
     stranger::pin_xdp_pass("lab_pass", &pin)?;
     // Not by `ip -n`, which would mount a /sys without the pin.
