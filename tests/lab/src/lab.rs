@@ -11,6 +11,7 @@
 //! ```
 //! Dropping a lab takes it down, also while panicking, unless [`Lab::keep`] was said. Labs of several processes stand side by side.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +38,8 @@ pub struct Builder {
     shape: Shape,
     mesh: PathBuf,
     agent_args: Vec<String>,
+    /// By node.
+    node_args: BTreeMap<String, Vec<String>>,
 }
 
 impl Builder {
@@ -76,6 +79,13 @@ impl Builder {
         self
     }
 
+    /// Further arguments of this node's agent alone.
+    pub fn node_args<S: AsRef<str>>(mut self, node: &str, arguments: impl IntoIterator<Item = S>) -> Self {
+        let words = arguments.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self.node_args.insert(node.to_owned(), words);
+        self
+    }
+
     /// Builds namespaces and cables. Agents are started by [`Lab::start_agents`] or [`Node::start`].
     pub fn up(self) -> Result<Lab> {
         ensure!(nix::unistd::geteuid().is_root(), "the lab needs root: run it through sudo");
@@ -97,10 +107,15 @@ impl Builder {
         let description = json!({
             "owner": owner, "owner_started": process::start_time(owner), "kept": false,
             "nodes": self.nodes, "mesh": self.mesh, "agent_args": self.agent_args,
+            "node_args": self.node_args,
         });
         fs::write(dir.join(DESCRIPTION), description.to_string())?;
         // From here on, whatever is built belongs to a described lab and is found by `clean_leftovers`.
-        let built = self.wire(&id).and_then(|()| assemble(&id, &self.nodes, &self.mesh, &self.agent_args));
+        let built = self.wire(&id).and_then(|()| {
+            let arguments =
+                |node: &str| [&self.agent_args[..], self.node_args.get(node).map_or(&[], Vec::as_slice)].concat();
+            assemble(&id, &self.nodes, &self.mesh, &arguments)
+        });
         built.inspect_err(|_| drop(teardown::remove(&id, &self.nodes)))
     }
 
@@ -139,7 +154,15 @@ pub struct Lab {
 impl Lab {
     pub fn builder() -> Builder {
         let nodes = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
-        Builder { id: None, nodes, mtu: 1500, shape: Shape::Kernel, mesh: binaries::mesh(), agent_args: Vec::new() }
+        Builder {
+            id: None,
+            nodes,
+            mtu: 1500,
+            shape: Shape::Kernel,
+            mesh: binaries::mesh(),
+            agent_args: Vec::new(),
+            node_args: BTreeMap::new(),
+        }
     }
 
     /// The lab of this name that another process built and kept.
@@ -149,7 +172,11 @@ impl Lab {
         let description: serde_json::Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
         let words = |key: &str| -> Vec<String> { serde_json::from_value(description[key].clone()).unwrap_or_default() };
         let mesh = PathBuf::from(description["mesh"].as_str().unwrap_or_default());
-        let mut lab = assemble(name, &words("nodes"), &mesh, &words("agent_args"))?;
+        let of_node = |node: &str| -> Vec<String> {
+            serde_json::from_value(description["node_args"][node].clone()).unwrap_or_default()
+        };
+        let arguments = |node: &str| [words("agent_args"), of_node(node)].concat();
+        let mut lab = assemble(name, &words("nodes"), &mesh, &arguments)?;
         lab.kept = description["kept"].as_bool().unwrap_or(false);
         Ok(lab)
     }
@@ -292,14 +319,15 @@ impl Drop for Lab {
     }
 }
 
-fn assemble(id: &str, names: &[String], mesh: &Path, agent_args: &[String]) -> Result<Lab> {
+/// `arguments` gives those of a node's agent.
+fn assemble(id: &str, names: &[String], mesh: &Path, arguments: &dyn Fn(&str) -> Vec<String>) -> Result<Lab> {
     let dir = Path::new(DIRECTORY).join(id);
     let inside = |host: &str| Namespace::existing(&wiring::namespace_name(id, host));
     let switch = inside("switch");
     let mut nodes = Vec::new();
     for (place, name) in names.iter().enumerate() {
         let host = Host::new(name, wiring::node_address(place), inside(name), &dir);
-        nodes.push(Node::new(host, &switch, &dir, mesh, agent_args)?);
+        nodes.push(Node::new(host, &switch, &dir, mesh, &arguments(name))?);
     }
     let client = Host::new("client", wiring::CLIENT, inside("client"), &dir);
     let outside = Host::new("outside", wiring::OUTSIDE, inside("outside"), &dir);
