@@ -18,7 +18,7 @@ const TEN_MB: u64 = 10_000_000;
 const A_REQUEST: usize = 6;
 
 fn wire() -> mesh_lab::Builder {
-    Lab::builder().nodes(["n1", "n2"]).shape(Shape::Wire).agent_args(["--xdp", "native"])
+    Lab::builder().nodes(["n1", "n2"]).shape(Shape::Wire).node_args("n1", ["--xdp", "native"])
 }
 
 #[test]
@@ -29,6 +29,7 @@ fn a_published_port_is_served_in_the_drivers_hands() {
         let (swarm, task) = published(lab)?;
         is_attached(lab.node("n1"))?;
         doctor_is_content(lab.node("n1"))?;
+        auto_leaves_a_veth_alone(lab.node("n2"))?;
         calls_are_answered(lab, &task)?;
         tagged_frames_pass(lab)?;
         what_runs_no_xdp_is_told_of(lab.node("n1"))?;
@@ -68,6 +69,17 @@ fn jumbo_frames_are_served_in_the_drivers_hands() {
     scenario("jumbo frames are served in the driver's hands", wire().mtu(8950), |lab| {
         let (_, task) = published(lab)?;
         is_attached(lab.node("n1"))?;
+        calls_are_answered(lab, &task)
+    });
+}
+
+#[test]
+fn the_generic_mode_serves_as_well() {
+    let lab = Lab::builder().nodes(["n1", "n2"]).shape(Shape::Wire).node_args("n1", ["--xdp", "generic"]);
+    scenario("the generic mode serves as well", lab, |lab| {
+        let (_, task) = published(lab)?;
+        let status = lab.node("n1").mesh(["status"])?.ok()?;
+        ensure!(status.contains("XDP:      generic on eth0"), "{status}");
         calls_are_answered(lab, &task)
     });
 }
@@ -185,6 +197,14 @@ fn has_program(node: &Node) -> Result<bool> {
 fn doctor_is_content(node: &Node) -> Result<()> {
     let found = node.mesh(["doctor"])?.ok()?;
     ensure!(found.contains("native on eth0") && !found.contains("another program"), "{found}");
+    Ok(())
+}
+
+fn auto_leaves_a_veth_alone(node: &Node) -> Result<()> {
+    let status = node.mesh(["status"])?.ok()?;
+    ensure!(status.contains("XDP:      off on eth0 (no NIC)") && !has_program(node)?, "{status}");
+    // Nobody asked for it, so nobody is bothered.
+    ensure!(!node.mesh(["doctor"])?.ok()?.contains("--xdp"), "a complaint");
     Ok(())
 }
 
