@@ -27,10 +27,7 @@ fn main() -> ExitCode {
         "enter" => enter_main(arguments),
         "resolver" => resolver(std::env::args_os().skip(1)),
         _ => cli::run(&Entries {
-            agent: |arguments| {
-                say_that_xdp_waits(arguments.xdp);
-                agent::run(settings(arguments))
-            },
+            agent: |arguments| agent::run(settings(arguments)),
             doctor: |arguments| agent::doctor(settings(arguments)),
             purge: |arguments| agent::purge(settings(arguments)),
         }),
@@ -49,16 +46,6 @@ fn resolver(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     }
 }
 
-/// Nobody who asks for a mode is left to believe that he has it (docs/decisions/0019-xdp.md).
-fn say_that_xdp_waits(mode: XdpMode) {
-    if matches!(mode, XdpMode::Native | XdpMode::Generic) {
-        let mode = format!("{mode:?}").to_lowercase();
-        eprintln!(
-            "mesh agent: --xdp {mode}: this version attaches no XDP program; published ports are served at TC, as with --xdp off"
-        );
-    }
-}
-
 /// The command line's words as the agent's settings.
 fn settings(arguments: AgentArgs) -> agent::Settings {
     agent::Settings {
@@ -73,6 +60,12 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
         data_path_addr: arguments.data_path_addr,
         publish_interfaces: arguments.publish_interfaces,
         fast_path: arguments.fast_path == FastPath::Auto,
+        xdp: match arguments.xdp {
+            XdpMode::Off => agent::XdpMode::Off,
+            XdpMode::Auto => agent::XdpMode::Auto,
+            XdpMode::Native => agent::XdpMode::Native,
+            XdpMode::Generic => agent::XdpMode::Generic,
+        },
         runtimes: arguments.runtimes,
         verbose: arguments.verbose,
     }

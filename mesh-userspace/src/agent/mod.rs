@@ -33,6 +33,7 @@ mod remembered;
 mod renewal;
 mod settings;
 mod tasks;
+mod xdp;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ use tokio::sync::{Mutex, RwLock};
 
 pub use doctor::doctor;
 pub use purge::purge;
-pub use settings::Settings;
+pub use settings::{Settings, XdpMode};
 
 use crate::api::server::{bind_unix, router, serve_unix};
 use crate::kernel::net::HostNet;

@@ -209,6 +209,7 @@ mod tests {
             data_path_addr: None,
             publish_interfaces: Vec::new(),
             fast_path: true,
+            xdp: crate::agent::XdpMode::Auto,
             runtimes: vec![crate::model::Runtime::Docker],
             verbose: 0,
         };

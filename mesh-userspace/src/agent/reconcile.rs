@@ -19,8 +19,10 @@ use mesh_common::verdict::Hook;
 use tokio::sync::Notify;
 
 use super::member::Member;
+use super::{Settings, XdpMode, xdp};
 use crate::dns::ResolverHandle;
 use crate::dns::zone;
+use crate::doctor::Xdp;
 use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
@@ -46,6 +48,9 @@ pub struct Kernel {
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
     publish_interfaces: Vec<String>,
     fast_path: bool,
+    xdp_mode: XdpMode,
+    /// What the last round had in the drivers.
+    xdp: Mutex<Option<Xdp>>,
     netns_cookie: u64,
     /// One round at a time.
     turn: tokio::sync::Mutex<()>,
@@ -80,8 +85,7 @@ impl Kernel {
         net: Arc<HostNet>,
         dataplane: Dataplane,
         resolver: ResolverHandle,
-        publish_interfaces: Vec<String>,
-        fast_path: bool,
+        args: &Settings,
     ) -> anyhow::Result<Self> {
         let programmed = Programmed::from_tables(dataplane.tables()?, dataplane.ring_slots()?);
         let flows = Arc::new(dataplane.flow_table()?);
@@ -93,8 +97,10 @@ impl Kernel {
             sweep_now: Notify::new(),
             resolver: tokio::sync::Mutex::new((resolver, None)),
             namespaces: Mutex::default(),
-            publish_interfaces,
-            fast_path,
+            publish_interfaces: args.publish_interfaces.clone(),
+            fast_path: args.fast_path,
+            xdp_mode: args.xdp,
+            xdp: Mutex::default(),
             netns_cookie: namespace::cookie()?,
             turn: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -410,12 +416,32 @@ impl Kernel {
                 wanted.insert(Attachment::new(Hook::FromTask, &link.name, *ifindex));
             }
         }
-        for uplink in self.uplinks().await? {
+        let uplinks = self.uplinks().await?;
+        for uplink in &uplinks {
             wanted.insert(Attachment::new(Hook::FromUplink, &uplink.name, uplink.ifindex));
         }
         let errors = lock(&self.dataplane).attach(&wanted);
         troubles.warnings.extend(errors.iter().map(ToString::to_string));
+        self.attach_xdp(&uplinks, troubles);
         Ok(())
+    }
+
+    /// The drivers' hook: what is refused there, TC does.
+    fn attach_xdp(&self, uplinks: &[Uplink], troubles: &mut Troubles) {
+        let choice = xdp::choose(self.xdp_mode, uplinks);
+        let refused = lock(&self.dataplane).attach_xdp(&choice.wanted);
+        let found = xdp::report(self.xdp_mode, &choice, &refused);
+        troubles.warnings.extend(found.complaints());
+        let mut last = lock(&self.xdp);
+        if last.as_ref() != Some(&found) {
+            log::info!("XDP: {}", found.summary);
+            *last = Some(found);
+        }
+    }
+
+    /// What the drivers of the uplinks run of ours; None before the first round.
+    pub fn xdp(&self) -> Option<Xdp> {
+        lock(&self.xdp).clone()
     }
 
     fn write_maps(

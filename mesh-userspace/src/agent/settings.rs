@@ -4,6 +4,18 @@ use std::path::PathBuf;
 
 use crate::model::Runtime;
 
+/// Where XDP programs are attached, beside TC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    Off,
+    /// In the drivers of NICs that take them.
+    Auto,
+    /// In the drivers of all uplinks; what refuses is complained of.
+    Native,
+    /// By the stack, on all uplinks.
+    Generic,
+}
+
 /// Everything the agent is told at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -26,6 +38,7 @@ pub struct Settings {
     pub publish_interfaces: Vec<String>,
     /// Whether the programs may send tunnel packets by themselves, past mesh0.
     pub fast_path: bool,
+    pub xdp: XdpMode,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,

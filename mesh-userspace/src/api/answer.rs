@@ -280,6 +280,9 @@ pub struct StatusAnswer {
     pub at: UnixMs,
     pub node_name: String,
     pub agent_version: String,
+    /// Which uplinks' drivers run our XDP program, in words; None where the node is in no cluster.
+    #[serde(default)]
+    pub xdp: Option<String>,
     /// None where the node is in no cluster.
     pub swarm: Option<SwarmInfo>,
     pub nodes: Vec<NodeRow>,

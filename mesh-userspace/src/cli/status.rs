@@ -47,6 +47,9 @@ fn text(status: &StatusAnswer) -> String {
                     settings.subnet_len, settings.address_pool, settings.data_path_port
                 ));
             }
+            if let Some(xdp) = &status.xdp {
+                text.push_str(&format!("XDP:      {xdp}\n"));
+            }
             text.push_str(&format!("\nNODES\n{}", node::table(&status.nodes, &look).text()));
             text.push_str(&format!("\nSERVICES\n{}", service::table(&status.services, &look).text()));
             text.push_str(&format!("\nTASKS HERE\n{}", task::table(status.at, &status.local_tasks, &look).text()));

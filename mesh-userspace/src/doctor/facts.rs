@@ -102,6 +102,24 @@ pub struct Network {
     /// What this node told the allocator when it joined; None without a cluster.
     pub reported: Option<Vec<IpNet>>,
     pub others: Vec<OtherProgram>,
+    /// None where no agent in a cluster runs.
+    pub xdp: Option<Xdp>,
+}
+
+/// What the drivers of the uplinks run of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// `native on eth0; off on eth1 (a bridge: TC serves it)`.
+    pub summary: String,
+    /// What was asked for and can't be had: what, and what to do.
+    pub refused: Vec<(String, String)>,
+}
+
+impl Xdp {
+    /// For the log and for `mesh status`.
+    pub fn complaints(&self) -> impl Iterator<Item = String> {
+        self.refused.iter().map(|(what, remedy)| format!("{what}; published ports are served at TC there: {remedy}"))
+    }
 }
 
 #[derive(Clone, Debug)]

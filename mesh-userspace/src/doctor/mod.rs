@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use facts::{
     Api, Clock, Engine, Facts, Machine, Network, Occasion, OtherProgram, PathMtu, Peer, Peers, PortFact, PortUser,
-    Programs, Purpose, StateDir,
+    Programs, Purpose, StateDir, Xdp,
 };
 pub use machine::{OLDEST_KERNEL, kernel_version};
 pub use ports::clash;

@@ -10,6 +10,7 @@ pub(super) fn judge(network: &Network) -> Vec<Finding> {
     findings.extend(published(network));
     findings.extend(routes(network));
     findings.extend(programs(network));
+    findings.extend(drivers(network));
     // Not looked at, because nothing there can matter: docs/decisions/0015-firewalls-by-behaviour.md.
     findings.push(Finding::ok(
         "forward",
@@ -95,6 +96,18 @@ fn route(network: &Network, to: Ipv4Net, link: &str) -> Option<Finding> {
 
 fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// Our program in the uplinks' drivers, where it is wanted.
+fn drivers(network: &Network) -> Vec<Finding> {
+    let Some(xdp) = &network.xdp else { return Vec::new() };
+    if xdp.refused.is_empty() {
+        return vec![Finding::ok("xdp", xdp.summary.clone())];
+    }
+    let finding = |(what, remedy): &(String, String)| {
+        Finding::warning("xdp", format!("{what}; published ports are served at TC there"), remedy.clone())
+    };
+    xdp.refused.iter().map(finding).collect()
 }
 
 fn programs(network: &Network) -> Vec<Finding> {

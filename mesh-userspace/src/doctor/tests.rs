@@ -38,6 +38,7 @@ fn good() -> Facts {
             routes: Ok(vec![("192.168.1.0/24".parse().unwrap(), "eth0".into())]),
             reported: Some(Vec::new()),
             others: Vec::new(),
+            xdp: None,
         },
         peers: Some(Peers {
             overlay_mtu: Some(1450),

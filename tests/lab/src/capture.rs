@@ -71,6 +71,15 @@ impl Drop for Capture {
     }
 }
 
+/// Sends a frame, Ethernet header included, from `device` of the calling thread's namespace.
+pub(crate) fn send(device: &str, frame: &[u8]) -> Result<()> {
+    let socket = open(device)?;
+    // SAFETY: the frame is as long as said and lives through the call.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    ensure!(sent == frame.len() as isize, "can't send a frame from {device}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 const EVERY_PROTOCOL: u16 = libc::ETH_P_ALL as u16;
 
 fn open(device: &str) -> Result<OwnedFd> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::capture::Capture;
+use crate::capture::{self, Capture};
 use crate::command::{self, Output};
 use crate::firewall;
 use crate::namespace::Namespace;
@@ -140,6 +140,11 @@ impl Host {
         std::fs::create_dir_all(&self.captures)?;
         let file = self.captures.join(format!("{}-{device}.pcap", self.name));
         self.run_inside(|| Capture::start(device, &file))?.with_context(|| self.from())
+    }
+
+    /// Puts a frame on the host's cable as it is.
+    pub fn send_frame(&self, frame: &[u8]) -> Result<()> {
+        self.run_inside(|| capture::send(DEVICE, frame))?
     }
 
     /// Sets the offloads of the host's end of its cable.

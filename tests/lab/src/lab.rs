@@ -11,6 +11,7 @@
 //! ```
 //! Dropping a lab takes it down, also while panicking, unless [`Lab::keep`] was said. Labs of several processes stand side by side.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +22,7 @@ use serde_json::json;
 use crate::host::Host;
 use crate::namespace::Namespace;
 use crate::node::Node;
+use crate::wiring::Shape;
 use crate::{binaries, process, teardown, wiring};
 
 /// Where labs keep their files: on a tmpfs, out of other users' reach.
@@ -33,8 +35,11 @@ pub struct Builder {
     id: Option<String>,
     nodes: Vec<String>,
     mtu: u32,
+    shape: Shape,
     mesh: PathBuf,
     agent_args: Vec<String>,
+    /// By node.
+    node_args: BTreeMap<String, Vec<String>>,
 }
 
 impl Builder {
@@ -50,9 +55,15 @@ impl Builder {
         self
     }
 
-    /// MTU of every cable on the switch; 1500 where nothing is said.
+    /// MTU of every cable on the switch; 1500 where nothing is said. In the wire shape nodes' cables take a tunnel's headers more.
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
+        self
+    }
+
+    /// What frames on the cables are like; [`Shape::Kernel`] where nothing is said.
+    pub fn shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
         self
     }
 
@@ -65,6 +76,13 @@ impl Builder {
     /// Further arguments of every agent.
     pub fn agent_args<S: AsRef<str>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.agent_args = arguments.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self
+    }
+
+    /// Further arguments of this node's agent alone.
+    pub fn node_args<S: AsRef<str>>(mut self, node: &str, arguments: impl IntoIterator<Item = S>) -> Self {
+        let words = arguments.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self.node_args.insert(node.to_owned(), words);
         self
     }
 
@@ -89,20 +107,35 @@ impl Builder {
         let description = json!({
             "owner": owner, "owner_started": process::start_time(owner), "kept": false,
             "nodes": self.nodes, "mesh": self.mesh, "agent_args": self.agent_args,
+            "node_args": self.node_args,
         });
         fs::write(dir.join(DESCRIPTION), description.to_string())?;
         // From here on, whatever is built belongs to a described lab and is found by `clean_leftovers`.
-        let built = self.wire(&id).and_then(|()| assemble(&id, &self.nodes, &self.mesh, &self.agent_args));
+        let built = self.wire(&id).and_then(|()| {
+            let arguments =
+                |node: &str| [&self.agent_args[..], self.node_args.get(node).map_or(&[], Vec::as_slice)].concat();
+            assemble(&id, &self.nodes, &self.mesh, &arguments)
+        });
         built.inspect_err(|_| drop(teardown::remove(&id, &self.nodes)))
     }
 
     fn wire(&self, id: &str) -> Result<()> {
-        let (switch, _outside) = wiring::build_switch(id)?;
+        let (switch, outside) = wiring::build_switch(id)?;
+        let cable = match self.shape {
+            Shape::Kernel => self.mtu,
+            Shape::Wire => self.mtu + wiring::TUNNEL,
+        };
+        let mut hosts = Vec::new();
         for (place, name) in self.nodes.iter().enumerate() {
             ensure!(is_plain(name), "node name {name:?}: use up to 10 letters and digits");
-            wiring::plug_in(id, &switch, name, wiring::node_address(place), self.mtu)?;
+            let node = wiring::plug_in(id, &switch, name, wiring::node_address(place), cable)?;
+            hosts.push((name.as_str(), node));
         }
-        wiring::plug_in(id, &switch, "client", wiring::CLIENT, self.mtu)?;
+        hosts.push(("client", wiring::plug_in(id, &switch, "client", wiring::CLIENT, self.mtu)?));
+        if self.shape == Shape::Wire {
+            hosts.push(("outside", outside));
+            hosts.iter().try_for_each(|(port, host)| wiring::make_wire(id, &switch, port, host))?;
+        }
         Ok(())
     }
 }
@@ -121,7 +154,15 @@ pub struct Lab {
 impl Lab {
     pub fn builder() -> Builder {
         let nodes = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
-        Builder { id: None, nodes, mtu: 1500, mesh: binaries::mesh(), agent_args: Vec::new() }
+        Builder {
+            id: None,
+            nodes,
+            mtu: 1500,
+            shape: Shape::Kernel,
+            mesh: binaries::mesh(),
+            agent_args: Vec::new(),
+            node_args: BTreeMap::new(),
+        }
     }
 
     /// The lab of this name that another process built and kept.
@@ -131,7 +172,11 @@ impl Lab {
         let description: serde_json::Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
         let words = |key: &str| -> Vec<String> { serde_json::from_value(description[key].clone()).unwrap_or_default() };
         let mesh = PathBuf::from(description["mesh"].as_str().unwrap_or_default());
-        let mut lab = assemble(name, &words("nodes"), &mesh, &words("agent_args"))?;
+        let of_node = |node: &str| -> Vec<String> {
+            serde_json::from_value(description["node_args"][node].clone()).unwrap_or_default()
+        };
+        let arguments = |node: &str| [words("agent_args"), of_node(node)].concat();
+        let mut lab = assemble(name, &words("nodes"), &mesh, &arguments)?;
         lab.kept = description["kept"].as_bool().unwrap_or(false);
         Ok(lab)
     }
@@ -274,14 +319,15 @@ impl Drop for Lab {
     }
 }
 
-fn assemble(id: &str, names: &[String], mesh: &Path, agent_args: &[String]) -> Result<Lab> {
+/// `arguments` gives those of a node's agent.
+fn assemble(id: &str, names: &[String], mesh: &Path, arguments: &dyn Fn(&str) -> Vec<String>) -> Result<Lab> {
     let dir = Path::new(DIRECTORY).join(id);
     let inside = |host: &str| Namespace::existing(&wiring::namespace_name(id, host));
     let switch = inside("switch");
     let mut nodes = Vec::new();
     for (place, name) in names.iter().enumerate() {
         let host = Host::new(name, wiring::node_address(place), inside(name), &dir);
-        nodes.push(Node::new(host, &switch, &dir, mesh, agent_args)?);
+        nodes.push(Node::new(host, &switch, &dir, mesh, &arguments(name))?);
     }
     let client = Host::new("client", wiring::CLIENT, inside("client"), &dir);
     let outside = Host::new("outside", wiring::OUTSIDE, inside("outside"), &dir);

@@ -6,7 +6,7 @@
 //!   └ lab            builder, nodes, client, outside; up, keep, attach, down
 //!       ├ node       a host with an agent: start, kill, mesh(…), cut, mend; its Docker Engine
 //!       ├ host       a machine: run, http_get, udp_ask, ping, probe, capture
-//!       ├ wiring     addresses and cables        footprint  what a node leaves in the kernel
+//!       ├ wiring     addresses, cables, shapes   footprint  what a node leaves in the kernel
 //!       └ namespace  the raw material            traffic    HTTP, datagrams, echoes, probes
 //! ```
 //! The product is only known from outside: a binary, its command line, its socket. This crate imports nothing of mesh, so it
@@ -29,6 +29,7 @@ mod node;
 mod offload;
 mod process;
 mod scenario;
+mod stranger;
 mod swarm;
 mod teardown;
 mod terminal;
@@ -48,6 +49,8 @@ pub use namespace::Namespace;
 pub use node::Node;
 pub use offload::{Offloads, set as set_offloads};
 pub use scenario::{cannot_run, scenario, skip, step};
+pub use stranger::Stranger;
 pub use swarm::{Swarm, TaskRow};
 pub use terminal::Terminal;
 pub use traffic::{Answer, Connection, Echoes, Probe, Sample, Session, Timeline, Whoami};
+pub use wiring::Shape;

@@ -26,6 +26,7 @@ const SET_SCATTER_GATHER: u32 = 0x19;
 const SET_TSO: u32 = 0x1f;
 const SET_GSO: u32 = 0x24;
 const SET_GRO: u32 = 0x2c;
+const SET_FLAGS: u32 = 0x26;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 /// Sets the offloads of `device` in the namespace of the calling thread.
@@ -43,6 +44,12 @@ pub fn set(device: &str, offloads: Offloads) -> Result<()> {
         one(device, command, value).with_context(|| format!("can't set offloads of {device} to {offloads:?}"))?;
     }
     Ok(())
+}
+
+/// Leaves VLAN tags in the frames of `device`, where a veth would hand them over beside the frame, out of XDP's sight.
+pub fn keep_tags_in_frames(device: &str) -> Result<()> {
+    // ETH_FLAG_TXVLAN and ETH_FLAG_RXVLAN off; a veth has none of the other flags.
+    one(device, SET_FLAGS, 0).with_context(|| format!("can't leave VLAN tags in the frames of {device}"))
 }
 
 fn one(device: &str, command: u32, value: u32) -> Result<()> {

@@ -9,13 +9,18 @@
 //! Nodes have a default route by the router, and ip_forward off. `outside` knows the way back to 192.168.77.0/24 and to nothing
 //! else, so a task's packet that leaves with the task's own address is never answered. MACs name the host: 02:00 and its
 //! address. None of the addresses lies in 10.0.0.0/8, which is mesh's pool.
+//! The cables are veth pairs, and come in two shapes ([`Shape`]): as the kernel has them, or made like a wire.
 //! Invariant: one lab's namespaces share the prefix `mesh-lab-<id>-`; devices have plain names, for they live inside.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::namespace::Namespace;
+use crate::offload::{self, Offloads};
+use crate::{command, stranger};
 
 /// First word of everything the lab makes outside its own namespaces.
 pub const PREFIX: &str = "mesh-lab";
@@ -27,6 +32,23 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const OUTSIDE_ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const BRIDGE: &str = "br0";
+/// One `ip` command.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Bytes that the tunnel adds to a frame (RFC 7348 over IPv4).
+pub(crate) const TUNNEL: u32 = 50;
+
+/// What frames on the lab's cables are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As veth pairs are: segments of up to 64 KB cross uncut and with unfinished checksums, and everything is fast. For all that does not
+    /// ask what is on the wire; its numbers compare ways of one machine.
+    Kernel,
+    /// As cables between machines are: frames fit the MTU, have whole checksums and hold their VLAN tags, and each port of the switch can take a frame from a
+    /// driver's hands. For XDP, which on the other shape would forward unfinished checksums or nothing at all. Nodes' cables carry
+    /// 50 bytes more than the client's, so that its largest packets fit the tunnel.
+    Wire,
+}
 
 /// The address of the node in this place, counted from 0.
 pub fn node_address(place: usize) -> Ipv4Addr {
@@ -95,6 +117,25 @@ pub(crate) fn plug_in(id: &str, switch: &Namespace, host: &str, address: Ipv4Add
          route add default via {ROUTER}"
     ))?;
     Ok(inside)
+}
+
+/// Makes a wire of the cable between the switch's `port` and `host`.
+///
+/// A veth takes frames from its peer's XDP program (ndo_xdp_xmit) only while it has a receive queue polled by NAPI, as a NIC has: an
+/// XDP program of its own gives it one (veth_xdp_xmit in drivers/net/veth.c). It lets everything pass, and stays with the device.
+pub(crate) fn make_wire(id: &str, switch: &Namespace, port: &str, host: &Namespace) -> Result<()> {
+    host.run(|| offload::set(DEVICE, Offloads::TransmitOff).and_then(|()| offload::keep_tags_in_frames(DEVICE)))??;
+    // Nothing is merged on the switch either.
+    switch.run(|| offload::set(port, Offloads::AllOff).and_then(|()| offload::keep_tags_in_frames(port)))??;
+    let pin = Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{id}-{port}-pass"));
+    stranger::pin_xdp_pass("lab_pass", &pin)?;
+    // Not by `ip -n`, which would mount a /sys without the pin.
+    let attached = switch.command("ip").and_then(|mut command| {
+        command.args(["link", "set", "dev", port, "xdpdrv", "pinned"]).arg(&pin);
+        command::run(command, "", LIMIT)?.ok()
+    });
+    std::fs::remove_file(&pin)?;
+    attached.map(drop)
 }
 
 /// Pulls the cable of `host`, or plugs it in again. Its link goes down at both ends, as with a real cable.

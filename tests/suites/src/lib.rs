@@ -5,4 +5,3 @@ pub mod bench;
 pub mod containers;
 pub mod rig;
 pub mod script;
-pub mod stranger;

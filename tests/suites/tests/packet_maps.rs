@@ -1,12 +1,14 @@
 //! bpftool is a first-class reader (decision 15): every pinned map that it can dump shows fields by name.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::programs::links::{FdLink, PinnedLink};
+use mesh_common::schema::LAYOUT_VERSION;
 use mesh_common::verdict::Hook;
-use mesh_userspace::kernel::bpf::{Attachment, Dataplane};
+use mesh_userspace::kernel::bpf::{Attachment, Dataplane, XdpAttachment};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
@@ -212,6 +214,51 @@ fn a_link_whose_device_went_does_not_keep_the_next_agent_from_starting() {
         assert_eq!(attached(&second), 0, "the link was another device's");
         second.ensure(&device("mvtwo")).unwrap();
         assert!(second.attachments().iter().all(|(_, is_live)| *is_live));
+    };
+    std::thread::scope(|scope| scope.spawn(play).join().unwrap());
+}
+
+#[test]
+fn an_xdp_link_follows_its_mode_and_its_device() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("links of XDP programs", reason);
+    }
+    let play = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let ip = |words: &str| -> String {
+            let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+            assert!(output.status.success(), "ip {words}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let beside = Beside::new("xdp");
+        let on = |name: &str, is_native| -> BTreeSet<XdpAttachment> {
+            [XdpAttachment { interface: name.into(), ifindex: 771, is_native }].into()
+        };
+        let pins = || -> Vec<String> {
+            let links = std::fs::read_dir(beside.bpf.join(format!("v{LAYOUT_VERSION}/links"))).unwrap();
+            links.flatten().map(|pin| pin.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let has = |name: &str| pins().iter().any(|pin| pin == name);
+        ip("link add one index 771 type veth peer name far");
+        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        assert_eq!(first.attach_xdp(&on("one", true)), []);
+        assert!(ip("link show one").contains(" xdp ") && has("xdp_uplink-771"), "{:?}", pins());
+        drop(first); // the agent is gone, its pins stay
+
+        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        assert!(ip("link show one").contains(" xdp "), "the link is adopted");
+        assert_eq!(second.attach_xdp(&on("one", false)), []);
+        assert!(ip("link show one").contains(" xdpgeneric "), "{}", ip("link show one"));
+        assert!(has("xdp_uplink_generic-771") && !has("xdp_uplink-771"), "{:?}", pins());
+        drop(second);
+
+        ip("link del one");
+        ip("link add two index 771 type veth peer name far");
+        let mut third = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        assert!(!has("xdp_uplink_generic-771"), "the link was another device's: {:?}", pins());
+        assert_eq!(third.attach_xdp(&on("two", true)), []);
+        assert_eq!(third.attach_xdp(&BTreeSet::new()), []);
+        assert!(!ip("link show two").contains("xdp") && !has("xdp_uplink-771"), "{:?}", pins());
     };
     std::thread::scope(|scope| scope.spawn(play).join().unwrap());
 }

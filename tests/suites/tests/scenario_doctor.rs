@@ -6,8 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_lab::{Lab, Node, Swarm, eventually, run_command, scenario, step};
-use mesh_tests::stranger::Stranger;
+use mesh_lab::{Lab, Node, Stranger, Swarm, eventually, run_command, scenario, step};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);

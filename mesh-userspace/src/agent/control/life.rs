@@ -30,6 +30,7 @@ pub async fn facts(agent: &Agent) -> Facts {
         cluster,
         observed,
         me,
+        xdp: member.as_ref().and_then(|member| member.kernel.xdp()).map(|xdp| xdp.summary),
         node_name: agent.name.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_string(),
         warnings,

@@ -31,7 +31,7 @@ const WHILE_WRONG: Duration = Duration::from_secs(30);
 /// A new peer is given so long to be heard of before it is judged.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Told by `mesh status` itself, from fresher facts.
-const TOLD_ELSEWHERE: [&str; 2] = ["published", "peers"];
+const TOLD_ELSEWHERE: [&str; 3] = ["published", "peers", "xdp"];
 
 /// What the last check-up found.
 #[derive(Default)]

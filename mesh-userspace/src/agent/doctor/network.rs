@@ -38,6 +38,7 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
             Some(cgroup) => others(args, net, Path::new(cgroup)).await,
             None => Vec::new(),
         },
+        xdp: member.and_then(|member| member.kernel.xdp()),
     }
 }
 
@@ -144,7 +145,12 @@ async fn others(args: &Settings, net: &HostNet, cgroup: &Path) -> Vec<OtherProgr
     }
     for (link, program) in net.link_programs(&links).await.unwrap_or_default() {
         match program {
-            LinkProgram::Xdp(id) => add(format!("{link} (XDP)"), survey::program_name(id)),
+            LinkProgram::Xdp(id) => {
+                let name = survey::program_name(id);
+                if !survey::is_ours(&name) {
+                    add(format!("{link} (XDP)"), name);
+                }
+            }
             LinkProgram::Filter(direction, name) => add(format!("{link} {direction} (TC filter)"), name),
         }
     }

@@ -145,6 +145,7 @@ pub fn facts() -> Facts {
         me: Some(id(0xa1)),
         node_name: "n1".into(),
         agent_version: "0.1.0".into(),
+        xdp: None,
         warnings: Vec::new(),
         now: NOW,
     }

@@ -33,6 +33,8 @@ pub struct Facts {
     /// This node's name, in a cluster or not.
     pub node_name: String,
     pub agent_version: String,
+    /// What the drivers of this node's uplinks run of ours, in words.
+    pub xdp: Option<String>,
     /// What this agent itself has to say: a missing ability, the store away since when.
     pub warnings: Vec<String>,
     pub now: UnixMs,

@@ -21,6 +21,7 @@ pub fn status(facts: &Facts) -> StatusAnswer {
         at: facts.now,
         node_name: facts.node_name.clone(),
         agent_version: facts.agent_version.clone(),
+        xdp: facts.xdp.clone(),
         swarm,
         nodes: nodes(facts).map(|listing| listing.rows).unwrap_or_default(),
         services: if facts.me.is_some() { service_rows(facts, |_| true) } else { Vec::new() },

@@ -1,4 +1,4 @@
-//! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped.
+//! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped. XDP, which may be refused, is `xdp.rs`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -188,12 +188,12 @@ fn attach_error(attachment: &Attachment, reason: String) -> BpfError {
     BpfError::Attach { program: attachment.hook.to_string(), target: attachment.interface.clone(), reason }
 }
 
-fn interface_name(ifindex: u32) -> Option<String> {
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
     let name = nix::net::if_::if_indextoname(ifindex).ok()?;
     Some(name.to_string_lossy().into_owned())
 }
 
-fn pins(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
+pub(super) fn pins(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
     let entries = std::fs::read_dir(dir).map_err(|source| path_error("read", dir, source))?;
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }

@@ -12,6 +12,7 @@ mod pin;
 mod size;
 pub mod survey;
 mod tables;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use attach::Attachment;
 pub use flows::{FlowSeen, FlowTable, Swept};
 pub use pin::check_file_system;
+pub use xdp::{XdpAttachment, XdpError};
 
 /// The compiled programs, as `cargo xtask build-ebpf` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH"));
@@ -68,6 +70,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     dir: PathBuf,
     attached: BTreeMap<String, Attachment>,
+    xdp: xdp::XdpState,
 }
 
 impl Dataplane {
@@ -89,9 +92,10 @@ impl Dataplane {
         }
         loader.map_max_entries("RINGS", size::ring_slots(size::memory_bytes()));
         let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
-        let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new() };
+        let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new(), xdp: xdp::XdpState::default() };
         dataplane.load_programs()?;
         dataplane.adopt_links()?;
+        dataplane.adopt_xdp();
         dataplane.hook_sockets(cgroup)?;
         Ok(dataplane)
     }

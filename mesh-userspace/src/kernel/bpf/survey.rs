@@ -11,7 +11,7 @@ use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_
 use aya::{EbpfLoader, VerifierLogLevel};
 use mesh_common::verdict::Hook;
 
-use super::{BpfError, OBJECT, pin};
+use super::{BpfError, OBJECT, pin, xdp};
 
 /// The socket hooks of a cgroup that we use: number in `enum bpf_attach_type` (linux/bpf.h), name.
 const CGROUP_HOOKS: [(u32, &str); 8] = [
@@ -99,8 +99,9 @@ fn shown(name: String) -> String {
 }
 
 /// By name: other agents of ours on this kernel are no strangers.
-fn is_ours(name: &str) -> bool {
-    Hook::ALL.iter().any(|hook| hook.name() == name)
+pub fn is_ours(name: &str) -> bool {
+    name == xdp::PROGRAM
+        || Hook::ALL.iter().any(|hook| hook.name() == name)
         || name.strip_prefix("host_").is_some_and(|rest| {
             CGROUP_HOOKS.iter().any(|(_, hook)| *hook == rest) || matches!(rest, "getpeer4" | "getpeer6")
         })
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn ours_are_known_by_name() {
-        for name in ["from_uplink", "from_overlay", "host_connect4", "host_recvmsg6", "host_getpeer4"] {
+        for name in ["from_uplink", "from_overlay", "xdp_uplink", "host_connect4", "host_recvmsg6", "host_getpeer4"] {
             assert!(is_ours(name), "{name}");
         }
         for name in ["cil_from_netdev", "sock4_connect", "host_filter", ""] {

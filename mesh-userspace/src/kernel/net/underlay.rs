@@ -133,6 +133,7 @@ fn uplinks_of(links: Vec<Link>, addresses: &[Address], only: &[String]) -> Vec<U
             has_ethernet: link.is_ethernet,
             up: link.is_up,
             name: link.name,
+            kind: link.kind,
         })
     };
     links.into_iter().filter_map(uplink).collect()

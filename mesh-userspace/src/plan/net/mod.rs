@@ -171,6 +171,8 @@ pub struct Underlay {
 pub struct Uplink {
     pub ifindex: u32,
     pub name: String,
+    /// As `ip link add type` has it; empty for a NIC.
+    pub kind: String,
     /// Zero where the link has no Ethernet header.
     pub mac: [u8; 6],
     pub mtu: u32,

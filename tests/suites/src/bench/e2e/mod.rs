@@ -5,6 +5,7 @@
 //!   ├ ours    real nodes of the lab, services by the command line     rival/   direct, iptables, nftables, haproxy
 //!   ├ caller  whose address the server of a published port sees
 //!   ├ server  nginx and iperf3, the same for all                      tool     wrk and iperf3 and what they print
+//!   ├ wire    our nodes on cables like wires: XDP and TC side by side
 //!   └ turns   here: every way once a turn, forwards and backwards, so that pairs of a turn saw the same machine
 //! ```
 //! Invariant: a way differs from its neighbour in how packets go and in nothing else: servers, their number, client, its words.
@@ -16,6 +17,7 @@ mod rival;
 mod server;
 mod tool;
 mod wanted;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
@@ -29,6 +31,7 @@ use nix::sched::{CloneFlags, setns};
 use super::{PAIRS, Row, Wish};
 use tool::{Call, Kind, Reading};
 use wanted::{Wanted, Way};
+use wire::Wire;
 
 /// A tool's run.
 const SECONDS: u32 = 1;
@@ -56,7 +59,14 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     interrupt::watch()?;
     // Our nodes, and the rivals' hosts on the same switch, where no agent is started.
     let lab = Lab::builder().nodes(NODES.into_iter().chain(SLOW_NODES).chain(rival::overlay::HOSTS)).up()?;
-    let readings = measure(&lab, &wanted, &callers, wish);
+    let folder = lab.dir().join("bench");
+    let readings = prepare(&folder).and_then(|()| {
+        let is_on_wire = wanted.iter().any(|one| one.way.is_on_wire());
+        let wire = if is_on_wire { Some(Wire::up(&folder).context("building the wire shape")?) } else { None };
+        let readings = measure(&lab, wire.as_ref(), &folder, &wanted, &callers, wish);
+        let down = wire.map_or(Ok(()), Wire::down);
+        readings.and_then(|readings| down.map(|()| readings))
+    });
     // What a signal broke off is no failure to keep.
     let down = lab.down();
     let (readings, mut kept) = readings?;
@@ -66,13 +76,23 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+fn prepare(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    server::prepare(folder)
+}
+
 /// What the tools read, and whose address the servers saw.
-fn measure(lab: &Lab, wanted: &[Wanted], callers: &[Way], wish: &Wish) -> Result<(Readings, Vec<Row>)> {
-    let folder = lab.dir().join("bench");
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    server::prepare(&folder)?;
+fn measure(
+    lab: &Lab,
+    wire: Option<&Wire>,
+    folder: &Path,
+    wanted: &[Wanted],
+    callers: &[Way],
+    wish: &Wish,
+) -> Result<(Readings, Vec<Row>)> {
     let runs: BTreeSet<(Kind, Way)> = wanted.iter().flat_map(runs_of).collect();
-    let calls = ways(lab, &folder, &runs.iter().map(|(_, way)| *way).chain(callers.iter().copied()).collect())?;
+    let needed = runs.iter().map(|(_, way)| *way).chain(callers.iter().copied()).collect();
+    let calls = ways(lab, wire, folder, &needed)?;
     let kept = callers.iter().map(|way| caller::row(*way, &calls[way])).collect::<Result<Vec<_>>>()?;
     let judged: BTreeSet<Kind> = wanted.iter().filter(|one| one.target.is_some()).map(|one| one.kind).collect();
     let mut readings = Readings::new();
@@ -89,7 +109,7 @@ fn measure(lab: &Lab, wanted: &[Wanted], callers: &[Way], wish: &Wish) -> Result
                 continue;
             }
             interrupt::check()?;
-            let reading = calls[&run.1].measure(run.0, SECONDS, &folder);
+            let reading = calls[&run.1].measure(run.0, SECONDS, folder);
             interrupt::check()?;
             let reading = reading.with_context(|| format!("{:?} by way of {:?}", run.0, run.1))?;
             if turn > 0 {
@@ -117,14 +137,20 @@ fn row(wanted: &Wanted, readings: &Readings) -> Row {
 }
 
 /// Builds the ways and waits until each answers.
-fn ways(lab: &Lab, folder: &Path, wanted: &BTreeSet<Way>) -> Result<BTreeMap<Way, Call>> {
+fn ways(lab: &Lab, wire: Option<&Wire>, folder: &Path, wanted: &BTreeSet<Way>) -> Result<BTreeMap<Way, Call>> {
     let ground = rival::Ground { lab, folder };
     let mut calls = BTreeMap::new();
     let is_slow = |way: &&Way| **way == Way::OurVipMesh0;
-    let form = |is_wanted: bool, nodes, flags: &[&str]| is_wanted.then(|| ours::form(lab, nodes, flags)).transpose();
-    let swarm = form(wanted.iter().any(|way| way.is_ours() && !is_slow(&way)), NODES, &[])?;
-    let slow_swarm = form(wanted.iter().any(|way| is_slow(&way)), SLOW_NODES, &["--fast-path=off"])?;
+    let form =
+        |is_wanted: bool, nodes: &[&str], flags: &[&str]| is_wanted.then(|| ours::form(lab, nodes, flags)).transpose();
+    let swarm = form(wanted.iter().any(|way| way.is_ours() && !is_slow(&way)), &NODES, &[])?;
+    let slow_swarm = form(wanted.iter().any(|way| is_slow(&way)), &SLOW_NODES, &["--fast-path=off"])?;
     for way in wanted {
+        if let Some(node) = way.node_on_wire() {
+            let wire = wire.context("the wire shape is up where it is wanted")?;
+            calls.insert(*way, wire.call(node));
+            continue;
+        }
         let call = match (way, if is_slow(&way) { &slow_swarm } else { &swarm }) {
             (Way::Direct, _) => rival::routed::direct(ground),
             (Way::Iptables, _) => rival::iptables::build(ground),
@@ -139,6 +165,9 @@ fn ways(lab: &Lab, folder: &Path, wanted: &BTreeSet<Way>) -> Result<BTreeMap<Way
             (Way::OurPort, Some(swarm)) => ours::published(lab, swarm, folder, "n1", "n2"),
             (Way::OurVip | Way::OurVipAcross | Way::OurVipMesh0 | Way::OurPort, None) => {
                 unreachable!("a cluster is formed for these above")
+            }
+            (Way::XdpPort | Way::TcPort | Way::XdpNode | Way::TcNode | Way::BareNode, _) => {
+                unreachable!("these are on the wire")
             }
         };
         calls.insert(*way, call.with_context(|| format!("building {way:?}"))?);

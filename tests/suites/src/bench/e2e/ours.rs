@@ -36,8 +36,7 @@ pub fn vip(lab: &Lab, swarm: &Swarm, folder: &Path, name: &str, client: &str, se
 
 /// Published ports of services on `servers`, asked by the lab's client at `entry`, which has no task of theirs.
 pub fn published(lab: &Lab, swarm: &Swarm, folder: &Path, entry: &str, servers: &str) -> Result<Call> {
-    let words = server::web(folder, "$(hostname)");
-    create(swarm, "pub-web", servers, &["--replicas", "2", "--publish", &format!("{WEB}:{WEB}")], &words)?;
+    create_web(swarm, servers, folder)?;
     let publish = [format!("{STREAM}:{STREAM}"), format!("{STREAM}:{STREAM}/udp")];
     create(swarm, "pub-stream", servers, &["--publish", &publish[0], "--publish", &publish[1]], &server::stream())?;
     let entry = lab.node(entry).address();
@@ -48,16 +47,23 @@ pub fn published(lab: &Lab, swarm: &Swarm, folder: &Path, entry: &str, servers: 
     })
 }
 
+/// Two published web servers on this node.
+pub fn create_web(swarm: &Swarm, servers: &str, folder: &Path) -> Result<()> {
+    let words = server::web(folder, "$(hostname)");
+    create(swarm, "pub-web", servers, &["--replicas", "2", "--publish", &format!("{WEB}:{WEB}")], &words)
+}
+
 /// A cluster of these nodes of the lab, whose agents get these flags, and the network that all services are on.
-pub fn form<'a>(lab: &'a Lab, nodes: [&str; 2], flags: &[&str]) -> Result<Swarm<'a>> {
-    let [first, second] = nodes.map(|name| lab.node(name));
-    first.launch_with(flags)?;
-    second.launch_with(flags)?;
-    first.wait_ready()?;
-    second.wait_ready()?;
+pub fn form<'a>(lab: &'a Lab, nodes: &[&str], flags: &[&str]) -> Result<Swarm<'a>> {
+    let nodes: Vec<&Node> = nodes.iter().map(|name| lab.node(name)).collect();
+    let (first, others) = nodes.split_first().context("a cluster has a node")?;
+    nodes.iter().try_for_each(|node| node.launch_with(flags))?;
+    nodes.iter().try_for_each(|node| node.wait_ready())?;
     let swarm = Swarm::seen_from(lab, first.name());
     swarm.mesh(["swarm", "init"])?;
-    second.mesh(["swarm", "join", "--token", &swarm.token("worker")?, &swarm.join_address()])?.ok()?;
+    for node in others {
+        node.mesh(["swarm", "join", "--token", &swarm.token("worker")?, &swarm.join_address()])?.ok()?;
+    }
     swarm.wait_ready(nodes.len(), READY)?;
     swarm.mesh(["network", "create", "-d", "overlay", NETWORK])?;
     Ok(swarm)

@@ -1,12 +1,14 @@
 //! Which numbers the end-to-end part gives: a row is a way, what its client does, a number of that, and another way beside it.
 
 use super::tool::{Kind, Reading};
+use super::wire;
 use crate::bench::{Row, Target};
 
 use Kind::{Connections, Datagrams, Requests, Stream, Streams};
 use Target::{RatioAtLeast, RatioAtMost};
 use Way::{
-    Direct, DockerPort, Haproxy, Iptables, Nftables, OurPort, OurVip, OurVipAcross, OurVipMesh0, Vxlan, VxlanIptables,
+    BareNode, Direct, DockerPort, Haproxy, Iptables, Nftables, OurPort, OurVip, OurVipAcross, OurVipMesh0, TcNode,
+    TcPort, Vxlan, VxlanIptables, XdpNode, XdpPort,
 };
 
 /// A way from a client to a server.
@@ -24,6 +26,13 @@ pub enum Way {
     VxlanIptables,
     DockerPort,
     OurPort,
+    /// A published port by a node with XDP in its driver, and by one without.
+    XdpPort,
+    TcPort,
+    /// To a node itself, past the programs in its driver: ours, none, a bare one.
+    XdpNode,
+    TcNode,
+    BareNode,
 }
 
 impl Way {
@@ -39,6 +48,9 @@ impl Way {
             Vxlan => "bridge+vxlan",
             VxlanIptables => "bridge+vxlan+iptables",
             DockerPort => "docker's chain",
+            XdpPort | XdpNode => "mesh with XDP",
+            TcPort | TcNode => "mesh at TC",
+            BareNode => "a bare program",
         }
     }
 
@@ -48,7 +60,23 @@ impl Way {
             Direct | OurVip | Iptables | Nftables | Haproxy => "same node",
             Vxlan | OurVipAcross | OurVipMesh0 | VxlanIptables => "across nodes",
             DockerPort | OurPort => "published port",
+            XdpPort | TcPort => "published port on a wire",
+            XdpNode | TcNode | BareNode => "a node's own port on a wire",
         }
+    }
+
+    /// Which node of the wire shape is called; None elsewhere.
+    pub fn node_on_wire(self) -> Option<&'static str> {
+        match self {
+            XdpPort | XdpNode => Some(wire::XDP),
+            TcPort | TcNode => Some(wire::TC),
+            BareNode => Some(wire::BARE),
+            _ => None,
+        }
+    }
+
+    pub fn is_on_wire(self) -> bool {
+        self.node_on_wire().is_some()
     }
 
     pub fn is_ours(self) -> bool {
@@ -123,7 +151,7 @@ pub struct Wanted {
 impl Wanted {
     fn new(way: Way, kind: Kind, number: Number, beside: Option<Way>, target: Option<Target>) -> Wanted {
         let versus = match (way, beside) {
-            (way, Some(beside)) if way.is_ours() => format!(", {} : {}", way.name(), beside.name()),
+            (way, Some(beside)) if way.is_ours() || way.is_on_wire() => format!(", {} : {}", way.name(), beside.name()),
             _ => format!(", {}", way.name()),
         };
         let name = format!("{}: {}{}{versus}", way.place(), kind.name(), number.suffix());
@@ -148,7 +176,7 @@ impl Wanted {
 
 /// All of them, in the order of the table.
 pub fn all() -> Vec<Wanted> {
-    same_node().into_iter().chain(across_nodes()).chain(published_port()).collect()
+    same_node().into_iter().chain(across_nodes()).chain(published_port()).chain(on_a_wire()).collect()
 }
 
 /// The five kinds, and what the rate is to be at least.
@@ -210,6 +238,17 @@ fn published_port() -> Vec<Wanted> {
     for kind in [Requests, Connections] {
         rows.extend(EFFORT.map(|number| Wanted::new(OurPort, kind, number, Some(DockerPort), None)));
     }
+    rows
+}
+
+fn on_a_wire() -> Vec<Wanted> {
+    let requests = Wanted::new(XdpPort, Requests, Number::Rate, Some(TcPort), Some(RatioAtLeast(1.2)));
+    let mut rows = vec![requests];
+    rows.extend(EFFORT.map(|number| Wanted::new(XdpPort, Requests, number, Some(TcPort), None)));
+    rows.push(Wanted::new(XdpPort, Connections, Number::Rate, Some(TcPort), None));
+    // A veth copies packets for any program in its driver; against a bare one only ours is seen.
+    rows.push(Wanted::new(XdpNode, Stream, Number::Rate, Some(BareNode), Some(RatioAtLeast(0.97))));
+    rows.push(Wanted::new(XdpNode, Stream, Number::Rate, Some(TcNode), None));
     rows
 }
 
