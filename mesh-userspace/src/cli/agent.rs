@@ -74,7 +74,7 @@ struct Given {
     /// Sending to other nodes straight out of the uplink where the next hop is known [default: auto]
     #[arg(long, value_name = "MODE")]
     fast_path: Option<FastPath>,
-    /// Use of XDP for published ports [default: auto]
+    /// XDP for published ports: auto (NICs whose driver takes it), native (all uplinks' drivers), generic (by the stack), off [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
     /// Runtimes this node may use; docker only while an Engine answers (at DOCKER_HOST) [default: docker,exec]
