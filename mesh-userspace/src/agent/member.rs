@@ -19,7 +19,7 @@ use super::tasks::Tasks;
 use super::{Agent, now, reach};
 use crate::api::tls::Dialer;
 use crate::dns::{ResolverHandle, ResolverOptions};
-use crate::kernel::bpf::Dataplane;
+use crate::kernel::bpf::{Dataplane, FlowSizes};
 use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
 use crate::membership::join::JoinDoor;
 use crate::membership::{Config, GOSSIP_PORT, GossipSockets, Membership, Seed};
@@ -84,7 +84,7 @@ impl Member {
             Some(node) => node.advertise_addr,
             None => agent.net.resolve_address("--advertise-addr", args.advertise_addr.as_deref()).await?,
         };
-        let dataplane = Dataplane::open(&args.bpf_dir, &agent.cgroup)?;
+        let dataplane = Dataplane::open(&args.bpf_dir, &agent.cgroup, FlowSizes::wanted(args.flow_entries))?;
         let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
         let options = ResolverOptions { run_dir, port: 53, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53 };
         let resolver = ResolverHandle::new("/proc/self/exe".into(), options);

@@ -472,7 +472,7 @@ impl Kernel {
             let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
             let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
             let swept = tokio::task::spawn_blocking(move || {
-                flows.sweep(clock::now_s(), || backends_in_reach(&lock(&programmed).0))
+                flows.sweep(clock::now_s(), |backend| is_in_reach(&lock(&programmed).0, backend))
             });
             match swept.await {
                 Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
@@ -505,11 +505,11 @@ fn as_map_value(uplink: &Uplink) -> schema::Uplink {
     schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
 }
 
-/// Backends that flows may go on with: those that are there and whose node answers.
-fn backends_in_reach(tables: &Tables) -> BTreeSet<u32> {
+/// Flows may go on with this backend: it is there, and its node answers.
+fn is_in_reach(tables: &Tables, backend: u32) -> bool {
     let is_silent =
         |node: &u32| tables.peers.get(node).is_some_and(|peer| peer.flags & schema::peer_flag::UNREACHABLE != 0);
-    tables.backends.iter().filter(|(_, backend)| !is_silent(&backend.node)).map(|(number, _)| *number).collect()
+    tables.backends.get(&backend).is_some_and(|backend| !is_silent(&backend.node))
 }
 
 /// `tcp/8000`, as `service ps` looks for it.

@@ -22,6 +22,8 @@ pub struct Settings {
     pub publish_interfaces: Vec<String>,
     /// Whether the programs may send tunnel packets by themselves, past mesh0.
     pub fast_path: bool,
+    /// Entries of a flow table made anew, two a flow; None: by the machine's memory.
+    pub flow_entries: Option<u32>,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,

@@ -124,6 +124,10 @@ impl Node {
             format!("--bpf-dir={}", self.bpf_dir.display()),
             format!("--advertise-addr={}", self.address()),
         ];
+        // By itself each node would take the flow table of a whole machine.
+        if !self.agent_args.iter().any(|word| word.starts_with("--flow-entries")) {
+            flags.push("--flow-entries=65536".to_owned());
+        }
         flags.extend(self.agent_args.iter().cloned());
         flags
     }

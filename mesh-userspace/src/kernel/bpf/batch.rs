@@ -41,39 +41,58 @@ pub fn update<K: aya::Pod, V: aya::Pod>(map: &MapData, keys: &[K], values: &[V])
     bpf(UPDATE_BATCH, &mut attr)
 }
 
-/// Reads every entry of a hash map, `CHUNK` a call, handing each to `each`. A bucket with more than that fails with ENOSPC; hash maps have
-/// about one entry a bucket.
+/// A walk over a hash map, some entries a call. What is written or deleted meanwhile may be seen or not; all else is seen once.
+pub struct Walk<'m, K, V> {
+    map: &'m MapData,
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// Where the kernel goes on; None: at the beginning.
+    cursor: Option<u32>,
+    is_over: bool,
+}
+
+impl<'m, K: aya::Pod, V: aya::Pod> Walk<'m, K, V> {
+    /// At most `chunk` entries a call. A bucket with more than that fails with ENOSPC; hash maps have about one entry a bucket.
+    pub fn new(map: &'m MapData, chunk: usize) -> Self {
+        // SAFETY: Pod types accept any bit pattern, zero included.
+        let (key, value) = unsafe { (std::mem::zeroed::<K>(), std::mem::zeroed::<V>()) };
+        Walk { map, keys: vec![key; chunk], values: vec![value; chunk], cursor: None, is_over: false }
+    }
+
+    /// The next entries, keys beside values; None at the end.
+    pub fn step(&mut self) -> io::Result<Option<(&[K], &[V])>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let (from, mut next) = (self.cursor.unwrap_or_default(), 0u32);
+        let mut attr = Attr {
+            in_batch: if self.cursor.is_some() { &raw const from as u64 } else { 0 },
+            out_batch: &raw mut next as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: self.keys.len() as u32,
+            map_fd: self.map.fd().as_fd().as_raw_fd() as u32,
+            ..Attr::default()
+        };
+        match bpf(LOOKUP_BATCH, &mut attr) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.is_over = true,
+            Err(error) => return Err(error),
+        }
+        self.cursor = Some(next);
+        let count = attr.count as usize;
+        Ok(self.keys.get(..count).zip(self.values.get(..count)))
+    }
+}
+
+/// Reads every entry of a hash map, `CHUNK` a call, handing each to `each`.
 pub fn for_each<const CHUNK: usize, K: aya::Pod, V: aya::Pod>(
     map: &MapData,
     mut each: impl FnMut(K, V),
 ) -> io::Result<()> {
-    // SAFETY: Pod types accept any bit pattern, zero included.
-    let (mut keys, mut values) =
-        unsafe { (vec![std::mem::zeroed::<K>(); CHUNK], vec![std::mem::zeroed::<V>(); CHUNK]) };
-    let mut cursor = 0u32;
-    let mut is_first = true;
-    loop {
-        let mut next = 0u32;
-        let mut attr = Attr {
-            in_batch: if is_first { 0 } else { &raw const cursor as u64 },
-            out_batch: &raw mut next as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: CHUNK as u32,
-            map_fd: map.fd().as_fd().as_raw_fd() as u32,
-            ..Attr::default()
-        };
-        let is_last = match bpf(LOOKUP_BATCH, &mut attr) {
-            Ok(()) => false,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
-            each(*key, *value);
-        }
-        if is_last {
-            return Ok(());
-        }
-        (cursor, is_first) = (next, false);
+    let mut walk = Walk::<K, V>::new(map, CHUNK);
+    while let Some((keys, values)) = walk.step()? {
+        keys.iter().zip(values).for_each(|(key, value)| each(*key, *value));
     }
+    Ok(())
 }

@@ -20,11 +20,16 @@ pub struct Spec {
     kind: MapType,
     key_size: usize,
     value_size: usize,
-    max_entries: usize,
+    /// None: chosen when the map is made (`size`), and kept while it is pinned.
+    max_entries: Option<usize>,
 }
 
 const fn spec<K, V>(name: &'static str, kind: MapType, max_entries: usize) -> Spec {
-    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
+    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries: Some(max_entries) }
+}
+
+const fn sized<K, V>(name: &'static str, kind: MapType) -> Spec {
+    Spec { max_entries: None, ..spec::<K, V>(name, kind, 0) }
 }
 
 /// Every map, in the order of docs/reference/maps.md. Scratch is the programs' own and new with each of them.
@@ -36,8 +41,8 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
     spec::<u32, u32>("RINGS", MapType::Array, MAX_RING_SLOTS),
     spec::<u32, u64>("TURNS", MapType::Hash, MAX_ENDPOINTS),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash, MAX_FLOWS),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash, MAX_OVERFLOW),
+    sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash),
+    sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 1),
     spec::<u32, Peer>("PEERS", MapType::Array, MAX_NODES),
     spec::<u32, Uplink>("UPLINKS", MapType::Hash, MAX_NODES),
@@ -113,7 +118,8 @@ pub fn check(spec: &Spec, path: &Path) -> Result<(), BpfError> {
         info.value_size() as usize,
         info.max_entries() as usize,
     );
-    let needed = shape(spec.kind, spec.key_size, spec.value_size, spec.max_entries);
+    let entries = spec.max_entries.unwrap_or(info.max_entries() as usize);
+    let needed = shape(spec.kind, spec.key_size, spec.value_size, entries);
     if found == needed { Ok(()) } else { Err(BpfError::Layout { path: path.display().to_string(), found, needed }) }
 }
 

@@ -1,0 +1,103 @@
+//! How many entries the flow tables get: by the machine's memory when they are made, as they are while they are pinned.
+//!
+//! A hash map can't grow and its entries can't be moved while programs write them, so an agent that finds its tables pinned keeps their
+//! size: flows that live are worth more than a new number, which counts once the tables are made anew.
+
+use std::path::Path;
+
+use aya::maps::MapInfo;
+use mesh_common::schema::{MAX_FLOWS, MIN_FLOWS, MIN_OVERFLOW};
+
+use super::{BpfError, pin};
+
+/// One flow entry for so much memory: 120 bytes an entry and 16 a bucket make that 1.7 to 1.9 % of it. nf_conntrack's rule has this shape
+/// (Documentation/networking/nf_conntrack-sysctl.rst, nf_conntrack_buckets), with a bucket for 16 KiB.
+const MEMORY_OF_AN_ENTRY: u64 = 8 << 10;
+/// The overflow is a sixteenth of the table …
+const OVERFLOW_SHARE: u32 = 16;
+/// … and not more than this.
+const MAX_OVERFLOW: u32 = 1 << 18;
+
+/// Entries of the two flow tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSizes {
+    /// `FLOWS4`, two a flow.
+    pub table: u32,
+    /// `OVERFLOW4`.
+    pub overflow: u32,
+}
+
+impl FlowSizes {
+    /// A table of so many entries, and the overflow that belongs to it.
+    pub fn of_table(table: u32) -> FlowSizes {
+        FlowSizes { table, overflow: (table / OVERFLOW_SHARE).clamp(MIN_OVERFLOW as u32, MAX_OVERFLOW) }
+    }
+
+    /// What a machine with so much memory gets by itself.
+    pub fn of_memory(bytes: u64) -> FlowSizes {
+        let entries = (bytes / MEMORY_OF_AN_ENTRY).clamp(MIN_FLOWS as u64, MAX_FLOWS as u64);
+        FlowSizes::of_table(entries as u32)
+    }
+
+    /// What is asked for, else what this machine gets by itself.
+    pub fn wanted(asked: Option<u32>) -> FlowSizes {
+        match asked {
+            Some(entries) => FlowSizes::of_table(entries),
+            None => FlowSizes::of_memory(memory_bytes()),
+        }
+    }
+
+    /// As pinned in this directory, where they are.
+    pub(super) fn pinned_or(self, maps: &Path) -> Result<FlowSizes, BpfError> {
+        let pinned = |name: &str| -> Result<Option<u32>, BpfError> {
+            let path = maps.join(name);
+            if !path.exists() {
+                return Ok(None);
+            }
+            let info = MapInfo::from_pin(&path).map_err(|error| BpfError::Load(pin::chain(&error)))?;
+            Ok(Some(info.max_entries()))
+        };
+        let found = FlowSizes {
+            table: pinned("FLOWS4")?.unwrap_or(self.table),
+            overflow: pinned("OVERFLOW4")?.unwrap_or(self.overflow),
+        };
+        if found.table != self.table {
+            log::info!(
+                "the flow table keeps the {} entries it was made with, and its flows; {} count after a restart of the machine or 'mesh purge'",
+                found.table,
+                self.table
+            );
+        }
+        Ok(found)
+    }
+}
+
+/// The machine's memory; the least there is where the kernel does not tell.
+fn memory_bytes() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_flows_fit_on_24_gib_by_default() {
+        // What the kernel keeps for itself is not in the total: a machine sold as 24 GiB has about 23.5.
+        let sizes = FlowSizes::of_memory(47 << 29);
+        assert_eq!(sizes, FlowSizes { table: 3_080_192, overflow: 192_512 });
+        assert!(sizes.table as usize / 10 * 8 > 2_000_000, "and below the pressure mark");
+    }
+
+    #[test]
+    fn a_small_machine_has_a_floor_and_a_large_one_a_ceiling() {
+        assert_eq!(FlowSizes::of_memory(0), FlowSizes { table: 65_536, overflow: 65_536 });
+        assert_eq!(FlowSizes::of_memory(1 << 30), FlowSizes { table: 131_072, overflow: 65_536 });
+        assert_eq!(FlowSizes::of_memory(1 << 42), FlowSizes { table: 8_388_608, overflow: 262_144 });
+    }
+
+    #[test]
+    fn what_was_asked_for_wins_over_the_rule() {
+        assert_eq!(FlowSizes::wanted(Some(4_096)), FlowSizes { table: 4_096, overflow: 65_536 });
+    }
+}
