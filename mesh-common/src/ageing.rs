@@ -51,6 +51,18 @@ impl State {
     }
 }
 
+impl State {
+    /// As both entries show it: an end that either knows of, else an answer that either misses.
+    pub fn of_flow<A>(key: &FlowKey<A>, flow: &Flow<A>, twin: Option<&Flow<A>>) -> State {
+        let own = State::of_entry(key, flow);
+        let Some(other) = twin.map(|twin| State::of_entry(key, twin)) else { return own };
+        match (own.max(other), own.min(other)) {
+            (State::Established, least) => least,
+            (most, _) => most,
+        }
+    }
+}
+
 /// Seconds of silence after which a dead flow is forgotten.
 const DEAD_S: u32 = 10;
 /// Seconds that an ingress node remembers whose connection it forwards, where the answers go past it and so does an end that the
@@ -178,6 +190,20 @@ mod tests {
         assert_eq!(silence_allowed_s(&key(protocol::TCP), &flow, None), Some(60));
         let hairpin = entry(rewrite::DESTINATION, flow_flag::HAIRPIN, seen::ACK, 9);
         assert_eq!(silence_allowed_s(&key(protocol::TCP), &hairpin, None), None);
+    }
+
+    #[test]
+    fn a_flow_is_as_far_as_its_less_hopeful_entry() {
+        let of = |forward: u8, reverse: u8, answers: u32| {
+            let flow = entry(rewrite::DESTINATION, 0, forward, 1);
+            let twin = entry(rewrite::SOURCE, flow_flag::REVERSE, reverse, answers);
+            State::of_flow(&key(protocol::TCP), &flow, Some(&twin))
+        };
+        assert_eq!(of(seen::ACK, seen::ACK, 1), State::Established);
+        assert_eq!(of(seen::ACK, 0, 0), State::Opening);
+        assert_eq!(of(0, seen::ACK, 1), State::Opening);
+        assert_eq!(of(seen::ACK, seen::ACK | seen::RST, 1), State::Closing);
+        assert_eq!(of(0, seen::RST | seen::ACK, 1), State::Closing);
     }
 
     #[test]

@@ -11,17 +11,17 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_common::parse::protocol;
 use mesh_common::schema;
-use mesh_common::verdict::Hook;
+use mesh_common::verdict::{DropReason, Hook};
 use tokio::sync::Notify;
 
 use super::member::Member;
 use crate::dns::ResolverHandle;
 use crate::dns::zone;
-use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
+use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, Swept, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
 use crate::plan::maps::{self, Facts, MapOp, NextHop, Placed, Tables};
@@ -29,8 +29,6 @@ use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
 /// A round at least so often.
 const EVERY: Duration = Duration::from_secs(10);
-/// Flows are swept so often.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The kernel's and the resolver's side of this node.
 pub struct Kernel {
@@ -145,6 +143,16 @@ impl Kernel {
     /// Largest packet of a task, once the underlay is known.
     pub fn overlay_mtu(&self) -> Option<u32> {
         lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::OVERHEAD_V4))
+    }
+
+    /// The flow table, to look at.
+    pub fn flow_table(&self) -> Arc<FlowTable> {
+        self.flows.clone()
+    }
+
+    /// Drops since the programs were loaded, by hook and reason.
+    pub fn drops(&self) -> anyhow::Result<Vec<(Hook, DropReason, u64)>> {
+        Ok(lock(&self.dataplane).drops()?)
     }
 
     /// Tasks of this node that run, with their network namespaces.
@@ -468,15 +476,22 @@ impl Kernel {
 
     /// Sweeps flows for ever. The walk is a thread's own affair: no lock is held, no other task of the agent waits for it.
     pub async fn sweep(&self) {
+        let (mut pause, mut before) = (Swept::default().pause(&Swept::default(), EVERY, self.flows.sizes()), None);
         loop {
-            let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
+            let _ = tokio::time::timeout(pause, self.sweep_now.notified()).await; // either way it is time
+            let began = Instant::now();
             let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
             let swept = tokio::task::spawn_blocking(move || {
                 flows.sweep(clock::now_s(), |backend| is_in_reach(&lock(&programmed).0, backend))
             });
             match swept.await {
-                Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
-                Ok(Ok(_)) => {}
+                Ok(Ok(swept)) => {
+                    if swept.expired + swept.killed > 0 {
+                        log::debug!("swept: {swept:?}");
+                    }
+                    let (last, at) = before.replace((swept, began)).unwrap_or((swept, began));
+                    pause = swept.pause(&last, began.saturating_duration_since(at), self.flows.sizes());
+                }
                 Ok(Err(error)) => log::warn!("{error}"),
                 Err(error) => log::error!("sweep the flow table: {error}"),
             }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::maps::MapData;
 
 /// Commands of bpf(2).
+const LOOKUP: libc::c_long = 1;
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
 
@@ -23,9 +24,38 @@ struct Attr {
     flags: u64,
 }
 
-fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<()> {
-    // SAFETY: the attribute's pointers name live buffers of `count` elements; its size is passed along.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut Attr, size_of::<Attr>()) };
+/// The members of `union bpf_attr` that a look-up reads.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The value under `key`.
+pub fn lookup<K: aya::Pod, V: aya::Pod>(map: &MapData, key: &K) -> io::Result<Option<V>> {
+    // SAFETY: Pod types accept any bit pattern, zero included.
+    let mut value = unsafe { std::mem::zeroed::<V>() };
+    let mut attr = ElementAttr {
+        map_fd: map.fd().as_fd().as_raw_fd() as u32,
+        pad: 0,
+        key: &raw const *key as u64,
+        value: &raw mut value as u64,
+        flags: 0,
+    };
+    match bpf(LOOKUP, &mut attr) {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn bpf<A>(command: libc::c_long, attr: &mut A) -> io::Result<()> {
+    // SAFETY: the attribute's pointers name live buffers of as many elements as it says, of the map's own key and value size; its size is
+    // passed along.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

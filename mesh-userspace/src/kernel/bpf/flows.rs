@@ -6,16 +6,17 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mesh_common::ageing::least_silence_s;
 use mesh_common::flow::order;
 use mesh_common::schema::{Flow, FlowKey, flow_flag};
+use nix::time::{ClockId, clock_gettime};
 
 use super::pin::chain;
-use super::pressure::{Census, Limits};
+use super::pressure::{self, Census, Limits};
 use super::size::FlowSizes;
 use super::{BpfError, Dataplane, batch};
 
@@ -40,13 +41,23 @@ pub struct Swept {
     pub given_up: usize,
     /// Entries that found the table full and live beside it.
     pub spilled: usize,
-    /// The longest that one call of the kernel took, a walk's or the program's.
+    /// The longest that one call of the kernel took, a walk's or the program's, in time of its thread.
     pub slowest_call: Duration,
+    /// All of it, in time of its thread.
+    pub cost: Duration,
 }
 
-/// Entries that one call of the kernel reads: about a tenth of a millisecond.
-const CHUNK: usize = 1_024;
-/// An established entry is looked at for its other direction in one of so many sweeps: at 5 s a sweep, within five minutes and a half.
+impl Swept {
+    /// How long the next sweep may wait, this one having begun so long after `before`.
+    pub fn pause(&self, before: &Swept, since: Duration, sizes: FlowSizes) -> Duration {
+        let growth = self.entries.saturating_sub(before.entries) as f64 / since.as_secs_f64().max(1.0);
+        pressure::pause(self.entries, growth, sizes.table as usize, self.cost)
+    }
+}
+
+/// Entries that one call of the kernel reads: about a tenth of a millisecond, most of it waiting for memory.
+const CHUNK: usize = 256;
+/// An established entry is looked at for its other direction in one of so many sweeps: at 5 s a sweep, within six minutes.
 const AUDIT_TURNS: u32 = 64;
 /// Seconds an established entry is silent before it is looked at so.
 const AUDIT_S: u32 = 60;
@@ -116,6 +127,14 @@ impl FlowTable {
         Ok(())
     }
 
+    /// An entry, in the table or beside it.
+    pub fn get(&self, key: &Key) -> Result<Option<Entry>, BpfError> {
+        match batch::lookup(&self.map, key).map_err(unread("FLOWS4"))? {
+            None => batch::lookup(&self.overflow, key).map_err(unread("OVERFLOW4")),
+            found => Ok(found),
+        }
+    }
+
     /// Every entry: those of the table, then those that found it full. For tests and small tables: it is as large as they are.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
         let mut found = Vec::new();
@@ -130,6 +149,7 @@ impl FlowTable {
     /// after an entry was read: a backend that came meanwhile must not be taken for one that is gone. Where the table is nearly full, others
     /// give way (`pressure`).
     pub fn sweep(&self, now_s: u32, is_in_reach: impl Fn(u32) -> bool) -> Result<Swept, BpfError> {
+        let began = thread_time();
         let turn = self.sweeps.fetch_add(1, Ordering::Relaxed) % AUDIT_TURNS;
         let mut pass = Pass::new(&self.sweep, now_s, turn, is_in_reach);
         let mut census = Census::default();
@@ -162,6 +182,7 @@ impl FlowTable {
             log::info!("{} of {} flow entries in use: no flow gives way any more", census.entries, self.sizes.table);
         }
         (swept.entries, swept.spilled) = (found + spilled, spilled);
+        swept.cost = thread_time().saturating_sub(began);
         Ok(swept)
     }
 
@@ -214,9 +235,9 @@ impl<'p, R: Fn(u32) -> bool> Pass<'p, R> {
         let mut walk = batch::Walk::<Key, Entry>::new(map, CHUNK);
         let mut last_known = 0;
         loop {
-            let began = Instant::now();
+            let began = thread_time();
             let step = walk.step().map_err(unread(name))?;
-            self.slowest = self.slowest.max(began.elapsed());
+            self.slowest = self.slowest.max(thread_time().saturating_sub(began));
             let Some((keys, flows)) = step else { return Ok(()) };
             for (key, flow) in keys.iter().zip(flows) {
                 each(key, flow);
@@ -289,13 +310,18 @@ impl<'p> Orders<'p> {
         let failed = |reason: String| BpfError::Map { attempt: "sweep", map: "FLOWS4", reason };
         let mut options = TestRunOptions::new();
         options.data_in = Some(&self.packet);
-        let began = Instant::now();
+        let began = thread_time();
         let result = self.program.test_run(options).map_err(|error| failed(chain(&error)))?;
-        self.slowest = self.slowest.max(began.elapsed());
+        self.slowest = self.slowest.max(thread_time().saturating_sub(began));
         self.acted += result.return_value as usize;
         self.packet.truncate(order::FIRST_AT);
         Ok(())
     }
+}
+
+/// What this thread has had of a CPU: another's turn is no part of a call.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn unread(map: &'static str) -> impl Fn(std::io::Error) -> BpfError {

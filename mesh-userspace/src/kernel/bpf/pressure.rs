@@ -4,6 +4,8 @@
 //! enough and the table is about to be full, and never one that was heard of lately: what finds no room lives in the overflow, so nothing is
 //! won by breaking a connection for it. Memory is a fixed number of counters, however many flows there are.
 
+use std::time::Duration;
+
 use mesh_common::ageing::State;
 use mesh_common::parse::protocol;
 use mesh_common::schema::{Flow, FlowKey};
@@ -87,6 +89,21 @@ impl Census {
     }
 }
 
+/// Flows are swept so often …
+const SHORTEST_PAUSE: Duration = Duration::from_secs(5);
+/// … and where a sweep of a large table costs more than a twentieth of a CPU then, more rarely, but so often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const COST_SHARE: u32 = 20;
+
+/// Time until the next sweep of a table with so many entries, `growth` more a second, whose last sweep cost so much of a CPU: what has ended
+/// may stay a little longer as long as there is room for what comes.
+pub fn pause(entries: usize, growth: f64, capacity: usize, cost: Duration) -> Duration {
+    let room = (capacity as f64 * CROWDED as f64 / 100.0 - entries as f64).max(0.0);
+    let until_crowded = if growth > 0.0 { room / growth } else { f64::INFINITY };
+    let longest = Duration::from_secs_f64(until_crowded.min(LONGEST_PAUSE.as_secs_f64()));
+    (cost * COST_SHARE).min(longest).max(SHORTEST_PAUSE)
+}
+
 /// Single seconds below 16, then four steps from each power of two to the next.
 fn step_of(age_s: u32) -> usize {
     match age_s.checked_ilog2() {
@@ -156,6 +173,16 @@ mod tests {
             assert!(step < STEPS && least_of(step) <= age, "{age}: step {step} from {}", least_of(step));
             assert!(step + 1 == STEPS || least_of(step + 1) > age, "{age}: step {step}");
         }
+    }
+
+    #[test]
+    fn a_large_table_is_swept_more_rarely_while_it_has_room() {
+        let (million, ms) = (1_000_000, Duration::from_millis);
+        assert_eq!(pause(1_000, 0.0, million, ms(1)), SHORTEST_PAUSE);
+        assert_eq!(pause(500_000, 0.0, million, ms(600)), Duration::from_secs(12), "a twentieth of a CPU");
+        assert_eq!(pause(500_000, 0.0, million, ms(9_000)), LONGEST_PAUSE);
+        assert_eq!(pause(500_000, 30_000.0, million, ms(600)), Duration::from_secs(10), "it is crowded by then");
+        assert_eq!(pause(900_000, 30_000.0, million, ms(600)), SHORTEST_PAUSE);
     }
 
     #[test]

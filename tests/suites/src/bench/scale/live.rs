@@ -7,9 +7,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use mesh_userspace::kernel::bpf::{FlowSizes, FlowTable, Swept, clock};
-use nix::time::{ClockId, clock_gettime};
 
 use super::crowd::{BACKEND_NUMBER, Crowd, check_count};
 use super::resident_mib;
@@ -19,8 +18,6 @@ use crate::bench::{Row, Target, Wish};
 const LIVE: usize = 1_000_000;
 /// New flows a second.
 const STORM: usize = 20_000;
-/// The agent's pace.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A live flow's silence.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Packets are sent in so many portions a second.
@@ -55,8 +52,10 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
                 .target(Target::ValueAtMost(0.0))
                 .note(outcome.told(&sizes)),
         );
-        rows.push(Row::alone(cpu, "%", &[outcome.cpu_percent]).note(format!(
-            "of one core; a sweep takes {:.0} ms, the slowest {:.0} ms",
+        rows.push(Row::alone(cpu, "%", &[outcome.cpu_s / outcome.seconds * 100.0]).note(format!(
+            "of one core, {:.0} % of that in the kernel; a sweep costs {:.0} ms and took {:.0} ms, the slowest {:.0} ms",
+            outcome.kernel_s / outcome.cpu_s * 100.0,
+            outcome.cpu_s * 1e3 / outcome.sweeps.max(1) as f64,
             millis(outcome.swept_for) / outcome.sweeps.max(1) as f64,
             millis(outcome.slowest_sweep)
         )));
@@ -81,7 +80,9 @@ struct Outcome {
     swept_for: Duration,
     slowest_sweep: Duration,
     slowest_call: Duration,
-    cpu_percent: f64,
+    /// CPU time of the sweeper's thread, and how much of that in the kernel.
+    cpu_s: f64,
+    kernel_s: f64,
     memory_mib: f64,
 }
 
@@ -127,7 +128,6 @@ fn storm(live: usize, sizes: FlowSizes, time: Duration) -> Result<Outcome> {
         Ok(outcome)
     })?;
     outcome.memory_mib = resident_mib()? - before;
-    outcome.cpu_percent /= outcome.seconds / 100.0;
     outcome.astray = crowd.astray;
     outcome.lost = crowd.lost(&table, live)?;
     drop(table);
@@ -158,19 +158,34 @@ fn traffic(crowd: &mut Crowd, live: usize, time: Duration) -> Result<(usize, f64
     Ok((new, began.elapsed().as_secs_f64()))
 }
 
-/// The agent's sweeps, until it is told to stop; `cpu_percent` is in seconds yet.
+/// The agent's sweeps, until it is told to stop.
 fn sweep_until(table: &FlowTable, stop: &AtomicBool) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let cpu = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
-    let before = cpu()?;
+    let before = cpu_of_thread()?;
+    let mut last = None;
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
         let swept = table.sweep(clock::now_s(), |backend| backend == BACKEND_NUMBER)?;
         outcome.note(&swept, began.elapsed());
-        mesh_lab::let_pass(SWEEP_EVERY.saturating_sub(began.elapsed()));
+        let (before, at) = last.replace((swept, began)).unwrap_or((swept, began));
+        let due = Instant::now() + swept.pause(&before, began - at, table.sizes());
+        while !stop.load(Ordering::Relaxed) && Instant::now() < due {
+            mesh_lab::let_pass(Duration::from_millis(50));
+        }
     }
-    outcome.cpu_percent = (cpu()? - before).as_secs_f64();
+    let after = cpu_of_thread()?;
+    (outcome.cpu_s, outcome.kernel_s) = (after[0] + after[1] - before[0] - before[1], after[1] - before[1]);
     Ok(outcome)
+}
+
+/// Seconds of this thread in user space and in the kernel, by hundredths (proc(5), /proc/PID/stat).
+fn cpu_of_thread() -> Result<[f64; 2]> {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").context("reading /proc/thread-self/stat")?;
+    // The name may hold anything, and ends with the last bracket.
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let mut seconds =
+        || -> Result<f64> { Ok(fields.next().context("/proc/thread-self/stat is cut off")?.parse::<f64>()? / 100.0) };
+    Ok([seconds()?, seconds()?])
 }
 
 fn millis(time: Duration) -> f64 {
