@@ -15,12 +15,21 @@ pub mod seen {
     pub const RST: u8 = 0x04;
 }
 
-/// Orders of the sweeper to the program `sweep`.
+/// Orders of the sweeper to the program `sweep`: records behind an Ethernet header's worth of zeros. A record is the flow key (16 bytes as in
+/// the map), the order (1 byte), 3 zero bytes, a second of the programs' clock (native order).
 pub mod order {
-    /// Delete the entry if nothing was seen since.
+    /// Remove the flow, both entries, if at that second it was silent for longer than it may.
     pub const EXPIRE: u8 = 0;
     /// Mark the entry: its backend is gone, refuse its next packet.
     pub const KILL: u8 = 1;
+    /// Remove the flow, both entries, if nothing was seen of it after that second.
+    pub const GIVE_UP: u8 = 2;
+    /// Where the first record is.
+    pub const FIRST_AT: usize = 14;
+    /// Bytes of a record.
+    pub const RECORD: usize = 24;
+    /// Most records of one run.
+    pub const MOST: usize = 32;
 }
 
 /// The key of the other direction's entry: the packet after the rewrite, turned round. None for a hairpin's forward entry, whose

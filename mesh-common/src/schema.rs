@@ -13,10 +13,12 @@ use crate::family::{Addr4, Addr6};
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
 pub const LAYOUT_VERSION: u32 = 3;
 
-/// Most flow entries (two a flow), `FLOWS4`.
-pub const MAX_FLOWS: usize = 1 << 18;
-/// Entries of flows that found `FLOWS4` full, `OVERFLOW4`.
-pub const MAX_OVERFLOW: usize = 1 << 16;
+/// Fewest flow entries (two a flow) that a machine gets by itself, `FLOWS4`; the size is chosen at load, by the machine's memory.
+pub const MIN_FLOWS: usize = 1 << 16;
+/// Most flow entries that a machine gets by itself.
+pub const MAX_FLOWS: usize = 1 << 23;
+/// Fewest entries of flows that found `FLOWS4` full, `OVERFLOW4`; chosen at load as well.
+pub const MIN_OVERFLOW: usize = 1 << 16;
 /// Slots of all lists and rings together, `RINGS`, at least: an agent with more memory makes more (`kernel::bpf::size`).
 pub const MIN_RING_SLOTS: usize = 1 << 20;
 /// The same at most.

@@ -28,9 +28,9 @@ pub static RINGS: Array<u32, MIN_RING_SLOTS> = Array::new();
 #[btf_map]
 pub static TURNS: HashMap<u32, u64, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
-pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MAX_FLOWS> = HashMap::new();
+pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_FLOWS> = HashMap::new();
 #[btf_map]
-pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MAX_OVERFLOW> = LruHashMap::new();
+pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_OVERFLOW> = LruHashMap::new();
 #[btf_map]
 pub static OVERFLOWED: Array<u32, 1> = Array::new();
 #[btf_map]

@@ -66,6 +66,7 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
             XdpMode::Native => agent::XdpMode::Native,
             XdpMode::Generic => agent::XdpMode::Generic,
         },
+        flow_entries: arguments.flow_entries,
         runtimes: arguments.runtimes,
         verbose: arguments.verbose,
     }

@@ -210,6 +210,7 @@ mod tests {
             publish_interfaces: Vec::new(),
             fast_path: true,
             xdp: crate::agent::XdpMode::Auto,
+            flow_entries: None,
             runtimes: vec![crate::model::Runtime::Docker],
             verbose: 0,
         };

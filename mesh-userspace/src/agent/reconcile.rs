@@ -11,11 +11,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_common::parse::protocol;
 use mesh_common::schema;
-use mesh_common::verdict::Hook;
+use mesh_common::verdict::{DropReason, Hook};
 use tokio::sync::Notify;
 
 use super::member::Member;
@@ -23,7 +23,7 @@ use super::{Settings, XdpMode, xdp};
 use crate::dns::ResolverHandle;
 use crate::dns::zone;
 use crate::doctor::Xdp;
-use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
+use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, Swept, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
 use crate::plan::maps::{self, Facts, MapOp, NextHop, Programmed, Tables};
@@ -31,8 +31,6 @@ use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
 /// A round at least so often.
 const EVERY: Duration = Duration::from_secs(10);
-/// Flows are swept so often.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The kernel's and the resolver's side of this node.
 pub struct Kernel {
@@ -151,6 +149,16 @@ impl Kernel {
     /// Largest packet of a task, once the underlay is known.
     pub fn overlay_mtu(&self) -> Option<u32> {
         lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::OVERHEAD_V4))
+    }
+
+    /// The flow table, to look at.
+    pub fn flow_table(&self) -> Arc<FlowTable> {
+        self.flows.clone()
+    }
+
+    /// Drops since the programs were loaded, by hook and reason.
+    pub fn drops(&self) -> anyhow::Result<Vec<(Hook, DropReason, u64)>> {
+        Ok(lock(&self.dataplane).drops()?)
     }
 
     /// Tasks of this node that run, with their network namespaces.
@@ -496,15 +504,22 @@ impl Kernel {
 
     /// Sweeps flows for ever. The walk is a thread's own affair: no lock is held, no other task of the agent waits for it.
     pub async fn sweep(&self) {
+        let (mut pause, mut before) = (Swept::default().pause(&Swept::default(), EVERY, self.flows.sizes()), None);
         loop {
-            let _ = tokio::time::timeout(SWEEP_EVERY, self.sweep_now.notified()).await; // either way it is time
+            let _ = tokio::time::timeout(pause, self.sweep_now.notified()).await; // either way it is time
+            let began = Instant::now();
             let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
             let swept = tokio::task::spawn_blocking(move || {
-                flows.sweep(clock::now_s(), || backends_in_reach(lock(&programmed).tables()))
+                flows.sweep(clock::now_s(), |backend| is_in_reach(lock(&programmed).tables(), backend))
             });
             match swept.await {
-                Ok(Ok(swept)) if swept.expired + swept.killed > 0 => log::debug!("swept: {swept:?}"),
-                Ok(Ok(_)) => {}
+                Ok(Ok(swept)) => {
+                    if swept.expired + swept.killed > 0 {
+                        log::debug!("swept: {swept:?}");
+                    }
+                    let (last, at) = before.replace((swept, began)).unwrap_or((swept, began));
+                    pause = swept.pause(&last, began.saturating_duration_since(at), self.flows.sizes());
+                }
                 Ok(Err(error)) => log::warn!("{error}"),
                 Err(error) => log::error!("sweep the flow table: {error}"),
             }
@@ -533,11 +548,11 @@ fn as_map_value(uplink: &Uplink) -> schema::Uplink {
     schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
 }
 
-/// Backends that flows may go on with: those that are there and whose node answers.
-fn backends_in_reach(tables: &Tables) -> BTreeSet<u32> {
+/// Flows may go on with this backend: it is there, and its node answers.
+fn is_in_reach(tables: &Tables, backend: u32) -> bool {
     let is_silent =
         |node: &u32| tables.peers.get(node).is_some_and(|peer| peer.flags & schema::peer_flag::UNREACHABLE != 0);
-    tables.backends.iter().filter(|(_, backend)| !is_silent(&backend.node)).map(|(number, _)| *number).collect()
+    tables.backends.get(&backend).is_some_and(|backend| !is_silent(&backend.node))
 }
 
 /// `tcp/8000`, as `service ps` looks for it.

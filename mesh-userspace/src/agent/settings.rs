@@ -39,6 +39,8 @@ pub struct Settings {
     /// Whether the programs may send tunnel packets by themselves, past mesh0.
     pub fast_path: bool,
     pub xdp: XdpMode,
+    /// Entries of a flow table made anew, two a flow; None: by the machine's memory.
+    pub flow_entries: Option<u32>,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,

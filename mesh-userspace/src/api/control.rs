@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{
-    ApiError, Caller, Created, Facts, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer,
-    JoinTokenRequest, LeaveRequest, LogQuery, NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer,
-    StackDeploy,
+    ApiError, Caller, Created, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer, InitRequest, JoinAnswer,
+    JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogQuery, NodeUpdate, PurgeAnswer, ScaleItem,
+    ServiceUpdate, StackAnswer, StackDeploy,
 };
 use crate::doctor::Finding;
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine, NetworkSpec, ServiceSpec};
@@ -57,6 +57,11 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Starts a command in a task, on whichever node it runs.
     async fn exec(&self, caller: &Caller, task: &Id, request: ExecRequest) -> Result<ExecSession, ApiError>;
     async fn logs(&self, caller: &Caller, query: LogQuery) -> Result<LogFeed, ApiError>;
+
+    /// Flows of this node, some at a time: a table of millions is never in memory at once.
+    async fn flows(&self, caller: &Caller, query: FlowQuery) -> Result<FlowFeed, ApiError>;
+    /// How full the flow table is, and with what.
+    async fn flow_summary(&self, caller: &Caller) -> Result<FlowSummary, ApiError>;
 
     /// A check-up of this node, made now.
     async fn doctor(&self, caller: &Caller) -> Result<Vec<Finding>, ApiError>;

@@ -10,6 +10,7 @@ mod caller;
 pub mod client;
 mod control;
 mod error;
+mod flows;
 mod request;
 pub mod server;
 pub mod stream;
@@ -25,6 +26,7 @@ pub use caller::Caller;
 pub use client::Client;
 pub use control::{ControlPlane, ExecSession, LogFeed};
 pub use error::{ApiError, ErrorKind};
+pub use flows::{Ends, FlowFact, FlowFeed, FlowQuery, FlowRequest, FlowRow, FlowState, FlowSummary, protocol_name};
 pub use request::{
     InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest, LogQuery, LogRequest, NodeUpdate, ScaleItem,
     ServiceUpdate, StackDeploy,

@@ -77,6 +77,10 @@ struct Given {
     /// XDP for published ports: auto (NICs whose driver takes it), native (all uplinks' drivers), generic (by the stack), off [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
+    /// Room for so many flow entries, two a connection; counts when the table is made: on a restarted machine, or after 'mesh purge'
+    /// [default: one for 8 KiB of memory, 65536 to 8388608]
+    #[arg(long, value_name = "N")]
+    flow_entries: Option<u32>,
     /// Runtimes this node may use; docker only while an Engine answers (at DOCKER_HOST) [default: docker,exec]
     #[arg(long, value_name = "RUNTIME", value_delimiter = ',')]
     runtimes: Vec<String>,
@@ -103,6 +107,8 @@ pub struct AgentArgs {
     pub publish_interfaces: Vec<String>,
     pub fast_path: FastPath,
     pub xdp: XdpMode,
+    /// None: by the machine's memory.
+    pub flow_entries: Option<u32>,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,
@@ -141,6 +147,7 @@ impl AgentFlags {
             publish_interfaces: list(given.publish_interface, file.publish_interface),
             fast_path: given.fast_path.or(file.fast_path).unwrap_or(FastPath::Auto),
             xdp: given.xdp.or(file.xdp).unwrap_or(XdpMode::Auto),
+            flow_entries: check_flow_entries(given.flow_entries.or(file.flow_entries))?,
             runtimes: parse_runtimes(&runtimes)?,
             verbose,
         })
@@ -150,6 +157,20 @@ impl AgentFlags {
 /// The text itself where it is `IP|IFACE[:PORT]`; what an interface's address is, only the agent knows.
 pub(super) fn host_port(text: &str) -> Result<String, ParseHostPortError> {
     text.parse().map(|_: HostPort| text.to_string())
+}
+
+/// Fewest and most flow entries that can be asked for: 9 MB and 10 GB of the kernel's memory.
+const FLOW_ENTRIES: std::ops::RangeInclusive<u32> = 4_096..=1 << 26;
+
+fn check_flow_entries(entries: Option<u32>) -> Result<Option<u32>, Fault> {
+    match entries {
+        Some(entries) if !FLOW_ENTRIES.contains(&entries) => Err(Fault::usage(format!(
+            "--flow-entries {entries}: not between {} and {}; a connection needs two, an entry costs about 140 bytes of memory",
+            FLOW_ENTRIES.start(),
+            FLOW_ENTRIES.end()
+        ))),
+        entries => Ok(entries),
+    }
 }
 
 fn parse_runtimes(words: &[String]) -> Result<Vec<Runtime>, Fault> {
@@ -189,6 +210,13 @@ mod tests {
             let fault = flags.resolve("/run/m.sock".into()).expect_err("no port");
             assert!(fault.line().is_some_and(|line| line.contains(word)), "{fault:?}");
         }
+        assert_eq!(args.flow_entries, None, "by the machine's memory");
+        std::fs::write(&path, "flow-entries: 1000000\n").expect("written");
+        let from_file =
+            |given| AgentFlags { config: Some(path.clone()), given, verbose: 0 }.resolve("/run/m.sock".into());
+        assert_eq!(from_file(Given::default()).expect("a good file").flow_entries, Some(1_000_000));
+        let fault = from_file(Given { flow_entries: Some(100), ..Given::default() }).expect_err("too few");
+        assert!(fault.line().is_some_and(|line| line.contains("between 4096 and 67108864")), "{fault:?}");
         std::fs::write(&path, "nmae: x\n").expect("written");
         let flags = AgentFlags { config: Some(path), ..AgentFlags::default() };
         let fault = flags.resolve("/run/m.sock".into()).expect_err("an unknown key");

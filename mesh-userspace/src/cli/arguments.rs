@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::agent::AgentFlags;
-use super::{completions, doctor, exec, logs, network, node, purge, service, stack, status, swarm, task};
+use super::{completions, doctor, exec, flows, logs, network, node, purge, service, stack, status, swarm, task};
 
 /// Service networks in eBPF: overlay, VIPs, DNS and routing mesh as Docker Swarm has them.
 ///
@@ -56,6 +56,8 @@ pub(super) enum Command {
     Logs(logs::Logs),
     /// One screen: this node, its peers, services, warnings
     Status(status::Status),
+    /// This node's flow table: who talks with whom, by which task; or how full it is
+    Flows(flows::Flows),
     /// Check this machine and the way to the other nodes; each trouble comes with its remedy
     Doctor(doctor::Doctor),
     /// Stop this node's tasks and remove every trace of mesh from its kernel

@@ -12,6 +12,7 @@ mod completions;
 mod doctor;
 mod exec;
 mod fault;
+mod flows;
 mod inspect;
 mod logs;
 mod network;
@@ -166,6 +167,7 @@ async fn ask(command: Command, socket: PathBuf, screen: &mut Screen<'_>) -> Resu
         Command::Ps(flags) => task::ps(flags, &client, screen).await,
         Command::Exec(flags) => exec::run(flags, &client, screen).await,
         Command::Logs(flags) => logs::run(flags, &client, screen).await,
+        Command::Flows(flags) => flows::run(flags, &client, screen).await,
         Command::Status(flags) => status::run(flags, &client, screen).await,
     }
 }

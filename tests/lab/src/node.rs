@@ -124,6 +124,10 @@ impl Node {
             format!("--bpf-dir={}", self.bpf_dir.display()),
             format!("--advertise-addr={}", self.address()),
         ];
+        // By itself each node would take the flow table of a whole machine.
+        if !self.agent_args.iter().any(|word| word.starts_with("--flow-entries")) {
+            flags.push("--flow-entries=65536".to_owned());
+        }
         flags.extend(self.agent_args.iter().cloned());
         flags
     }
@@ -136,11 +140,6 @@ impl Node {
 
     /// Starts the agent without waiting, to start several at once.
     pub fn launch(&self) -> Result<()> {
-        self.launch_with(&[])
-    }
-
-    /// The same with further arguments, for this time only.
-    pub fn launch_with(&self, arguments: &[&str]) -> Result<()> {
         let mut agent = self.agent();
         ensure!(!alive(agent.as_mut()), "the agent of {} runs already", self.name());
         ensure!(
@@ -151,11 +150,7 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
         let words = self.agent_command();
         let mut command = self.command(&words[0])?;
-        command
-            .args(&words[1..])
-            .args(arguments)
-            .env(MARK, format!("{}/", self.dir.display()))
-            .env("RUST_BACKTRACE", "1");
+        command.args(&words[1..]).env(MARK, format!("{}/", self.dir.display())).env("RUST_BACKTRACE", "1");
         command.env("DOCKER_HOST", self.engine.address());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A process group of its own: Ctrl-C at the demo ends the demo, which then ends its agents in order.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_common::schema::LAYOUT_VERSION;
 use mesh_common::verdict::Hook;
-use mesh_userspace::kernel::bpf::{Attachment, Dataplane, XdpAttachment};
+use mesh_userspace::kernel::bpf::{Attachment, Dataplane, FlowSizes, XdpAttachment};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
@@ -33,6 +33,9 @@ const FIELDS: [(&str, &[&str], &[&str]); 15] = [
     ("SOCKETS", &["cookie", "addr", "port"], &["addr", "port"]),
     ("DROPS", &[], &[]),
 ];
+
+/// Flow tables of these tests.
+const SMALL: FlowSizes = FlowSizes { table: 4_096, overflow: 1_024 };
 
 /// A data plane pinned beside everybody else's, and a cgroup of its own to hook; both are gone afterwards.
 struct Beside {
@@ -87,7 +90,7 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
         return mesh_lab::skip("maps in bpftool", "there is no bpftool: apt-get install bpftool");
     }
     let beside = Beside::new("maps");
-    let dataplane = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+    let dataplane = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
     let mut seen = Vec::new();
     for entry in std::fs::read_dir(dataplane.dir().join("maps")).unwrap() {
         let path = entry.unwrap().path();
@@ -133,11 +136,14 @@ fn programs_of_another_layout_version_are_not_run_beside() {
     let other = beside.bpf.join("v0");
     // Without links nothing of it is at work.
     std::fs::create_dir_all(other.join("maps")).unwrap();
-    let dir = Dataplane::open(&beside.bpf, &beside.cgroup).expect("an empty folder is nobody's").dir().to_owned();
+    let dir =
+        Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).expect("an empty folder is nobody's").dir().to_owned();
     std::fs::remove_dir(other.join("maps")).and_then(|()| std::fs::remove_dir(&other)).unwrap();
     std::fs::rename(&dir, &other).unwrap();
-    let refused =
-        Dataplane::open(&beside.bpf, &beside.cgroup).err().expect("another version's links are there").to_string();
+    let refused = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL)
+        .err()
+        .expect("another version's links are there")
+        .to_string();
     for word in ["v0", "'mesh purge'", "Nothing was changed"] {
         assert!(refused.contains(word), "{refused}");
     }
@@ -152,7 +158,7 @@ fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
         return mesh_lab::skip("pins of a restart", reason);
     }
     let beside = Beside::new("pins");
-    let first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+    let first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
     let links = first.dir().join("links");
     let pinned = || {
         let mut names: Vec<_> = std::fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -179,7 +185,7 @@ fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
             (looks, missing)
         });
         for _ in 0..5 {
-            drop(Dataplane::open(&beside.bpf, &beside.cgroup).unwrap());
+            drop(Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap());
         }
         is_over.store(true, Ordering::Relaxed);
         let (looks, missing) = watched.join().unwrap();
@@ -187,6 +193,43 @@ fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
         assert_eq!(missing, 0, "of {looks} looks");
     });
     assert_eq!(pinned(), names);
+}
+
+#[test]
+fn a_restart_with_another_size_keeps_the_flow_table_and_its_flows() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("sizes of pinned maps", reason);
+    }
+    let beside = Beside::new("size");
+    let entries = |dataplane: &Dataplane, name: &str| {
+        let path = dataplane.dir().join("maps").join(name);
+        aya::maps::MapInfo::from_pin(path).unwrap().max_entries()
+    };
+    let put = |dataplane: &Dataplane| {
+        let pin = dataplane.dir().join("maps/FLOWS4");
+        let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(pin).unwrap());
+        let mut map = aya::maps::HashMap::<_, [u8; 16], [u8; 56]>::try_from(map).unwrap();
+        map.insert([1; 16], [0; 56], 0).unwrap();
+    };
+    let first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+    assert_eq!((entries(&first, "FLOWS4"), entries(&first, "OVERFLOW4")), (4_096, 1_024));
+    assert_eq!(first.flow_table().unwrap().sizes(), SMALL);
+    put(&first);
+    drop(first); // the agent is gone, its pins stay
+
+    let second = Dataplane::open(&beside.bpf, &beside.cgroup, FlowSizes::of_table(100_000)).expect("it is adopted");
+    assert_eq!(entries(&second, "FLOWS4"), 4_096);
+    assert_eq!(second.flow_table().unwrap().sizes(), SMALL, "the sweeper knows what there is");
+    assert_eq!(
+        bpftool(&["map", "dump", "pinned", second.dir().join("maps/FLOWS4").to_str().unwrap()])[0]["formatted"]["key"]
+            ["protocol"],
+        1
+    );
+    drop(second);
+    Dataplane::purge(&beside.bpf).unwrap();
+
+    let third = Dataplane::open(&beside.bpf, &beside.cgroup, FlowSizes::of_table(100_000)).unwrap();
+    assert_eq!((entries(&third, "FLOWS4"), entries(&third, "OVERFLOW4")), (100_000, 65_536));
 }
 
 #[test]
@@ -204,13 +247,13 @@ fn a_link_whose_device_went_does_not_keep_the_next_agent_from_starting() {
         let attached = |dataplane: &Dataplane| dataplane.attachments().len();
         let device = |name: &str| Attachment::new(Hook::FromTask, name, 770);
         ip("link add mvone index 770 type veth peer name one");
-        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
         first.ensure(&device("mvone")).unwrap();
         assert_eq!(attached(&first), 1);
         drop(first); // the agent is gone, its pins stay
         ip("link del mvone");
         ip("link add mvtwo index 770 type veth peer name two");
-        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
         assert_eq!(attached(&second), 0, "the link was another device's");
         second.ensure(&device("mvtwo")).unwrap();
         assert!(second.attachments().iter().all(|(_, is_live)| *is_live));
@@ -240,12 +283,12 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
         };
         let has = |name: &str| pins().iter().any(|pin| pin == name);
         ip("link add one index 771 type veth peer name far");
-        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
         assert_eq!(first.attach_xdp(&on("one", true)), []);
         assert!(ip("link show one").contains(" xdp ") && has("xdp_uplink-771"), "{:?}", pins());
         drop(first); // the agent is gone, its pins stay
 
-        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
         assert!(ip("link show one").contains(" xdp "), "the link is adopted");
         assert_eq!(second.attach_xdp(&on("one", false)), []);
         assert!(ip("link show one").contains(" xdpgeneric "), "{}", ip("link show one"));
@@ -254,7 +297,7 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
 
         ip("link del one");
         ip("link add two index 771 type veth peer name far");
-        let mut third = Dataplane::open(&beside.bpf, &beside.cgroup).unwrap();
+        let mut third = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
         assert!(!has("xdp_uplink_generic-771"), "the link was another device's: {:?}", pins());
         assert_eq!(third.attach_xdp(&on("two", true)), []);
         assert_eq!(third.attach_xdp(&BTreeSet::new()), []);

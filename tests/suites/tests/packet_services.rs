@@ -211,7 +211,7 @@ fn an_unfinished_segment_is_refused_with_an_unfinished_reset() {
 fn a_flow_whose_backend_is_gone_is_reset_and_forgotten() {
     let Some((mut rig, client, one, other)) = three_here() else { return };
     let (key, flow) = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn()).new_flow();
-    assert!(rig.sweep(&key, order::KILL, flow.last_seen_s));
+    assert_eq!(rig.sweep(&key, order::KILL, 0), 1);
     let rst = client.gets(VIP).dont_fragment().tcp(8000, 40000).rst().seq(9).window(any());
     let outcome = rig
         .from_task(&client, client.to(VIP).tcp(40000, 8000).seq(1).ack(9).payload(b"x"))
@@ -321,7 +321,7 @@ fn a_full_table_keeps_its_flows_and_turns_no_new_one_away() {
     let before = spilled(&rig);
     assert_eq!(before.len(), 128 - kept, "both directions of every flow are somewhere");
     let (key, flow) = before[0];
-    assert!(rig.sweep(&key, order::EXPIRE, flow.last_seen_s));
+    assert_ne!(rig.sweep(&key, order::GIVE_UP, flow.last_seen_s), 0);
     assert!(!spilled(&rig).iter().any(|(other, _)| *other == key));
 }
 
@@ -359,12 +359,43 @@ fn a_caller_for_whom_every_source_port_is_taken_is_counted() {
 fn the_sweeper_deletes_what_slept_and_keeps_what_woke_up() {
     let Some((mut rig, client, _, _)) = three_here() else { return };
     let (key, flow) = rig.from_task(&client, client.to(VIP).udp(40000, 53).payload(b"?")).new_flow();
-    assert!(!rig.sweep(&key, order::EXPIRE, flow.last_seen_s.wrapping_sub(1)), "seen since");
+    assert_eq!(rig.sweep(&key, order::GIVE_UP, flow.last_seen_s.wrapping_sub(1)), 0, "seen since");
+    // An unanswered datagram's flow may be silent for half a minute.
+    assert_eq!(rig.sweep(&key, order::EXPIRE, flow.last_seen_s + 30), 0, "not for too long yet");
     assert!(rig.flows().contains_key(&key));
-    assert!(rig.sweep(&key, order::EXPIRE, flow.last_seen_s));
-    assert!(!rig.flows().contains_key(&key));
-    assert!(!rig.sweep(&key, order::EXPIRE, flow.last_seen_s), "gone already");
-    assert!(!rig.sweep(&key, order::KILL, flow.last_seen_s), "gone already");
+    assert_eq!(rig.sweep(&key, order::EXPIRE, flow.last_seen_s + 31), 2, "a flow goes with both its entries");
+    assert!(rig.flows().is_empty());
+    assert_eq!(rig.sweep(&key, order::EXPIRE, flow.last_seen_s + 31), 0, "gone already");
+    assert_eq!(rig.sweep(&key, order::KILL, 0), 0, "gone already");
+}
+
+#[test]
+fn a_flow_lives_while_either_of_its_directions_does() {
+    let Some((mut rig, client, _, _)) = three_here() else { return };
+    let (key, flow) = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn()).new_flow();
+    let (reply, reverse) = rig.flows().into_iter().find(|(other, _)| *other != key).expect("both directions are there");
+    // The answers went on for an hour, the calls did not.
+    rig.put("FLOWS4", reply, Flow { last_seen_s: flow.last_seen_s + 3_600, packets: 9, ..reverse });
+    for (order, second) in [(order::EXPIRE, flow.last_seen_s + 3_605), (order::GIVE_UP, flow.last_seen_s + 3_599)] {
+        assert_eq!(rig.sweep(&key, order, second), 0, "by the calling side");
+        assert_eq!(rig.sweep(&reply, order, second), 0, "by the answering side");
+    }
+    assert_eq!(rig.sweep(&reply, order::EXPIRE, flow.last_seen_s + 3_661), 2, "a handshake that was never finished");
+}
+
+#[test]
+fn many_flows_are_swept_by_one_run() {
+    let Some((mut rig, client, _, _)) = three_here() else { return };
+    let mut packet = vec![0; order::FIRST_AT];
+    for port in 40_000..40_000 + order::MOST as u16 {
+        let (key, flow) = rig.from_task(&client, client.to(VIP).udp(port, 53).payload(b"?")).new_flow();
+        packet.extend_from_slice(&[key.src, key.dst].concat());
+        packet.extend_from_slice(&[key.sport.to_ne_bytes(), key.dport.to_ne_bytes()].concat());
+        packet.extend_from_slice(&[key.protocol, 0, 0, 0, order::EXPIRE, 0, 0, 0]);
+        packet.extend_from_slice(&(flow.last_seen_s + 31).to_ne_bytes());
+    }
+    assert_eq!(rig.sweep_all(&packet), 2 * order::MOST as i32);
+    assert!(rig.flows().is_empty());
 }
 
 #[test]

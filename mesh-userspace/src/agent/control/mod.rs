@@ -6,10 +6,12 @@
 //! | nodes | tokens and members |
 //! | desired | networks, services, stacks |
 //! | tasks | commands in tasks, their output |
+//! | flows | what the flow table holds |
 //! | seat | where a change is made |
 //! | not_yet | what a service may not ask for yet |
 
 mod desired;
+mod flows;
 mod life;
 mod nodes;
 mod not_yet;
@@ -23,9 +25,9 @@ use async_trait::async_trait;
 use super::member::Member;
 use super::{Agent, doctor};
 use crate::api::{
-    ApiError, Caller, ControlPlane, Created, ExecSession, Facts, InitAnswer, InitRequest, JoinAnswer, JoinRequest,
-    JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed, LogQuery, NodeUpdate, PurgeAnswer, ScaleItem,
-    ServiceUpdate, StackAnswer, StackDeploy,
+    ApiError, Caller, ControlPlane, Created, ExecSession, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer,
+    InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed, LogQuery,
+    NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
 };
 use crate::doctor::Finding;
 use crate::model::{ExecRequest, Id, NetworkSpec, ServiceSpec};
@@ -111,6 +113,14 @@ impl ControlPlane for Control {
 
     async fn logs(&self, caller: &Caller, query: LogQuery) -> Result<LogFeed, ApiError> {
         tasks::logs(&*self.member().await?, caller, query).await
+    }
+
+    async fn flows(&self, _caller: &Caller, query: FlowQuery) -> Result<FlowFeed, ApiError> {
+        flows::list(&*self.member().await?, query)
+    }
+
+    async fn flow_summary(&self, _caller: &Caller) -> Result<FlowSummary, ApiError> {
+        flows::summary(&*self.member().await?).await
     }
 
     async fn doctor(&self, _caller: &Caller) -> Result<Vec<Finding>, ApiError> {

@@ -4,9 +4,10 @@ use hyper::Method;
 
 use super::{Client, segment};
 use crate::api::{
-    ApiError, Created, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest,
-    LeaveRequest, Listing, NetworkDetail, NetworkRow, NodeDetail, NodeRow, NodeUpdate, PurgeAnswer, ScaleItem,
-    ServiceDetail, ServiceRow, ServiceUpdate, StackAnswer, StackDeploy, StackRow, StatusAnswer, TaskDetail, TaskRow,
+    ApiError, Created, FlowSummary, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer,
+    JoinTokenRequest, LeaveRequest, Listing, NetworkDetail, NetworkRow, NodeDetail, NodeRow, NodeUpdate, PurgeAnswer,
+    ScaleItem, ServiceDetail, ServiceRow, ServiceUpdate, StackAnswer, StackDeploy, StackRow, StatusAnswer, TaskDetail,
+    TaskRow,
 };
 use crate::doctor::Finding;
 use crate::model::{NetworkSpec, ServiceSpec};
@@ -69,6 +70,13 @@ impl Client {
 
     pub async fn task(&self, task: &str) -> Answer<TaskDetail> {
         self.get(&format!("/v1/tasks/{}", segment(task))).await
+    }
+}
+
+/// This node's kernel.
+impl Client {
+    pub async fn flow_summary(&self) -> Answer<FlowSummary> {
+        self.get("/v1/flows/summary").await
     }
 }
 

@@ -1,14 +1,16 @@
-//! Logs from the asking side: a body of JSON lines, read as it comes.
+//! Answers without an end from the asking side, logs and flows: a body of JSON lines, read as it comes.
 
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Incoming;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::{Client, error_of, lost};
 use crate::api::server::Record;
-use crate::api::{ApiError, LogRecord, LogRequest};
+use crate::api::{ApiError, FlowRequest, FlowRow, LogRecord, LogRequest};
 
 /// Lines in flight before the reader is waited for.
 const WINDOW: usize = 256;
@@ -16,7 +18,20 @@ const WINDOW: usize = 256;
 impl Client {
     /// Lines as they come; the channel closes at the end.
     pub async fn logs(&self, request: &LogRequest) -> Result<mpsc::Receiver<Result<LogRecord, ApiError>>, ApiError> {
-        let response = self.send(Self::request(Method::POST, "/v1/logs", Some(request))?).await?;
+        self.lines("/v1/logs", request).await
+    }
+
+    /// Flows of this node as the table is walked; the channel closes at the end.
+    pub async fn flows(&self, request: &FlowRequest) -> Result<mpsc::Receiver<Result<FlowRow, ApiError>>, ApiError> {
+        self.lines("/v1/flows", request).await
+    }
+
+    async fn lines<B: Serialize, T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &str,
+        request: &B,
+    ) -> Result<mpsc::Receiver<Result<T, ApiError>>, ApiError> {
+        let response = self.send(Self::request(Method::POST, path, Some(request))?).await?;
         let status = response.status();
         if !status.is_success() {
             let body = response.into_body().collect().await.map_err(|error| lost(&*self.dial, &error))?.to_bytes();
@@ -34,10 +49,10 @@ impl Client {
     }
 }
 
-async fn read(
+async fn read<T: DeserializeOwned>(
     client: &Client,
     mut body: Incoming,
-    sender: &mpsc::Sender<Result<LogRecord, ApiError>>,
+    sender: &mpsc::Sender<Result<T, ApiError>>,
 ) -> Result<(), ApiError> {
     let mut pending = BytesMut::new();
     loop {
@@ -53,7 +68,7 @@ async fn read(
             let line = pending.split_to(end);
             pending.advance(1);
             let record = serde_json::from_slice(&line)
-                .map_err(|error| ApiError::internal(format!("a log line is not as expected: {error}")))?;
+                .map_err(|error| ApiError::internal(format!("a line of the answer is not as expected: {error}")))?;
             match record {
                 Record::Line(record) => {
                     if sender.send(Ok(record)).await.is_err() {

@@ -229,6 +229,35 @@ impl ControlPlane for Fake {
         Ok(feed)
     }
 
+    async fn flows(&self, _: &Caller, query: FlowQuery) -> Result<FlowFeed, ApiError> {
+        let (sender, feed) = mpsc::channel(8);
+        let facts = fixture::flows().into_iter();
+        let wanted = facts.filter(|fact| query.may_want(&fact.key, &fact.flow) && query.wants(fact));
+        let left = query.limit.map_or(usize::MAX, |limit| limit as usize);
+        for fact in wanted.take(left) {
+            let _ = sender.send(Ok(vec![fact])).await; // nobody listens any more
+        }
+        Ok(feed)
+    }
+
+    async fn flow_summary(&self, _: &Caller) -> Result<FlowSummary, ApiError> {
+        let counts = |states: &[(FlowState, u64)]| states.iter().copied().collect();
+        Ok(FlowSummary {
+            at: fixture::NOW,
+            used: 1_500,
+            size: 3_085_510,
+            overflow_used: 0,
+            overflow_size: 192_844,
+            gave_way: 40,
+            drops_table_full: 0,
+            entries: [
+                ("tcp".to_string(), counts(&[(FlowState::Established, 1_200), (FlowState::Closing, 200)])),
+                ("udp".to_string(), counts(&[(FlowState::Opening, 100)])),
+            ]
+            .into(),
+        })
+    }
+
     async fn doctor(&self, _caller: &Caller) -> Result<Vec<crate::doctor::Finding>, ApiError> {
         Ok(vec![
             crate::doctor::Finding::ok("kernel", "6.12.9, BTF, TCX"),

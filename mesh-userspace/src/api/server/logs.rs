@@ -23,8 +23,8 @@ pub(super) fn routes() -> Router<Control> {
 /// What one line of the stream is.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Record {
-    Line(LogRecord),
+pub(crate) enum Record<T> {
+    Line(T),
     End { error: ApiError },
 }
 

@@ -7,6 +7,7 @@
 mod access;
 mod body;
 mod exec;
+mod flows;
 mod logs;
 mod reads;
 mod unix;
@@ -35,7 +36,7 @@ pub type Control = Arc<dyn ControlPlane>;
 pub fn router(control: Control) -> Router {
     let member = Router::new().merge(reads::routes()).merge(exec::routes()).merge(logs::routes());
     let change = writes::change_routes().route_layer(from_fn_with_state(control.clone(), access::changes));
-    let local = writes::local_routes().route_layer(from_fn(access::local));
+    let local = writes::local_routes().merge(flows::routes()).route_layer(from_fn(access::local));
     Router::new()
         .merge(member.route_layer(from_fn(access::members)))
         .merge(change)

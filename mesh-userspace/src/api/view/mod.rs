@@ -4,6 +4,7 @@
 //! Must not: wait, read a clock, or guess beyond the facts handed in.
 
 mod find;
+mod flows;
 mod network;
 mod node;
 mod service;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use super::ApiError;
 use crate::model::{Cluster, Id, Node, Observed, Role, UnixMs};
 
+pub use flows::{FlowNames, flow_query};
 pub use network::{network_detail, networks};
 pub use node::{node_detail, nodes};
 pub use service::{service_detail, services};

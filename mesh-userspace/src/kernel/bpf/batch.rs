@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::maps::MapData;
 
 /// Commands of bpf(2).
+const LOOKUP: libc::c_long = 1;
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
 
@@ -23,9 +24,38 @@ struct Attr {
     flags: u64,
 }
 
-fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<()> {
-    // SAFETY: the attribute's pointers name live buffers of `count` elements; its size is passed along.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut Attr, size_of::<Attr>()) };
+/// The members of `union bpf_attr` that a look-up reads.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The value under `key`.
+pub fn lookup<K: aya::Pod, V: aya::Pod>(map: &MapData, key: &K) -> io::Result<Option<V>> {
+    // SAFETY: Pod types accept any bit pattern, zero included.
+    let mut value = unsafe { std::mem::zeroed::<V>() };
+    let mut attr = ElementAttr {
+        map_fd: map.fd().as_fd().as_raw_fd() as u32,
+        pad: 0,
+        key: &raw const *key as u64,
+        value: &raw mut value as u64,
+        flags: 0,
+    };
+    match bpf(LOOKUP, &mut attr) {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn bpf<A>(command: libc::c_long, attr: &mut A) -> io::Result<()> {
+    // SAFETY: the attribute's pointers name live buffers of as many elements as it says, of the map's own key and value size; its size is
+    // passed along.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -70,39 +100,58 @@ pub fn read_array<V: aya::Pod>(map: &MapData, at: u32, len: u32) -> io::Result<V
     Ok(values)
 }
 
-/// Reads every entry of a hash map, `CHUNK` a call, handing each to `each`. A bucket with more than that fails with ENOSPC; hash maps have
-/// about one entry a bucket.
+/// A walk over a hash map, some entries a call. What is written or deleted meanwhile may be seen or not; all else is seen once.
+pub struct Walk<'m, K, V> {
+    map: &'m MapData,
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// Where the kernel goes on; None: at the beginning.
+    cursor: Option<u32>,
+    is_over: bool,
+}
+
+impl<'m, K: aya::Pod, V: aya::Pod> Walk<'m, K, V> {
+    /// At most `chunk` entries a call. A bucket with more than that fails with ENOSPC; hash maps have about one entry a bucket.
+    pub fn new(map: &'m MapData, chunk: usize) -> Self {
+        // SAFETY: Pod types accept any bit pattern, zero included.
+        let (key, value) = unsafe { (std::mem::zeroed::<K>(), std::mem::zeroed::<V>()) };
+        Walk { map, keys: vec![key; chunk], values: vec![value; chunk], cursor: None, is_over: false }
+    }
+
+    /// The next entries, keys beside values; None at the end.
+    pub fn step(&mut self) -> io::Result<Option<(&[K], &[V])>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let (from, mut next) = (self.cursor.unwrap_or_default(), 0u32);
+        let mut attr = Attr {
+            in_batch: if self.cursor.is_some() { &raw const from as u64 } else { 0 },
+            out_batch: &raw mut next as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: self.keys.len() as u32,
+            map_fd: self.map.fd().as_fd().as_raw_fd() as u32,
+            ..Attr::default()
+        };
+        match bpf(LOOKUP_BATCH, &mut attr) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.is_over = true,
+            Err(error) => return Err(error),
+        }
+        self.cursor = Some(next);
+        let count = attr.count as usize;
+        Ok(self.keys.get(..count).zip(self.values.get(..count)))
+    }
+}
+
+/// Reads every entry of a hash map, `CHUNK` a call, handing each to `each`.
 pub fn for_each<const CHUNK: usize, K: aya::Pod, V: aya::Pod>(
     map: &MapData,
     mut each: impl FnMut(K, V),
 ) -> io::Result<()> {
-    // SAFETY: Pod types accept any bit pattern, zero included.
-    let (mut keys, mut values) =
-        unsafe { (vec![std::mem::zeroed::<K>(); CHUNK], vec![std::mem::zeroed::<V>(); CHUNK]) };
-    let mut cursor = 0u32;
-    let mut is_first = true;
-    loop {
-        let mut next = 0u32;
-        let mut attr = Attr {
-            in_batch: if is_first { 0 } else { &raw const cursor as u64 },
-            out_batch: &raw mut next as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: CHUNK as u32,
-            map_fd: map.fd().as_fd().as_raw_fd() as u32,
-            ..Attr::default()
-        };
-        let is_last = match bpf(LOOKUP_BATCH, &mut attr) {
-            Ok(()) => false,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
-            each(*key, *value);
-        }
-        if is_last {
-            return Ok(());
-        }
-        (cursor, is_first) = (next, false);
+    let mut walk = Walk::<K, V>::new(map, CHUNK);
+    while let Some((keys, values)) = walk.step()? {
+        keys.iter().zip(values).for_each(|(key, value)| each(*key, *value));
     }
+    Ok(())
 }

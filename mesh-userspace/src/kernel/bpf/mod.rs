@@ -9,6 +9,7 @@ mod batch;
 pub mod clock;
 mod flows;
 mod pin;
+mod pressure;
 mod size;
 pub mod survey;
 mod tables;
@@ -25,6 +26,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 pub use attach::Attachment;
 pub use flows::{FlowSeen, FlowTable, Swept};
 pub use pin::check_file_system;
+pub use size::FlowSizes;
 pub use xdp::{XdpAttachment, XdpError};
 
 /// The compiled programs, as `cargo xtask build-ebpf` made them.
@@ -75,8 +77,8 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Loads the programs over new or adopted maps, swaps them under links that an earlier agent pinned, and hooks the host's sockets in
-    /// `cgroup`.
-    pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, BpfError> {
+    /// `cgroup`. Flow tables that are pinned already keep their size.
+    pub fn open(bpf_dir: &Path, cgroup: &Path, flows: FlowSizes) -> Result<Self, BpfError> {
         let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
         pin::check_file_system(bpf_dir)?;
         pin::check_alone(bpf_dir, &dir)?;
@@ -91,6 +93,8 @@ impl Dataplane {
             loader.map_pin_path(spec.name, path);
         }
         loader.map_max_entries("RINGS", size::ring_slots(size::memory_bytes()));
+        let sizes = flows.pinned_or(&dir.join("maps"))?;
+        loader.map_max_entries("FLOWS4", sizes.table).map_max_entries("OVERFLOW4", sizes.overflow);
         let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
         let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new(), xdp: xdp::XdpState::default() };
         dataplane.load_programs()?;

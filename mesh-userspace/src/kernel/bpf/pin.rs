@@ -20,7 +20,7 @@ pub struct Spec {
     kind: MapType,
     key_size: usize,
     value_size: usize,
-    /// None: what the memory allows ([`super::size`]); a pinned one keeps its number.
+    /// None: what the memory allows when the map is made ([`super::size`]); a pinned one keeps its number.
     max_entries: Option<usize>,
 }
 
@@ -30,7 +30,7 @@ const fn spec<K, V>(name: &'static str, kind: MapType, max_entries: usize) -> Sp
 
 /// As many entries as the machine's memory allows.
 const fn sized<K, V>(name: &'static str, kind: MapType) -> Spec {
-    Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries: None }
+    Spec { max_entries: None, ..spec::<K, V>(name, kind, 0) }
 }
 
 /// Every map, in the order of docs/reference/maps.md. Scratch is the programs' own and new with each of them.
@@ -42,8 +42,8 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
     sized::<u32, u32>("RINGS", MapType::Array),
     spec::<u32, u64>("TURNS", MapType::Hash, MAX_FRONTENDS),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash, MAX_FLOWS),
-    spec::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash, MAX_OVERFLOW),
+    sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash),
+    sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 1),
     spec::<u32, Peer>("PEERS", MapType::Array, MAX_NODES),
     spec::<u32, Uplink>("UPLINKS", MapType::Hash, MAX_NODES),

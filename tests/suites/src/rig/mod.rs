@@ -195,19 +195,24 @@ impl Rig {
         Outcome::new(hook, sent, ran, (&drops, &self.drops()), (&flows, &self.flows()))
     }
 
-    /// Asks the program `sweep` to look at a flow; true if it acted.
-    pub fn sweep(&mut self, key: &FlowKey<[u8; 4]>, order: u8, last_seen_s: u32) -> bool {
-        self.load("sweep");
-        let mut packet = [0u8; 64];
+    /// Asks the program `sweep` to look at a flow; how many entries it removed or marked.
+    pub fn sweep(&mut self, key: &FlowKey<[u8; 4]>, order: u8, second: u32) -> i32 {
+        let mut packet = [0u8; 38];
         packet[14..18].copy_from_slice(&key.src);
         packet[18..22].copy_from_slice(&key.dst);
         packet[22..24].copy_from_slice(&key.sport.to_ne_bytes());
         packet[24..26].copy_from_slice(&key.dport.to_ne_bytes());
         packet[26] = key.protocol;
         packet[30] = order;
-        packet[34..38].copy_from_slice(&last_seen_s.to_ne_bytes());
+        packet[34..38].copy_from_slice(&second.to_ne_bytes());
+        self.sweep_all(&packet)
+    }
+
+    /// The same with any orders (`flow::order`).
+    pub fn sweep_all(&mut self, packet: &[u8]) -> i32 {
+        self.load("sweep");
         let program = self.program("sweep").fd().expect("it is loaded");
-        kernel::test_run(program.as_fd(), &packet, RunOptions::default()).expect("sweep runs").code == 1
+        kernel::test_run(program.as_fd(), packet, RunOptions::default()).expect("sweep runs").code
     }
 
     /// Loads a program, once; only what a test needs is verified.

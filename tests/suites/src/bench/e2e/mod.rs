@@ -58,7 +58,10 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     ensure_installed()?;
     interrupt::watch()?;
     // Our nodes, and the rivals' hosts on the same switch, where no agent is started.
-    let lab = Lab::builder().nodes(NODES.into_iter().chain(SLOW_NODES).chain(rival::overlay::HOSTS)).up()?;
+    let nodes = NODES.into_iter().chain(SLOW_NODES).chain(rival::overlay::HOSTS);
+    // A table as this machine would have it: every closed connection stays in it for a minute.
+    let builder = Lab::builder().nodes(nodes).agent_args(["--flow-entries=1000000"]);
+    let lab = SLOW_NODES.iter().fold(builder, |builder, name| builder.node_args(name, ["--fast-path=off"])).up()?;
     let folder = lab.dir().join("bench");
     let readings = prepare(&folder).and_then(|()| {
         let is_on_wire = wanted.iter().any(|one| one.way.is_on_wire());
@@ -141,10 +144,9 @@ fn ways(lab: &Lab, wire: Option<&Wire>, folder: &Path, wanted: &BTreeSet<Way>) -
     let ground = rival::Ground { lab, folder };
     let mut calls = BTreeMap::new();
     let is_slow = |way: &&Way| **way == Way::OurVipMesh0;
-    let form =
-        |is_wanted: bool, nodes: &[&str], flags: &[&str]| is_wanted.then(|| ours::form(lab, nodes, flags)).transpose();
-    let swarm = form(wanted.iter().any(|way| way.is_ours() && !is_slow(&way)), &NODES, &[])?;
-    let slow_swarm = form(wanted.iter().any(|way| is_slow(&way)), &SLOW_NODES, &["--fast-path=off"])?;
+    let form = |is_wanted: bool, nodes: &[&str]| is_wanted.then(|| ours::form(lab, nodes)).transpose();
+    let swarm = form(wanted.iter().any(|way| way.is_ours() && !is_slow(&way)), &NODES)?;
+    let slow_swarm = form(wanted.iter().any(|way| is_slow(&way)), &SLOW_NODES)?;
     for way in wanted {
         if let Some(node) = way.node_on_wire() {
             let wire = wire.context("the wire shape is up where it is wanted")?;

@@ -53,11 +53,11 @@ pub fn create_web(swarm: &Swarm, servers: &str, folder: &Path) -> Result<()> {
     create(swarm, "pub-web", servers, &["--replicas", "2", "--publish", &format!("{WEB}:{WEB}")], &words)
 }
 
-/// A cluster of these nodes of the lab, whose agents get these flags, and the network that all services are on.
-pub fn form<'a>(lab: &'a Lab, nodes: &[&str], flags: &[&str]) -> Result<Swarm<'a>> {
+/// A cluster of these nodes of the lab, and the network that all services are on.
+pub fn form<'a>(lab: &'a Lab, nodes: &[&str]) -> Result<Swarm<'a>> {
     let nodes: Vec<&Node> = nodes.iter().map(|name| lab.node(name)).collect();
     let (first, others) = nodes.split_first().context("a cluster has a node")?;
-    nodes.iter().try_for_each(|node| node.launch_with(flags))?;
+    nodes.iter().try_for_each(|node| node.launch())?;
     nodes.iter().try_for_each(|node| node.wait_ready())?;
     let swarm = Swarm::seen_from(lab, first.name());
     swarm.mesh(["swarm", "init"])?;

@@ -36,7 +36,8 @@ pub struct Wire {
 impl Wire {
     /// Nodes, cluster, servers.
     pub fn up(folder: &Path) -> Result<Wire> {
-        let builder = Lab::builder().nodes([XDP, TC, SERVERS, BARE]).shape(Shape::Wire);
+        let builder =
+            Lab::builder().nodes([XDP, TC, SERVERS, BARE]).shape(Shape::Wire).agent_args(["--flow-entries=1000000"]);
         let builder = [TC, SERVERS].iter().fold(builder, |builder, name| builder.node_args(name, ["--xdp", "off"]));
         let lab = builder.node_args(XDP, ["--xdp", "native"]).up()?;
         let attach = || Stranger::in_driver("bare_pass", nix::net::if_::if_nametoindex("eth0").context("eth0")?);
@@ -45,7 +46,7 @@ impl Wire {
             server::start(lab.node(name).namespace(), &server::stream(), folder)?;
         }
         server::start(lab.node(BARE).namespace(), &server::web(folder, BARE), folder)?;
-        let swarm = ours::form(&lab, &[XDP, TC, SERVERS], &[])?;
+        let swarm = ours::form(&lab, &[XDP, TC, SERVERS])?;
         ours::create_web(&swarm, SERVERS, folder)?;
         in_the_drivers_hands(&lab)?;
         Ok(Wire { lab, _bare: bare })

@@ -15,7 +15,6 @@ mod programs;
 mod walks;
 
 use anyhow::{Context, Result};
-use mesh_common::schema::MAX_FLOWS;
 use mesh_common::verdict::Hook;
 
 use super::{Row, Wish, stay_on_last_cpu};
@@ -28,6 +27,8 @@ pub use walks::{Walk, flows_in_words};
 
 /// Distinct flows, each number a row. The last is beyond every cache.
 const FLOWS: [u32; 3] = [1, 10_000, walks::MOST_FLOWS];
+/// Flow entries of a small node.
+const FEW_ENTRIES: u32 = 1 << 18;
 /// Flow entries that half a million flows need, two each, and as many free ones.
 const MANY_ENTRIES: u32 = 1 << 21;
 
@@ -39,7 +40,7 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     // Small tables first, as nodes have them; then those for many flows.
     let few: Vec<u32> = FLOWS[..2].to_vec();
     let many: Vec<u32> = if wish.quick { Vec::new() } else { FLOWS[2..].to_vec() };
-    for (counts, entries) in [(few, (MAX_FLOWS as u32).min(MANY_ENTRIES)), (many, MANY_ENTRIES)] {
+    for (counts, entries) in [(few, FEW_ENTRIES), (many, MANY_ENTRIES)] {
         let Some(most) = counts.iter().max() else { continue };
         let mut bench = Bench::new(*most, entries, Effort::of(wish))?;
         for flows in &counts {
@@ -59,7 +60,7 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
             }
         }
     }
-    let mut bench = Bench::new(live::LIVE_FLOWS, MAX_FLOWS as u32, Effort::of(wish))?;
+    let mut bench = Bench::new(live::LIVE_FLOWS, FEW_ENTRIES, Effort::of(wish))?;
     rows.extend(live::rows(&mut bench, wish)?);
     Ok(rows)
 }

@@ -1,34 +1,27 @@
 //! Live flows beside a storm of new ones: established connections are kept in use, others begin and end, the agent's sweeper works.
 //!
-//! Entries are written as the programs write them (two a flow), a live flow has a packet every ten seconds, a new one begins and ends within
-//! a moment. The sweeper is the agent's own. Lost is a live flow one of whose entries is gone, in the table and beside it.
+//! Tables have the size that the agent gives them on this machine; every connection is made, used and ended by packets through the programs
+//! (`crowd`). A live one has a packet each way every `SILENCE`, a new one is opened and closed at once. The sweeper is the agent's own, at its
+//! pace. Lost is a live connection one of whose two entries is gone, in the table and beside it.
 
-use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
-use mesh_common::flow::{seen, twin};
-use mesh_common::parse::protocol;
-use mesh_common::schema::{Flow, FlowKey, MAX_FLOWS, deliver, flow_flag, rewrite};
+use anyhow::{Context, Result, anyhow};
+use mesh_userspace::kernel::bpf::{FlowSizes, FlowTable, Swept, clock};
 
-use super::stage::Stage;
+use super::crowd::{BACKEND_NUMBER, Crowd, check_count};
+use super::resident_mib;
 use crate::bench::{Row, Target, Wish};
 
 /// What is aimed at.
 const LIVE: usize = 1_000_000;
 /// New flows a second.
 const STORM: usize = 20_000;
-/// The agent's pace.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A live flow's silence.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Flows are written in so many portions a second.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Packets are sent in so many portions a second.
 const PORTIONS: usize = 20;
-const BACKEND: u32 = 1;
-
-type Key = FlowKey<[u8; 4]>;
-type Entry = Flow<[u8; 4]>;
 
 pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     let time = Duration::from_secs(if wish.long {
@@ -36,158 +29,165 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
     } else if wish.quick {
         10
     } else {
-        30
+        120
     });
-    let row = |live: usize| format!("live flows lost of {live} beside {STORM} new ones a second, {} s", time.as_secs());
     let mut rows = Vec::new();
-    // A size that this build has room for whatever it is: half of the table are live flows.
-    for live in [MAX_FLOWS / 4, LIVE] {
-        let name = row(live);
-        if !wish.wants(&name) {
+    for live in [LIVE / 10, LIVE] {
+        let of = format!("{live} live flows beside {STORM} new ones a second, {} s", time.as_secs());
+        let names = ["lost", "CPU of sweeping", "slowest call of a sweep", "agent memory of sweeping"]
+            .map(|what| format!("{what}, {of}"));
+        if !names.iter().any(|name| wish.wants(name)) {
             continue;
         }
-        let made = if live * 2 > MAX_FLOWS {
-            Row::missing(name, "flows", format!("needs {} entries in FLOWS4, which holds {MAX_FLOWS}", live * 2))
-        } else {
-            let outcome = Storm::new(live)?.run(time)?;
-            Row::alone(name, "flows", &[outcome.lost as f64]).note(format!(
-                "{} new flows, {} of their entries found the table full; slowest sweep {:.0} ms",
-                outcome.new,
-                outcome.refused,
-                outcome.slowest_sweep.as_secs_f64() * 1e3
-            ))
-        };
-        rows.push(made.target(Target::ValueAtMost(0.0)));
+        let sizes = FlowSizes::wanted(None);
+        let [lost, cpu, call, memory] = names;
+        if live * 2 > sizes.table as usize {
+            let why = format!("needs {} entries in FLOWS4, which holds {} on this machine", live * 2, sizes.table);
+            rows.push(Row::missing(lost, "flows", why).target(Target::ValueAtMost(0.0)));
+            continue;
+        }
+        let outcome = storm(live, sizes, time)?;
+        rows.push(
+            Row::alone(lost, "flows", &[outcome.lost as f64])
+                .target(Target::ValueAtMost(0.0))
+                .note(outcome.told(&sizes)),
+        );
+        rows.push(Row::alone(cpu, "%", &[outcome.cpu_s / outcome.seconds * 100.0]).note(format!(
+            "of one core, {:.0} % of that in the kernel; a sweep costs {:.0} ms and took {:.0} ms, the slowest {:.0} ms",
+            outcome.kernel_s / outcome.cpu_s * 100.0,
+            outcome.cpu_s * 1e3 / outcome.sweeps.max(1) as f64,
+            millis(outcome.swept_for) / outcome.sweeps.max(1) as f64,
+            millis(outcome.slowest_sweep)
+        )));
+        rows.push(Row::alone(call, "ms", &[millis(outcome.slowest_call)]).target(Target::ValueAtMost(1.0)));
+        rows.push(Row::alone(memory, "MiB", &[outcome.memory_mib]));
     }
+    rows.retain(|row| wish.wants(&row.name));
     Ok(rows)
-}
-
-struct Storm {
-    stage: Stage,
-    live: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcome {
     lost: usize,
     new: usize,
-    refused: usize,
+    astray: usize,
+    seconds: f64,
+    /// Greatest fill of the table, in entries.
+    fullest: usize,
+    given_up: usize,
+    spilled: usize,
+    sweeps: usize,
+    swept_for: Duration,
     slowest_sweep: Duration,
+    slowest_call: Duration,
+    /// CPU time of the sweeper's thread, and how much of that in the kernel.
+    cpu_s: f64,
+    kernel_s: f64,
+    memory_mib: f64,
 }
 
-impl Storm {
-    fn new(live: usize) -> Result<Storm> {
-        let mut stage = Stage::new()?;
-        stage.open()?;
-        Ok(Storm { stage, live })
+impl Outcome {
+    fn told(&self, sizes: &FlowSizes) -> String {
+        format!(
+            "{:.0} new flows a second were made, {} packets astray; at most {} of {} entries; {} entries of ended flows gave way, {} beside the table",
+            self.new as f64 / self.seconds,
+            self.astray,
+            self.fullest,
+            sizes.table,
+            self.given_up,
+            self.spilled
+        )
     }
 
-    fn run(mut self, time: Duration) -> Result<Outcome> {
-        let pin = self.stage.maps().join("FLOWS4");
-        let data = MapData::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
-        let mut map = HashMap::<_, Key, Entry>::try_from(Map::HashMap(data))?;
-        let table = self.stage.dataplane().flow_table()?;
-        for n in 0..self.live {
-            put(&mut map, n, seen::ACK).context("writing the live flows")?;
-        }
-        let mut outcome = Outcome::default();
-        let began = Instant::now();
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let slowest = std::thread::scope(|scope| -> Result<Duration> {
-            let sweeper = scope.spawn(|| -> Result<Duration> {
-                let mut slowest = Duration::ZERO;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let due = Instant::now() + SWEEP_EVERY;
-                    table.sweep(now_s(), || [BACKEND].into())?;
-                    slowest = slowest.max((Instant::now() + SWEEP_EVERY).saturating_duration_since(due));
-                    mesh_lab::let_pass(due.saturating_duration_since(Instant::now()));
-                }
-                Ok(slowest)
-            });
-            let mut refreshed = 0;
-            let mut portion = 0u32;
-            while began.elapsed() < time {
-                for _ in 0..STORM / PORTIONS {
-                    let n = self.live + outcome.new;
-                    outcome.new += 1;
-                    outcome.refused += usize::from(put(&mut map, n, seen::ACK | seen::FIN).is_err());
-                }
-                // A packet of each live flow within the silence allowed: only where the flow is still there.
-                let share = self.live / (PORTIONS * SILENCE.as_secs() as usize);
-                for _ in 0..=share {
-                    touch(&mut map, refreshed % self.live);
-                    refreshed += 1;
-                }
-                portion += 1;
-                let due = began + Duration::from_secs(1) / PORTIONS as u32 * portion;
-                mesh_lab::let_pass(due.saturating_duration_since(Instant::now()));
-            }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            sweeper.join().map_err(|_| anyhow::anyhow!("the sweeper panicked"))?
-        })?;
-        outcome.slowest_sweep = slowest;
-        let there: HashSet<Key> = table.flows()?.iter().map(|seen| seen.key).collect();
-        outcome.lost = (0..self.live).filter(|n| pair(*n, 0).iter().any(|(key, _)| !there.contains(key))).count();
-        self.stage.remove()?;
+    fn note(&mut self, swept: &Swept, took: Duration) {
+        self.sweeps += 1;
+        self.swept_for += took;
+        self.slowest_sweep = self.slowest_sweep.max(took);
+        self.slowest_call = self.slowest_call.max(swept.slowest_call);
+        self.fullest = self.fullest.max(swept.entries - swept.spilled);
+        self.given_up += swept.given_up;
+        self.spilled = self.spilled.max(swept.spilled);
+    }
+}
+
+fn storm(live: usize, sizes: FlowSizes, time: Duration) -> Result<Outcome> {
+    check_count(live + STORM * time.as_secs() as usize)?;
+    let mut crowd = Crowd::new(sizes)?;
+    let table = crowd.table()?;
+    for n in 0..live {
+        crowd.open(n)?;
+    }
+    let before = resident_mib()?;
+    let stop = AtomicBool::new(false);
+    let mut outcome = std::thread::scope(|scope| -> Result<Outcome> {
+        let sweeper = scope.spawn(|| sweep_until(&table, &stop));
+        let sent = traffic(&mut crowd, live, time);
+        stop.store(true, Ordering::Relaxed);
+        let mut outcome = sweeper.join().map_err(|_| anyhow!("the sweeper panicked"))??;
+        (outcome.new, outcome.seconds) = sent?;
         Ok(outcome)
+    })?;
+    outcome.memory_mib = resident_mib()? - before;
+    outcome.astray = crowd.astray;
+    outcome.lost = crowd.lost(&table, live)?;
+    drop(table);
+    crowd.remove()?;
+    Ok(outcome)
+}
+
+/// New connections and use of the live ones, evenly; gives how many new ones in how many seconds.
+fn traffic(crowd: &mut Crowd, live: usize, time: Duration) -> Result<(usize, f64)> {
+    let began = Instant::now();
+    let (mut new, mut used) = (0, 0);
+    for portion in 1.. {
+        for _ in 0..STORM / PORTIONS {
+            crowd.open(live + new)?;
+            crowd.close(live + new)?;
+            new += 1;
+        }
+        for _ in 0..live.div_ceil(PORTIONS * SILENCE.as_secs() as usize) {
+            crowd.use_it(used % live)?;
+            used += 1;
+        }
+        if began.elapsed() >= time {
+            break;
+        }
+        let due = began + Duration::from_secs(1) / PORTIONS as u32 * portion;
+        mesh_lab::let_pass(due.saturating_duration_since(Instant::now()));
     }
+    Ok((new, began.elapsed().as_secs_f64()))
 }
 
-/// Flow `n`'s entries: a task's call of a VIP, and the answer.
-fn pair(n: usize, seen: u8) -> [(Key, Entry); 2] {
-    let (vip, backend) = ([10, 0, 16, 2], [10, 0, 16, 4]);
-    // 32,768 ports of each caller; callers from 11.0.0.0 on.
-    let caller = (0x0b00_0000u32 + (n >> 15) as u32).to_be_bytes();
-    let key = Key {
-        src: caller,
-        dst: vip,
-        sport: 20_000 + (n & 0x7fff) as u16,
-        dport: 80,
-        protocol: protocol::TCP,
-        pad: [0; 3],
-    };
-    let entry = Entry {
-        addr: backend,
-        from: mesh_common::schema::origin::WIRE,
-        port: 0,
-        other_port: 0,
-        rewrite: rewrite::DESTINATION,
-        deliver: deliver::TASK,
-        seen,
-        flags: 0,
-        ifindex: 1,
-        node: 0,
-        vni: 4_097,
-        backend: BACKEND,
-        mac: [2, 0, 0, 0, 0, 4],
-        last_seen_s: now_s(),
-        packets: 1,
-        bytes: 64,
-    };
-    let back = twin(&key, &entry).expect("a rewritten flow has another direction");
-    let answer = Entry { addr: vip, rewrite: rewrite::SOURCE, flags: flow_flag::REVERSE, ..entry };
-    [(key, entry), (back, answer)]
-}
-
-fn put(map: &mut HashMap<MapData, Key, Entry>, n: usize, seen: u8) -> Result<()> {
-    for (key, entry) in pair(n, seen) {
-        map.insert(key, entry, 0)?;
+/// The agent's sweeps, until it is told to stop.
+fn sweep_until(table: &FlowTable, stop: &AtomicBool) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let before = cpu_of_thread()?;
+    let mut last = None;
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let swept = table.sweep(clock::now_s(), |backend| backend == BACKEND_NUMBER)?;
+        outcome.note(&swept, began.elapsed());
+        let (before, at) = last.replace((swept, began)).unwrap_or((swept, began));
+        let due = Instant::now() + swept.pause(&before, began - at, table.sizes());
+        while !stop.load(Ordering::Relaxed) && Instant::now() < due {
+            mesh_lab::let_pass(Duration::from_millis(50));
+        }
     }
-    Ok(())
+    let after = cpu_of_thread()?;
+    (outcome.cpu_s, outcome.kernel_s) = (after[0] + after[1] - before[0] - before[1], after[1] - before[1]);
+    Ok(outcome)
 }
 
-/// A packet of a live flow: its entries' time, if they are there.
-fn touch(map: &mut HashMap<MapData, Key, Entry>, n: usize) {
-    /// Only where there is an entry (BPF_EXIST of linux/bpf.h).
-    const EXIST: u64 = 2;
-    for (key, entry) in pair(n, seen::ACK) {
-        // Gone is what we count at the end.
-        let _ = map.insert(key, entry, EXIST);
-    }
+/// Seconds of this thread in user space and in the kernel, by hundredths (proc(5), /proc/PID/stat).
+fn cpu_of_thread() -> Result<[f64; 2]> {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").context("reading /proc/thread-self/stat")?;
+    // The name may hold anything, and ends with the last bracket.
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let mut seconds =
+        || -> Result<f64> { Ok(fields.next().context("/proc/thread-self/stat is cut off")?.parse::<f64>()? / 100.0) };
+    Ok([seconds()?, seconds()?])
 }
 
-/// The clock that the programs stamp flows with, in seconds.
-fn now_s() -> u32 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    time.map_or(0, |time| time.tv_sec() as u32)
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

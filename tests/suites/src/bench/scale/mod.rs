@@ -4,6 +4,7 @@
 //! between an event and the last map written, without ten thousand real processes. Invariant: nothing is measured but what the agent calls,
 //! and a size that the maps of this build can't hold is a missing row that says why, never a smaller one under its name.
 
+pub mod crowd;
 mod live;
 mod stage;
 mod world;

@@ -1,31 +1,40 @@
 //! Maps and programs of our own, pinned and opened as the agent does, with a cgroup of their own for the socket hooks.
 //!
-//! Invariant: everything bears this process's number and goes with the value, also after a failure.
+//! Invariant: everything bears this process's number and its own, and goes with the value, also after a failure.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use mesh_userspace::kernel::bpf::Dataplane;
+use mesh_common::schema::MIN_FLOWS;
+use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes};
 
 pub struct Stage {
     pins: PathBuf,
     cgroup: PathBuf,
+    flows: FlowSizes,
     dataplane: Option<Dataplane>,
 }
 
 impl Stage {
     pub fn new() -> Result<Stage> {
-        let name = format!("mesh-bench-{}", std::process::id());
+        Stage::with_flows(FlowSizes::of_table(MIN_FLOWS as u32))
+    }
+
+    /// With flow tables of this size.
+    pub fn with_flows(flows: FlowSizes) -> Result<Stage> {
+        static STAGES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mesh-bench-{}-{}", std::process::id(), STAGES.fetch_add(1, Ordering::Relaxed));
         let cgroup = cgroup_root()?.join(&name);
         std::fs::create_dir_all(&cgroup)
             .with_context(|| format!("making {}: measuring needs root", cgroup.display()))?;
-        Ok(Stage { pins: Path::new("/sys/fs/bpf").join(name), cgroup, dataplane: None })
+        Ok(Stage { pins: Path::new("/sys/fs/bpf").join(name), cgroup, flows, dataplane: None })
     }
 
     /// Opens the data plane, anew or over what is pinned.
     pub fn open(&mut self) -> Result<()> {
         self.dataplane = None;
-        self.dataplane = Some(Dataplane::open(&self.pins, &self.cgroup)?);
+        self.dataplane = Some(Dataplane::open(&self.pins, &self.cgroup, self.flows)?);
         Ok(())
     }
 
@@ -33,11 +42,6 @@ impl Stage {
     /// Before [`Stage::open`].
     pub fn dataplane(&mut self) -> &mut Dataplane {
         self.dataplane.as_mut().expect("the stage is open")
-    }
-
-    /// Folder of the pinned maps.
-    pub fn maps(&mut self) -> PathBuf {
-        self.dataplane().dir().join("maps")
     }
 
     pub fn remove(mut self) -> Result<()> {

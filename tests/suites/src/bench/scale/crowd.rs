@@ -1,0 +1,222 @@
+//! Connections of one task to a service, by the product's own programs on pinned maps: opened, kept in use, closed, counted.
+//!
+//! Every packet is a test run of `from_task`, so that entries are what the programs write, and are kept or lost as they would be. Caller and
+//! backend share the loopback device as their link: nothing is sent, since a test run ends where the packet would be handed on. Connection
+//! `n` is the same tuple in every run.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::SchedClassifier;
+use mesh_common::maglev;
+use mesh_common::schema::{
+    Backend, Config, Endpoint, FlowKey, Frontend, FrontendKey, algorithm, backend_state, endpoint,
+};
+use mesh_common::wire::mac;
+use mesh_packet::eth;
+use mesh_userspace::kernel::bpf::{FlowSizes, FlowTable};
+use mesh_userspace::plan::maps::{Entry, MapOp};
+
+use super::stage::Stage;
+use crate::rig::kernel::{RunOptions, test_run};
+
+const CALLER: [u8; 4] = [10, 0, 16, 3];
+const VIP: [u8; 4] = [10, 0, 16, 2];
+const BACKEND: [u8; 4] = [10, 0, 16, 4];
+const GATEWAY: [u8; 4] = [10, 0, 16, 1];
+const CALLER_NUMBER: u32 = 1;
+/// Endpoint number of the task that serves.
+pub const BACKEND_NUMBER: u32 = 2;
+const VNI: u32 = 4_097;
+/// The loopback device is in every namespace.
+const LINK: u32 = 1;
+/// Source ports of the caller, from `FIRST_PORT` on; the next so many connections go to the next port of the service.
+const PORTS: usize = 60_000;
+const FIRST_PORT: usize = 2_000;
+/// `TC_ACT_REDIRECT` (linux/pkt_cls.h).
+const REDIRECT: i32 = 7;
+
+/// Flags of TCP (RFC 9293, 3.1).
+mod tcp {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const ACK: u8 = 0x10;
+}
+
+/// See the module.
+pub struct Crowd {
+    stage: Stage,
+    program: OwnedFd,
+    /// A frame of the caller and one of the backend, whose ports and flags are written anew for each packet.
+    frames: [Vec<u8>; 2],
+    /// Packets that did not go where they should.
+    pub astray: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Caller,
+    Backend,
+}
+
+impl Crowd {
+    /// A service with one task, and flow tables of this size.
+    pub fn new(sizes: FlowSizes) -> Result<Crowd> {
+        let mut stage = Stage::with_flows(sizes)?;
+        stage.open()?;
+        for op in world() {
+            stage.dataplane().apply(&op)?;
+        }
+        let pin = stage.dataplane().dir().join("progs/from_task");
+        let program = SchedClassifier::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let frame = |number, from: [u8; 4], to: [u8; 4]| {
+            eth(mac::of(mac::KIND_TASK, number), mac::GATEWAY).ipv4(from, to).tcp(1, 1).ack(1).seq(1).bytes()
+        };
+        let frames = [frame(CALLER_NUMBER, CALLER, VIP), frame(BACKEND_NUMBER, BACKEND, CALLER)];
+        Ok(Crowd { stage, program, frames, astray: 0 })
+    }
+
+    /// The sweeper's hold, as the agent takes it.
+    pub fn table(&mut self) -> Result<FlowTable> {
+        Ok(self.stage.dataplane().flow_table()?)
+    }
+
+    /// The handshake of connection `n`.
+    pub fn open(&mut self, n: usize) -> Result<()> {
+        self.send(Side::Caller, n, tcp::SYN)?;
+        self.send(Side::Backend, n, tcp::SYN | tcp::ACK)?;
+        self.send(Side::Caller, n, tcp::ACK)
+    }
+
+    /// Data of both sides.
+    pub fn use_it(&mut self, n: usize) -> Result<()> {
+        self.send(Side::Caller, n, tcp::ACK)?;
+        self.send(Side::Backend, n, tcp::ACK)
+    }
+
+    /// Both sides' end.
+    pub fn close(&mut self, n: usize) -> Result<()> {
+        self.send(Side::Caller, n, tcp::FIN | tcp::ACK)?;
+        self.send(Side::Backend, n, tcp::FIN | tcp::ACK)
+    }
+
+    fn send(&mut self, side: Side, n: usize, flags: u8) -> Result<()> {
+        let (frame, [source, target]) = match (side, ports(n)) {
+            (Side::Caller, ports) => (&mut self.frames[0], ports),
+            (Side::Backend, [caller, service]) => (&mut self.frames[1], [service, caller]),
+        };
+        // Behind an Ethernet and an IPv4 header; checksums are not the programs' to judge.
+        frame[34..36].copy_from_slice(&source.to_be_bytes());
+        frame[36..38].copy_from_slice(&target.to_be_bytes());
+        frame[47] = flags;
+        let ran = test_run(self.program.as_fd(), frame, RunOptions { ifindex: LINK, ..RunOptions::default() })?;
+        self.astray += usize::from(ran.code != REDIRECT);
+        Ok(())
+    }
+
+    /// Of the first `count` connections those without one of their two entries.
+    pub fn lost(&self, table: &FlowTable, count: usize) -> Result<usize> {
+        let mut found = vec![0u8; count];
+        table.walk(|keys, _, _| {
+            for key in keys {
+                if let Some((n, side)) = number(key)
+                    && let Some(found) = found.get_mut(n)
+                {
+                    *found |= side;
+                }
+            }
+            true
+        })?;
+        Ok(found.iter().filter(|sides| **sides != 3).count())
+    }
+
+    pub fn remove(self) -> Result<()> {
+        self.stage.remove()
+    }
+}
+
+/// Ports of caller and service.
+fn ports(n: usize) -> [u16; 2] {
+    [(FIRST_PORT + n % PORTS) as u16, (1 + n / PORTS) as u16]
+}
+
+/// The connection that an entry belongs to, and a bit for its direction.
+fn number(key: &FlowKey<[u8; 4]>) -> Option<(usize, u8)> {
+    let (caller, service, side) = match (key.src, key.dst) {
+        (CALLER, VIP) => (key.sport, key.dport, 1),
+        (BACKEND, CALLER) => (key.dport, key.sport, 2),
+        _ => return None,
+    };
+    let port = usize::from(caller).checked_sub(FIRST_PORT)?;
+    Some((port + usize::from(service).checked_sub(1)? * PORTS, side))
+}
+
+/// What `plan` writes for a service with one task beside its caller.
+fn world() -> Vec<MapOp> {
+    let config = Config {
+        netns_cookie: 1,
+        node: 1,
+        mesh0: LINK,
+        tunnel_addr4: [192, 0, 2, 1],
+        mesh0_mac: mac::of(mac::KIND_MESH0, 1),
+        data_port: 4_789,
+        mss4: 1_410,
+        pad: [0; 2],
+    };
+    let task = |number| Endpoint {
+        vni: VNI,
+        number,
+        node: 1,
+        ifindex: LINK,
+        gateway: GATEWAY,
+        mac: mac::of(mac::KIND_TASK, number),
+        kind: endpoint::TASK,
+        flags: 0,
+        prefix_len: 20,
+        pad: [0; 3],
+    };
+    let [a, b, c, d] = BACKEND;
+    let backend = Backend {
+        addr: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        vni: VNI,
+        pool: 1,
+        node: 1,
+        ifindex: LINK,
+        mac: mac::of(mac::KIND_TASK, BACKEND_NUMBER),
+        state: backend_state::READY,
+        pad: 0,
+    };
+    let ring = maglev::length_for(1, maglev::COARSE);
+    let frontend = Frontend {
+        pool: 1,
+        vni: VNI,
+        turns_at: 1,
+        turns_len: 1,
+        ring_at: 2,
+        ring_len: ring,
+        vip: VIP,
+        target_port: 0,
+        algorithm: algorithm::ROUND_ROBIN,
+        flags: 0,
+        affinity_s: 0,
+        generation: 1,
+    };
+    let put = [
+        Entry::Endpoint(CALLER, task(CALLER_NUMBER)),
+        Entry::Endpoint(BACKEND, task(BACKEND_NUMBER)),
+        Entry::Backend(BACKEND_NUMBER, backend),
+        Entry::Ring(1, Arc::new(vec![BACKEND_NUMBER; 1 + ring as usize])),
+        Entry::Turn(1),
+        Entry::Frontend(FrontendKey::vip(VIP), frontend),
+    ];
+    put.into_iter().map(MapOp::Put).chain([MapOp::Config(Some(config))]).collect()
+}
+
+/// That so many connections have tuples of their own.
+pub fn check_count(count: usize) -> Result<()> {
+    let most = PORTS * 65_000;
+    ensure!(count <= most, "{count} connections of one caller: there are tuples for {most}");
+    Ok(())
+}
