@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_lab::{Builder, Connection, Footprint, Lab, Offloads, eventually, scenario, skip, step, wiring};
+use mesh_lab::{
+    Builder, Capture, Connection, Footprint, Lab, Offloads, Shape, eventually, scenario, skip, step, wiring,
+};
 
 fn lab() -> Builder {
     Lab::builder().nodes(["n1", "n2"])
@@ -39,6 +41,31 @@ fn hosts_reach_each_other_and_the_outside() {
         step("programs run inside");
         let output = n1.run(["ip", "-o", "-4", "address", "show", "dev", "eth0"])?.ok()?;
         ensure!(output.contains("192.168.77.11/24"), "{output}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_wire_carries_whole_frames() {
+    scenario("a wire carries whole frames", lab().shape(Shape::Wire), |lab| {
+        let n2 = lab.node("n2");
+        lab.serve(n2, 8000)?;
+        let file = lab.dir().join("switch.pcap");
+        for port in ["client", "n2"] {
+            let capture = lab.switch().run(|| Capture::start(port, &file))??;
+            lab.client().upload(n2.address(), 8000, 3_000_000)?;
+            lab.client().download(n2.address(), 8000, 3_000_000)?;
+            lab.client().udp_ask(n2.address(), 8000)?;
+            let frames = capture.frames();
+            ensure!(frames.len() > 3_000_000 / 1500, "{} frames at the port of {port}", frames.len());
+            let longest = frames.iter().map(|frame| frame.bytes.len()).max();
+            ensure!(longest <= Some(1514), "{longest:?} bytes at the port of {port}");
+            let unfinished = frames.iter().filter(|frame| !frame.checksum_complete).count();
+            ensure!(unfinished == 0, "{unfinished} unfinished checksums at the port of {port}");
+        }
+        step("nodes' cables have room for a tunnel's headers, and the outside is there");
+        ensure!(n2.run(["ip", "link", "show", "eth0"])?.ok()?.contains("mtu 1550"));
+        ensure!(n2.ping(lab.outside().address(), 2)?.all_answered());
         Ok(())
     });
 }

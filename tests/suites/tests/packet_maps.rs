@@ -286,6 +286,11 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
         let mut first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
         assert_eq!(first.attach_xdp(&on("one", true)), []);
         assert!(ip("link show one").contains(" xdp ") && has("xdp_uplink-771"), "{:?}", pins());
+        let pin = beside.bpf.join(format!("v{LAYOUT_VERSION}/links/xdp_uplink-771"));
+        let detached = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(&pin).status().unwrap();
+        assert!(detached.success() && !ip("link show one").contains("xdp"), "somebody cuts it off by force");
+        assert_eq!(first.attach_xdp(&on("one", true)), []);
+        assert!(ip("link show one").contains(" xdp "), "the next round makes it anew");
         drop(first); // the agent is gone, its pins stay
 
         let mut second = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();

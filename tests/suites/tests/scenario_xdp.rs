@@ -13,6 +13,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// A round of the agent happens within 10 seconds.
 const A_ROUND: Duration = Duration::from_secs(20);
 const PORT: u16 = 8000;
+/// Of the service that chooses by its ring alone, without flow entries at n1.
+const RING: u16 = 8100;
 const TEN_MB: u64 = 10_000_000;
 /// Frames of one request, there and back, are more than these.
 const A_REQUEST: usize = 6;
@@ -31,6 +33,7 @@ fn a_published_port_is_served_in_the_drivers_hands() {
         doctor_is_content(lab.node("n1"))?;
         auto_leaves_a_veth_alone(lab.node("n2"))?;
         calls_are_answered(lab, &task)?;
+        a_ring_is_enough(lab, &swarm)?;
         tagged_frames_pass(lab)?;
         what_runs_no_xdp_is_told_of(lab.node("n1"))?;
         other_uplinks_come_and_go(lab.node("n1"))?;
@@ -167,20 +170,35 @@ fn unseen(lab: &Lab, capture: &Capture) -> Result<()> {
         Ok(())
     })?;
     let seen = of_the_port(capture);
-    ensure!(seen == 0, "n1's stack saw {seen} frames of port {PORT}");
+    ensure!(seen == 0, "n1's stack saw {seen} frames of published ports");
     Ok(())
 }
 
-/// Frames of the published port, in the tunnel or not; but errors about them are TC's to translate.
+/// Frames of the published ports, in the tunnel or not; but errors about them are TC's to translate.
 fn of_the_port(capture: &Capture) -> usize {
-    let port = PORT.to_string();
+    let ports = [PORT, RING].map(|port| port.to_string());
     let is_of_it = |bytes: &[u8]| {
         let layers = mesh_packet::decode(bytes);
         let is_error = layers.iter().any(|layer| layer.name.starts_with("icmp"));
         let mut fields = layers.iter().flat_map(|layer| &layer.fields);
-        !is_error && fields.any(|(name, value)| name.ends_with(" port") && *value == port)
+        !is_error && fields.any(|(name, value)| name.ends_with(" port") && ports.contains(value))
     };
     capture.frames().iter().filter(|frame| is_of_it(&frame.bytes)).count()
+}
+
+fn a_ring_is_enough(lab: &Lab, swarm: &Swarm) -> Result<()> {
+    step("a service by Maglev's ring, without flow entries: the same");
+    let flags = ["--network", "demo", "-p", "8100:8000", "--lb", "maglev", "--constraint", "node.hostname==n2"];
+    swarm.create_whoami("ring", &flags)?;
+    let task = swarm.wait_running("ring", 1, SOON)?.pop().context("one task")?;
+    let n1 = lab.node("n1");
+    eventually(SOON, "a first answer", || lab.client().ask(n1.address(), RING).map(drop))?;
+    let capture = n1.capture("eth0")?;
+    let (told, answer) = lab.client().ask(n1.address(), RING)?;
+    ensure!(told.task == task.id && told.caller == answer.local, "{told:?}, asked from {}", answer.local);
+    lab.client().upload(n1.address(), RING, TEN_MB)?;
+    lab.client().download(n1.address(), RING, TEN_MB)?;
+    unseen(lab, &capture)
 }
 
 fn is_attached(node: &Node) -> Result<()> {

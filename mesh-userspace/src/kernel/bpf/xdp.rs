@@ -31,6 +31,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 // linux/bpf.h and linux/if_link.h.
 const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 2;
@@ -140,9 +142,10 @@ impl Dataplane {
     pub fn attach_xdp(&mut self, wanted: &BTreeSet<XdpAttachment>) -> Vec<(XdpAttachment, XdpError)> {
         let wanted: BTreeMap<String, &XdpAttachment> = wanted.iter().map(|one| (one.pin_name(), one)).collect();
         let mut errors = Vec::new();
-        // First: a device has room for one program, and may be wanted in the other mode now.
+        // First: a device has room for one program, and may be wanted in the other mode now. Links that were cut off by force, or that went
+        // with a device whose number another one has now, are made anew.
         let unwanted: Vec<String> =
-            self.xdp.attached.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+            self.xdp.attached.keys().filter(|name| !wanted.contains_key(*name) || !self.is_on(name)).cloned().collect();
         for name in unwanted {
             match std::fs::remove_file(self.dir.join("links").join(&name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -177,6 +180,11 @@ impl Dataplane {
             }
         }
         errors
+    }
+
+    /// The kernel's word on a link of ours.
+    fn is_on(&self, name: &str) -> bool {
+        link_device(&self.dir.join("links").join(name)).is_ok_and(|ifindex| ifindex != 0)
     }
 
     fn load_xdp(&mut self) -> Result<(), String> {
@@ -230,7 +238,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// The part of `union bpf_attr` that BPF_OBJ_PIN reads.
+/// The part of `union bpf_attr` that BPF_OBJ_PIN and BPF_OBJ_GET read.
 #[repr(C)]
 struct ObjPin {
     pathname: u64,
@@ -238,12 +246,50 @@ struct ObjPin {
     file_flags: u32,
 }
 
+/// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD reads.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, of an XDP link.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    ifindex: u32,
+    end: u32,
+}
+
 fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     let request =
         LinkCreate { prog_fd: program.as_raw_fd() as u32, target_ifindex: ifindex, attach_type: BPF_XDP, flags };
-    let fd = bpf(BPF_LINK_CREATE, &request)?;
+    bpf(BPF_LINK_CREATE, &request).map(descriptor)
+}
+
+/// The device that a pinned link is on; 0: it is on none any more.
+fn link_device(path: &Path) -> io::Result<u32> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let request = ObjPin { pathname: name.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let link = bpf(BPF_OBJ_GET, &request).map(descriptor)?;
+    let mut info = LinkInfo::default();
+    let request = GetInfo {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &request)?;
+    Ok(info.ifindex)
+}
+
+fn descriptor(fd: i32) -> OwnedFd {
     // SAFETY: a new descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn pin_link(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
