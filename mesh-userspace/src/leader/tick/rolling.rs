@@ -47,7 +47,7 @@ pub(super) fn judge(work: &mut Work, id: &Id) {
         (UpdateFailureAction::Continue, _) => {}
         (UpdateFailureAction::Rollback, Some(previous)) if status.state == UpdateState::Updating => {
             let back = UpdateState::RollbackStarted;
-            let rolled = command::replace_spec(&mut work.after, id, previous.clone(), back, work.ctx);
+            let rolled = command::replace_spec(&mut work.after, id, (**previous).clone(), back, work.ctx);
             match (rolled, work.after.updates.get_mut(id)) {
                 (Ok(_), Some(status)) => status.message = format!("update rolled back {why}"),
                 (Err(error), _) => pause(work, id, status, format!("update paused {why}; no way back: {error}")),

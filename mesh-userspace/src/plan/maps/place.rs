@@ -142,7 +142,7 @@ impl Place {
 }
 
 /// The tables for an image. Pools without room keep their former backends and are named in the second part.
-pub fn place(image: &Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
+pub fn place(image: Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
     let gone: Vec<u32> = placed.pools.keys().filter(|pool| !image.pools.contains_key(pool)).copied().collect();
     let refused = placed.change(&gone, &image.pools);
     (tables(image, placed), refused)
@@ -178,17 +178,17 @@ fn find(room: &mut Room, pool: &Pool, generation: u32) -> Option<Place> {
 }
 
 /// What the maps shall hold for this image.
-pub(super) fn tables(image: &Image, placed: &Placed) -> Tables {
+pub(super) fn tables(image: Image, placed: &Placed) -> Tables {
     let mut tables = Tables {
         config: image.config,
-        addresses: image.addresses.clone(),
-        endpoints: image.endpoints.clone(),
-        frontends: image.frontends.clone(),
-        backends: image.backends.clone(),
-        peers: image.peers.clone(),
-        uplinks: image.uplinks.clone(),
-        rings: BTreeMap::new(),
+        addresses: image.addresses,
+        endpoints: image.endpoints,
         turns: image.frontends.values().map(|frontend| frontend.pool).collect(),
+        frontends: image.frontends,
+        backends: image.backends,
+        peers: image.peers,
+        uplinks: image.uplinks,
+        rings: BTreeMap::new(),
     };
     for frontend in tables.frontends.values_mut() {
         let Some(place) = placed.pools.get(&frontend.pool) else { continue };

@@ -76,8 +76,8 @@ impl Programmed {
             self.joins(task);
         }
         let image = compile(&now.cluster, &now.observed, &now.facts);
-        let (wanted, refused) = place(&image, &mut self.placed);
         let overlaps = image.overlaps || shares_a_pool(&now.cluster);
+        let (wanted, refused) = place(image, &mut self.placed);
         (Round { ops: diff(&self.tables, &wanted), refused, services: None }, overlaps)
     }
 
@@ -100,7 +100,7 @@ impl Programmed {
         let refused = self.placed.change(&gone, &new.pools);
         let new =
             Image { config: base.config, addresses: base.addresses, peers: base.peers, uplinks: base.uplinks, ..new };
-        let ops = diff(&self.programmed(&old), &tables(&new, &self.placed));
+        let ops = diff(&self.programmed(&old), &tables(new, &self.placed));
         Some(Round { ops, refused, services: Some(services.len()) })
     }
 

@@ -343,7 +343,7 @@ proptest! {
             events.iter().for_each(|event| world.happen(event));
             let round = step(&mut programmed, &world);
             let image = compile(&world.cluster, &world.observed, &world.facts);
-            let (wanted, _) = place(&image, &mut placed);
+            let (wanted, _) = place(image, &mut placed);
             prop_assert_eq!(&round.ops, &diff(&tables, &wanted));
             prop_assert_eq!(programmed.tables(), &wanted);
             tables = wanted;
