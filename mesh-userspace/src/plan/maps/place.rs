@@ -32,9 +32,9 @@ pub struct Placed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     backends: Arc<Vec<u32>>,
-    pub turns_at: u32,
+    turns_at: u32,
     /// The list's own first slot where it serves as the ring.
-    pub ring_at: u32,
+    ring_at: u32,
     ring: Arc<Vec<u32>>,
     generation: u32,
 }
@@ -134,6 +134,11 @@ impl Placed {
 }
 
 impl Place {
+    /// First slots of list and ring; None without backends, whose zeros are no place.
+    pub fn lists(&self) -> Option<[u32; 2]> {
+        (!self.backends.is_empty()).then_some([self.turns_at, self.ring_at])
+    }
+
     fn is_for(&self, pool: &Pool) -> bool {
         let serves_as_ring = self.ring_at == self.turns_at;
         let length = if serves_as_ring { 0 } else { self.ring.len() as u32 };
