@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn lengths_are_prime_and_have_room_for_each_backend() {
-        let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
         assert!(LENGTHS.into_iter().all(is_prime));
         for (backends, slots_each, length) in [
             (1, COARSE, 13),

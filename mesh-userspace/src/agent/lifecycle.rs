@@ -104,6 +104,8 @@ fn spawn_loops(
     let member = this.clone();
     loops.spawn(async move { member.kernel.sweep().await });
     let member = this.clone();
+    loops.spawn(async move { member.kernel.serve_names(&member).await });
+    let member = this.clone();
     loops.spawn(async move { reach::run(&member).await });
     let member = this.clone();
     // An Engine that came or went is reported at once.

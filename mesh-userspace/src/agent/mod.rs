@@ -23,6 +23,7 @@ mod kept;
 mod lead;
 mod lifecycle;
 mod member;
+mod names;
 mod peers;
 mod ports;
 mod preflight;

@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_common::verdict::{DropReason, Hook};
 use tokio::sync::Notify;
 
 use super::member::Member;
+use super::names::Names;
 use super::{Settings, XdpMode, xdp};
 use crate::dns::ResolverHandle;
-use crate::dns::zone;
 use crate::doctor::Xdp;
 use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, Swept, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
@@ -41,7 +43,9 @@ pub struct Kernel {
     flows: Arc<FlowTable>,
     /// Backends went or fell silent: their flows are to be told now.
     sweep_now: Notify,
-    resolver: tokio::sync::Mutex<(ResolverHandle, Option<String>)>,
+    names: Names,
+    /// Unhealthy tasks by the last round.
+    unhealthy: Mutex<Unhealthy>,
     /// Task id → its network namespace, while it lives.
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
     publish_interfaces: Vec<String>,
@@ -93,7 +97,8 @@ impl Kernel {
             programmed: Arc::new(Mutex::new(programmed)),
             flows,
             sweep_now: Notify::new(),
-            resolver: tokio::sync::Mutex::new((resolver, None)),
+            names: Names::new(resolver),
+            unhealthy: Mutex::default(),
             namespaces: Mutex::default(),
             publish_interfaces: args.publish_interfaces.clone(),
             fast_path: args.fast_path,
@@ -239,12 +244,12 @@ impl Kernel {
         match self.apply(member, &cluster, &observed, &mut troubles).await {
             Ok(()) => {
                 *lock(&self.applied) = cluster.revision;
-                without = unhealthy(&observed);
+                without = lock(&self.unhealthy).follow(&observed.tasks);
             }
             Err(error) => troubles.warnings.push(format!("{error:#}")),
         }
         // Last, for a resolver that hangs must not hold up packets; still within the round, so that a task that starts finds its zone.
-        self.push_zone(&cluster, &observed, member, &mut troubles).await;
+        troubles.warnings.extend(self.names.round(&cluster, &observed, &member.id).await);
         let is_new = {
             let mut last = lock(&self.troubles);
             let is_new = *last != troubles;
@@ -483,23 +488,9 @@ impl Kernel {
         Ok(())
     }
 
-    async fn push_zone(&self, cluster: &Cluster, observed: &Observed, member: &Member, troubles: &mut Troubles) {
-        let zone = zone::compile(cluster, observed, &member.id);
-        let digest = zone.digest();
-        let mut resolver = self.resolver.lock().await;
-        let (handle, pushed) = &mut *resolver;
-        let asked = if pushed.as_ref() == Some(&digest) { handle.status().await } else { handle.push(&zone).await };
-        match asked {
-            Ok(status) => {
-                *pushed = (status.zone_digest == digest).then_some(digest);
-                let errors = status.errors.iter().map(|(gateway, error)| format!("resolver at {gateway}: {error}"));
-                troubles.warnings.extend(errors.chain(status.warnings.clone()));
-            }
-            Err(error) => {
-                *pushed = None;
-                troubles.warnings.push(format!("names don't resolve: {error}"));
-            }
-        }
+    /// Follows names that are too many for a round, for ever.
+    pub async fn serve_names(&self, member: &Member) {
+        self.names.run(&member.id, || (member.desired.get(), member.observed())).await;
     }
 
     /// Sweeps flows for ever. The walk is a thread's own affair: no lock is held, no other task of the agent waits for it.
@@ -528,16 +519,37 @@ impl Kernel {
 
     /// Ends the resolver, as leaving and purging do.
     pub async fn stop_resolver(&self) -> anyhow::Result<()> {
-        Ok(self.resolver.lock().await.0.stop().await?)
+        self.names.stop().await
     }
 }
 
 /// Tasks that are called unhealthy and are in no table for it; their nodes wait for this word before they end them.
-fn unhealthy(observed: &Observed) -> BTreeSet<Id> {
-    let is_out = |status: &TaskStatus| {
-        status.health == Some(TaskHealth::Unhealthy) && !status.ready && !status.state.is_terminal()
-    };
-    observed.tasks.iter().filter(|(_, status)| is_out(status)).map(|(id, _)| id.clone()).collect()
+#[derive(Default)]
+struct Unhealthy {
+    /// What was looked at.
+    tasks: OrdMap<Id, TaskStatus>,
+    ids: BTreeSet<Id>,
+}
+
+impl Unhealthy {
+    /// Looks at what changed.
+    fn follow(&mut self, tasks: &OrdMap<Id, TaskStatus>) -> BTreeSet<Id> {
+        let is_out = |status: &TaskStatus| {
+            status.health == Some(TaskHealth::Unhealthy) && !status.ready && !status.state.is_terminal()
+        };
+        for item in self.tasks.diff(tasks) {
+            match item {
+                DiffItem::Add(id, status) | DiffItem::Update { new: (id, status), .. } if is_out(status) => {
+                    self.ids.insert(id.clone());
+                }
+                DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => {
+                    self.ids.remove(id);
+                }
+            }
+        }
+        self.tasks = tasks.clone();
+        self.ids.clone()
+    }
 }
 
 fn as_map_value(uplink: &Uplink) -> schema::Uplink {

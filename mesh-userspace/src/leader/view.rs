@@ -81,7 +81,7 @@ impl std::fmt::Display for Replicas {
 pub fn replicas(cluster: &Cluster, observed: &Observed, service: &Service) -> Replicas {
     let serves = |task: &Task| task.desired == TaskState::Running && is_ready(task, observed);
     let wanted = wanted(cluster, &service.spec);
-    let slots = slots_of(cluster, service);
+    let slots = slots_of(cluster, service, cluster.tasks_of(&service.id));
     let running = wanted.iter().filter(|slot| slots.get(slot).is_some_and(|tasks| tasks.iter().any(serves)));
     Replicas { running: running.count(), desired: wanted.len() }
 }
@@ -106,7 +106,7 @@ pub fn convergence(cluster: &Cluster, observed: &Observed, service: &Service, no
     if let Some(update) = update.filter(|update| update.state.is_paused()) {
         return Convergence::Stuck(update.message.clone());
     }
-    let slots = slots_of(cluster, service);
+    let slots = slots_of(cluster, service, cluster.tasks_of(&service.id));
     let live = |task: &&Task| task.desired == TaskState::Running;
     // Why a task can't start says more than what else is going on.
     let (mut trouble, mut waiting) = (None, None);

@@ -311,7 +311,7 @@ pub struct Vip {
 pub struct Service {
     pub id: Id,
     pub spec: ServiceSpec,
-    pub previous_spec: Option<ServiceSpec>,
+    pub previous_spec: Option<Box<ServiceSpec>>,
     /// Counts changes of the spec; a task of an older version is replaced by the updater.
     pub version: u64,
     /// One per network of the spec, in its order (with mode `dnsrr` too: `pool` is used, `addr` is not announced).

@@ -42,7 +42,7 @@ fn tables(backends: &[u32]) -> Tables {
     };
     let pool = Pool { backends: backends.to_vec(), maglev: false };
     let image = Image { frontends: [(key, frontend)].into(), pools: [(1, pool)].into(), ..Default::default() };
-    place(&image, &mut Placed::default()).0
+    place(image, &mut Placed::default()).0
 }
 
 #[test]

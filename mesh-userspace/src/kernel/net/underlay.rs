@@ -46,6 +46,11 @@ impl HostNet {
 
     /// Largest IP packet that the first link on the way to `peer` carries: the link's MTU, or the route's where someone set one.
     pub async fn mtu_towards(&self, peer: IpAddr) -> Result<u32, NetError> {
+        self.mtu_among(&link::all(&self.handle).await?, peer).await
+    }
+
+    /// The same with the links that the caller has read already.
+    async fn mtu_among(&self, links: &[Link], peer: IpAddr) -> Result<u32, NetError> {
         let attempt = || format!("find the way to {peer}");
         let message = match peer {
             IpAddr::V4(addr) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(addr, 32).build(),
@@ -71,8 +76,7 @@ impl HostNet {
                 _ => {}
             }
         }
-        let links = link::all(&self.handle).await?;
-        let link = links.into_iter().find(|link| link.index == index);
+        let link = links.iter().find(|link| link.index == index);
         let link = link.ok_or_else(|| NetError::os(attempt(), std::io::Error::from_raw_os_error(libc::ENETUNREACH)))?;
         Ok(set.filter(|_| !is_learnt).map_or(link.mtu, |set| set.min(link.mtu)))
     }
@@ -94,7 +98,7 @@ impl HostNet {
             })?;
         let mut mtu = own.mtu;
         for peer in peers.iter().filter(|peer| **peer != data_path) {
-            mtu = mtu.min(self.mtu_towards(*peer).await.unwrap_or(mtu));
+            mtu = mtu.min(self.mtu_among(&links, *peer).await.unwrap_or(mtu));
         }
         Ok(Underlay { mtu })
     }

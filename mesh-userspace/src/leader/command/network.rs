@@ -143,7 +143,7 @@ pub(super) fn take_out(after: &mut Cluster, network: &Network) -> Result<(), Com
     }
     // A spec that could be rolled back to must not name what is gone: the network would be missing without a word.
     let names_it = |spec: &crate::model::ServiceSpec| spec.networks.iter().any(|at| at.network == network.id.as_str());
-    let naming = after.services.values().filter(|service| service.previous_spec.as_ref().is_some_and(names_it));
+    let naming = after.services.values().filter(|service| service.previous_spec.as_deref().is_some_and(names_it));
     let naming: Vec<Id> = naming.map(|service| service.id.clone()).collect();
     for id in &naming {
         after.services[id].previous_spec = None;

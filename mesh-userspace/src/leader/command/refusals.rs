@@ -225,7 +225,7 @@ fn services_get_a_vip_per_network_and_the_ports_they_ask_for() {
     let updated = world.update(fewer);
     assert_eq!(updated.vips, service.vips[1..]);
     assert_eq!(updated.ports.iter().map(|port| port.published).collect::<Vec<_>>(), [30000, 30001]);
-    assert_eq!((updated.version, updated.previous_spec), (2, Some(service.spec)));
+    assert_eq!((updated.version, updated.previous_spec), (2, Some(service.spec.into())));
     let unnamed = world.create(ServiceSpec { ports: vec![port(80, 80)], ..spec("") });
     assert!(unnamed.spec.name.starts_with("service-"));
     assert_eq!(unnamed.vips[0].network_id, world.cluster.ingress_network().expect("ingress").id);
@@ -333,7 +333,7 @@ fn rollback_swaps_the_specs() {
     newer.task.env = vec!["A=1".into()];
     world.update(newer.clone());
     let back = world.command(|cluster, ctx| rollback_service(cluster, "web", ctx)).expect("back");
-    assert_eq!((back.spec.task.env.len(), back.previous_spec), (0, Some(newer)));
+    assert_eq!((back.spec.task.env.len(), back.previous_spec), (0, Some(newer.into())));
     assert_eq!(world.cluster.updates[&back.id].state, UpdateState::RollbackStarted);
 }
 

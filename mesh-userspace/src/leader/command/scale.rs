@@ -26,7 +26,7 @@ pub fn scale_services(
         check_replicas(&service.spec.name, *replicas)?;
         let mode = Mode::Replicated { replicas: *replicas };
         if service.spec.mode != mode {
-            service.previous_spec = Some(service.spec.clone());
+            service.previous_spec = Some(service.spec.clone().into());
             service.spec.mode = mode;
             service.version += 1;
             service.updated_at = ctx.now;
@@ -41,7 +41,7 @@ pub fn scale_services(
 pub fn rollback_service(cluster: &Cluster, reference: &str, ctx: &Ctx) -> Result<Commit<Service>, CommandError> {
     let service = resolve::service(cluster, reference)?;
     let none = || CommandError::NoPreviousSpec { service: service.spec.name.clone() };
-    let previous = service.previous_spec.clone().ok_or_else(none)?;
+    let previous = *service.previous_spec.clone().ok_or_else(none)?;
     let mut after = cluster.clone();
     let service = replace_spec(&mut after, &service.id, previous, UpdateState::RollbackStarted, ctx)?;
     Ok(Commit::of(cluster, &after, service))

@@ -91,7 +91,7 @@ pub(in crate::leader) fn replace_spec(
     let replaces_tasks =
         !crate::leader::tick::runs_the_same(&spec.task, &old.spec.task) || spec.networks != old.spec.networks;
     let mut service = old.clone();
-    service.previous_spec = Some(std::mem::replace(&mut service.spec, spec));
+    service.previous_spec = Some(std::mem::replace(&mut service.spec, spec).into());
     service.version += 1;
     service.updated_at = ctx.now;
     after.services.insert(id.clone(), service);

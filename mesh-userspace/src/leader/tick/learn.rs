@@ -24,8 +24,7 @@ pub(super) fn readiness(work: &mut Work) {
     let active = work.after.updates.iter().filter(|(_, status)| status.state.is_active());
     let seen: Vec<(Id, BTreeMap<Id, UnixMs>)> = active
         .map(|(service, status)| {
-            let tasks =
-                work.after.tasks_of(service).filter(|task| is_live(task) && task.created_at >= status.started_at);
+            let tasks = work.tasks_of(service).filter(|task| is_live(task) && task.created_at >= status.started_at);
             let ready = tasks.filter(|task| work.is_ready(task));
             let since = |id: &Id| status.ready_since.get(id).copied().unwrap_or(work.ctx.now);
             (service.clone(), ready.map(|task| (task.id.clone(), since(&task.id))).collect())

@@ -23,9 +23,9 @@ mod rolling;
 mod slots;
 mod tally;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Change, Cluster, Id, Node, Observed, Task, TaskSpec, TaskState};
+use crate::model::{Change, Cluster, Id, Node, Observed, Service, Task, TaskSpec, TaskState};
 
 pub(super) use place::attach;
 pub(super) use restart::{Next, next};
@@ -44,7 +44,11 @@ pub fn tick(cluster: &Cluster, observed: &Observed, ctx: &mut Ctx) -> Vec<Change
     }
     let health = cluster.nodes.values();
     let health = health.map(|node| (node.id.clone(), node_health(cluster, observed, node, ctx.now, ctx.timing)));
-    let mut work = Work { after: cluster.clone(), observed, health: health.collect(), ctx };
+    let mut members: BTreeMap<Id, BTreeSet<Id>> = BTreeMap::new();
+    for task in cluster.tasks.values() {
+        members.entry(task.service_id.clone()).or_default().insert(task.id.clone());
+    }
+    let mut work = Work { after: cluster.clone(), members, observed, health: health.collect(), ctx };
     for _ in 0..MOST_PASSES {
         let before = work.after.clone();
         pass(&mut work);
@@ -74,6 +78,8 @@ fn pass(work: &mut Work) {
 /// The copy of the cluster that a tick works on, and what it looks at.
 struct Work<'a, 'c> {
     after: Cluster,
+    /// Service → the tasks that it had or got. Without it a tick would look at every task for every service.
+    members: BTreeMap<Id, BTreeSet<Id>>,
     observed: &'a Observed,
     health: BTreeMap<Id, Health>,
     ctx: &'a mut Ctx<'c>,
@@ -82,6 +88,14 @@ struct Work<'a, 'c> {
 impl Work<'_, '_> {
     fn health(&self, node: &Id) -> Health {
         self.health.get(node).copied().unwrap_or(Health::Lost)
+    }
+
+    fn tasks_of(&self, service: &Id) -> impl Iterator<Item = &Task> {
+        self.members.get(service).into_iter().flatten().filter_map(|task| self.after.tasks.get(task))
+    }
+
+    fn slots(&self, service: &Service) -> slots::Slots {
+        slots_of(&self.after, service, self.tasks_of(&service.id))
     }
 
     fn node_of(&self, task: &Task) -> Option<&Node> {

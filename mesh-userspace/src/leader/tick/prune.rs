@@ -5,7 +5,7 @@ use crate::leader::command::{forget, is_vacant};
 use crate::model::{Id, Mode, Network, Service, Task, TaskState};
 
 use super::Work;
-use super::slots::{slots_of, wanted};
+use super::slots::wanted;
 
 /// Deletes ended tasks beyond the history, and those of slots that are gone. A task that may still hold an address stays, and so does the
 /// removed network that it holds it in.
@@ -14,7 +14,7 @@ pub(super) fn prune(work: &mut Work) {
     for service in services {
         let kept = work.ctx.timing.history.max(service.spec.task.restart.max_attempts as usize + 1);
         let wanted = wanted(&work.after, &service.spec);
-        for (slot, tasks) in slots_of(&work.after, &service) {
+        for (slot, tasks) in work.slots(&service) {
             let over =
                 |task: &&Task| task.leader_state.is_some_and(TaskState::is_terminal) && task.attachments.is_empty();
             let ended: Vec<&Task> = tasks.iter().filter(over).collect();

@@ -6,7 +6,7 @@ use crate::model::{
     Availability, Id, Node, Service, Task, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus,
 };
 
-use super::slots::{Slot, is_live, matches, slots_of, start, waits_for_old, wanted};
+use super::slots::{Slot, is_live, matches, start, waits_for_old, wanted};
 use super::{Work, restart, runs_the_same};
 
 /// The task runs something else, or elsewhere, than the service's spec now says.
@@ -30,7 +30,7 @@ pub(super) fn judge(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
     let Some(status) = work.after.updates.get(id).filter(|status| status.state.is_active()).cloned() else { return };
     let rules = config(work, &service);
-    let slots = slots_of(&work.after, &service);
+    let slots = work.slots(&service);
     let failed = |task: &&Task| {
         task.created_at >= status.started_at
             && restart::ended_by_itself(task)
@@ -47,7 +47,7 @@ pub(super) fn judge(work: &mut Work, id: &Id) {
         (UpdateFailureAction::Continue, _) => {}
         (UpdateFailureAction::Rollback, Some(previous)) if status.state == UpdateState::Updating => {
             let back = UpdateState::RollbackStarted;
-            let rolled = command::replace_spec(&mut work.after, id, previous.clone(), back, work.ctx);
+            let rolled = command::replace_spec(&mut work.after, id, (**previous).clone(), back, work.ctx);
             match (rolled, work.after.updates.get_mut(id)) {
                 (Ok(_), Some(status)) => status.message = format!("update rolled back {why}"),
                 (Err(error), _) => pause(work, id, status, format!("update paused {why}; no way back: {error}")),
@@ -71,7 +71,7 @@ pub(super) fn advance(work: &mut Work, id: &Id) {
     let started_at = work.after.updates.get(id).map_or(0, |status| status.started_at);
     let mut candidates = Vec::new();
     let mut in_flight = 0;
-    for (slot, tasks) in slots_of(&work.after, &service) {
+    for (slot, tasks) in work.slots(&service) {
         if !wanted.contains(&slot) || !can_be_filled(work, &service, &slot) {
             continue;
         }
@@ -130,7 +130,7 @@ fn can_be_filled(work: &Work, service: &Service, slot: &Slot) -> bool {
 fn pausing_between(work: &Work, service: &Service, rules: &UpdateConfig) -> bool {
     let Some(status) = work.after.updates.get(&service.id) else { return false };
     let new = |task: &&Task| is_live(task) && task.created_at >= status.started_at && !is_old(work, service, task);
-    let new = work.after.tasks_of(&service.id).filter(new);
+    let new = work.tasks_of(&service.id).filter(new);
     let mut since = new.filter_map(|task| status.ready_since.get(&task.id));
     since.any(|since| since + rules.delay_ms > work.ctx.now)
 }
@@ -153,7 +153,7 @@ pub(super) fn complete(work: &mut Work, id: &Id) {
         Some(since) => since + trial_ms <= now,
         None => work.is_ready(task) && task.created_at < status.started_at,
     };
-    let slots = slots_of(&work.after, &service);
+    let slots = work.slots(&service);
     let wanted = wanted(&work.after, &service.spec).into_iter().filter(|slot| can_be_filled(work, &service, slot));
     let done = wanted.filter_map(|slot| slots.get(&slot)).all(|tasks| {
         let mut live = tasks.iter().filter(|task| is_live(task)).peekable();

@@ -19,9 +19,13 @@ pub(in crate::leader) enum Slot {
 pub(in crate::leader) type Slots = BTreeMap<Slot, Vec<Task>>;
 
 /// The tasks of a service by slot; every slot that is wanted is there, also an empty one.
-pub(in crate::leader) fn slots_of(cluster: &crate::model::Cluster, service: &Service) -> Slots {
+pub(in crate::leader) fn slots_of<'a>(
+    cluster: &crate::model::Cluster,
+    service: &Service,
+    tasks: impl Iterator<Item = &'a Task>,
+) -> Slots {
     let mut slots: Slots = wanted(cluster, &service.spec).into_iter().map(|slot| (slot, Vec::new())).collect();
-    for task in cluster.tasks_of(&service.id).filter(|task| task.desired != TaskState::Remove) {
+    for task in tasks.filter(|task| task.desired != TaskState::Remove) {
         let slot = match (service.spec.mode, &task.node_id) {
             (Mode::Global, Some(node)) => Slot::Node(node.clone()),
             _ => Slot::Number(task.slot),
@@ -91,7 +95,7 @@ fn stop_unwanted(work: &mut Work, id: &Id) {
         Mode::Replicated { .. } => "scaled down",
         Mode::Global | Mode::Adopted => "its node is not eligible any more",
     };
-    let slots = slots_of(&work.after, service);
+    let slots = work.slots(service);
     let unwanted = slots.into_iter().filter(|(slot, _)| !wanted.contains(slot));
     let live: Vec<Id> = unwanted.flat_map(|(_, tasks)| tasks).filter(is_live).map(|task| task.id).collect();
     live.iter().for_each(|task| work.stop(task, why));
@@ -105,7 +109,7 @@ fn refresh(work: &mut Work, id: &Id) {
             && (task.service_version != service.version || *task.spec != service.spec.task)
             && (task.node_id.is_none() || runs_the_same(&task.spec, &service.spec.task))
     };
-    let outdated: Vec<Id> = work.after.tasks_of(id).filter(is_outdated).map(|task| task.id.clone()).collect();
+    let outdated: Vec<Id> = work.tasks_of(id).filter(is_outdated).map(|task| task.id.clone()).collect();
     let spec = Arc::new(service.spec.task);
     for id in &outdated {
         let Some(task) = work.after.tasks.get_mut(id) else { continue };
@@ -117,7 +121,7 @@ fn refresh(work: &mut Work, id: &Id) {
 /// Makes a task in every slot that has none and may have one.
 fn fill(work: &mut Work, id: &Id) {
     let service = work.after.services[id].clone();
-    let slots = slots_of(&work.after, &service);
+    let slots = work.slots(&service);
     for slot in wanted(&work.after, &service.spec) {
         let tasks = slots.get(&slot).map_or(&[][..], Vec::as_slice);
         let waits = tasks.iter().any(is_live) || waits_for_old(work, &service, tasks);
@@ -153,6 +157,7 @@ pub(super) fn start(work: &mut Work, service: &Service, slot: &Slot) {
         not_before: 0,
         adopted: None,
     };
+    work.members.entry(service.id.clone()).or_default().insert(task.id.clone());
     match slot {
         Slot::Number(_) => drop(work.after.tasks.insert(task.id.clone(), task)),
         Slot::Node(node) => place::place_on(work, task, node),

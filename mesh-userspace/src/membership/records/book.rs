@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
 use sha2::{Digest, Sha256};
 
 use super::owner::{Entry, Owned};
 use super::{Delta, Fact, Mark, Record, Snapshot, Subject, Version};
 use crate::membership::wire::RawId;
-use crate::model::{Id, Observed};
+use crate::model::{Id, Observed, TaskStatus};
 
 /// Why a piece of news was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +31,14 @@ pub struct Book {
     told: u64,
     /// Our deletions since then, with their numbers.
     removed: BTreeMap<Subject, u64>,
+    /// What all say of tasks. Follows the records one by one, so that views share what did not change.
+    tasks: OrdMap<Id, TaskStatus>,
 }
 
 impl Book {
     pub fn new(me: RawId, generation: u64) -> Self {
         let owners = BTreeMap::from([(me, Owned::begin(generation))]);
-        Book { me, owners, members: None, told: 0, removed: BTreeMap::new() }
+        Book { me, owners, members: None, told: 0, removed: BTreeMap::new(), tasks: OrdMap::new() }
     }
 
     /// Writes one of our own records; false where it says so already.
@@ -48,6 +51,7 @@ impl Book {
         let (version, fact) = (mine.through, Fact::read(subject, &body));
         mine.live.insert(subject, Entry { version, body, fact });
         self.removed.remove(&subject);
+        self.look_at(&[subject]);
         true
     }
 
@@ -58,6 +62,7 @@ impl Book {
         if existed {
             mine.through.sequence += 1;
             self.removed.insert(subject, mine.through.sequence);
+            self.look_at(&[subject]);
         }
         existed
     }
@@ -110,13 +115,19 @@ impl Book {
             return Err(Refusal::NotByOwner);
         }
         self.check(sender)?;
-        Ok(self.owners.entry(sender).or_default().apply(delta))
+        let owned = self.owners.entry(sender).or_default();
+        let (changed, touched) = (owned.apply(delta), std::mem::take(&mut owned.touched));
+        self.look_at(&touched);
+        Ok(changed)
     }
 
     /// Takes what another reader has; true where something visible changed.
     pub fn replace(&mut self, snapshot: Snapshot) -> Result<bool, Refusal> {
         self.check(snapshot.owner)?;
-        Ok(self.owners.entry(snapshot.owner).or_default().replace(snapshot))
+        let owned = self.owners.entry(snapshot.owner).or_default();
+        let (changed, touched) = (owned.replace(snapshot), std::mem::take(&mut owned.touched));
+        self.look_at(&touched);
+        Ok(changed)
     }
 
     fn check(&self, owner: RawId) -> Result<(), Refusal> {
@@ -129,10 +140,12 @@ impl Book {
 
     /// From now on only these (and this node) are believed; records of others are dropped. True where some were.
     pub fn set_members(&mut self, members: BTreeSet<RawId>) -> bool {
-        let before = self.owners.len();
-        self.owners.retain(|owner, _| *owner == self.me || members.contains(owner));
+        let me = self.me;
+        let strangers = self.owners.extract_if(.., |owner, _| *owner != me && !members.contains(owner));
+        let subjects: Vec<Vec<Subject>> = strangers.map(|(_, owned)| owned.live.into_keys().collect()).collect();
         self.members = Some(members);
-        before != self.owners.len()
+        subjects.iter().for_each(|subjects| self.look_at(subjects));
+        !subjects.is_empty()
     }
 
     /// How far we are with each owner.
@@ -172,17 +185,38 @@ impl Book {
     /// Fills in what nodes and tasks are said to be.
     pub fn observe(&self, observed: &mut Observed) {
         for (&owner, owned) in &self.owners {
-            for (subject, entry) in &owned.live {
-                match (subject, &entry.fact) {
-                    (Subject::Node, Fact::Node(status)) => {
-                        observed.nodes.insert(owner.into(), status.clone());
-                    }
-                    (Subject::Task(task), Fact::Task(status)) => {
-                        observed.tasks.insert(Id::from(*task), status.clone());
-                    }
-                    _ => {}
-                }
+            if let Some(Entry { fact: Fact::Node(status), .. }) = owned.live.get(&Subject::Node) {
+                observed.nodes.insert(owner.into(), status.clone());
             }
         }
+        observed.tasks = self.tasks.clone();
+    }
+
+    /// Brings the view of these up to the records. Where two owners speak of one task, the last one counts.
+    fn look_at(&mut self, subjects: &[Subject]) {
+        for subject in subjects {
+            let Subject::Task(task) = subject else { continue };
+            let said = self.owners.values().rev().find_map(|owned| match &owned.live.get(subject)?.fact {
+                Fact::Task(status) => Some(status),
+                _ => None,
+            });
+            let id = Id::from(*task);
+            match said {
+                Some(status) if self.tasks.get(&id) == Some(status) => {}
+                Some(status) => drop(self.tasks.insert(id, status.clone())),
+                None => drop(self.tasks.remove(&id)),
+            }
+        }
+    }
+
+    /// The view, made of all records anew: what [`Book::observe`] must give.
+    #[cfg(test)]
+    pub fn tasks_anew(&self) -> OrdMap<Id, TaskStatus> {
+        let records = self.owners.values().flat_map(|owned| &owned.live);
+        let tasks = records.filter_map(|(subject, entry)| match (subject, &entry.fact) {
+            (Subject::Task(task), Fact::Task(status)) => Some((Id::from(*task), status.clone())),
+            _ => None,
+        });
+        tasks.collect()
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Owned {
     graves: BTreeMap<Subject, u64>,
     /// Ranges (after, upto] newer than `through`.
     ahead: Vec<(u64, u64)>,
+    /// Subjects whose record came, went or changed and was not looked at since.
+    pub touched: Vec<Subject>,
 }
 
 impl Owned {
@@ -54,10 +56,13 @@ impl Owned {
         // What the snapshot's writer would have known of and does not list is deleted.
         let listed: BTreeSet<Subject> = snapshot.records.iter().map(|record| record.subject).collect();
         let before = self.live.len();
+        let touched = &mut self.touched;
         self.live.retain(|subject, entry| {
-            entry.version.generation != through.generation
+            let stays = entry.version.generation != through.generation
                 || entry.version.sequence > through.sequence
-                || listed.contains(subject)
+                || listed.contains(subject);
+            touched.extend((!stays).then_some(*subject));
+            stays
         });
         let mut changed = before != self.live.len();
         for record in snapshot.records {
@@ -108,8 +113,14 @@ impl Owned {
                 }
                 let fact = Fact::read(subject, &body);
                 self.live.insert(subject, Entry { version, body, fact });
+                self.touched.push(subject);
                 if subject == Subject::Inventory {
-                    self.live.retain(|_, entry| entry.version.generation >= version.generation);
+                    let touched = &mut self.touched;
+                    self.live.retain(|subject, entry| {
+                        let stays = entry.version.generation >= version.generation;
+                        touched.extend((!stays).then_some(*subject));
+                        stays
+                    });
                 }
                 true
             }
@@ -117,6 +128,7 @@ impl Owned {
                 if is_current {
                     self.graves.insert(subject, version.sequence);
                 }
+                self.touched.push(subject);
                 self.live.remove(&subject).is_some()
             }
         }

@@ -55,6 +55,7 @@ impl Owner {
 fn tasks(book: &Book) -> BTreeMap<String, String> {
     let mut observed = Observed::default();
     book.observe(&mut observed);
+    assert_eq!(observed.tasks, book.tasks_anew(), "the view follows the records");
     observed.tasks.into_iter().map(|(id, status)| (id.as_str()[..2].to_string(), status.message)).collect()
 }
 

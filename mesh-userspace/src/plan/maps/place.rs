@@ -32,9 +32,9 @@ pub struct Placed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     backends: Arc<Vec<u32>>,
-    pub turns_at: u32,
+    turns_at: u32,
     /// The list's own first slot where it serves as the ring.
-    pub ring_at: u32,
+    ring_at: u32,
     ring: Arc<Vec<u32>>,
     generation: u32,
 }
@@ -134,6 +134,11 @@ impl Placed {
 }
 
 impl Place {
+    /// First slots of list and ring; None without backends, whose zeros are no place.
+    pub fn lists(&self) -> Option<[u32; 2]> {
+        (!self.backends.is_empty()).then_some([self.turns_at, self.ring_at])
+    }
+
     fn is_for(&self, pool: &Pool) -> bool {
         let serves_as_ring = self.ring_at == self.turns_at;
         let length = if serves_as_ring { 0 } else { self.ring.len() as u32 };
@@ -142,7 +147,7 @@ impl Place {
 }
 
 /// The tables for an image. Pools without room keep their former backends and are named in the second part.
-pub fn place(image: &Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
+pub fn place(image: Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
     let gone: Vec<u32> = placed.pools.keys().filter(|pool| !image.pools.contains_key(pool)).copied().collect();
     let refused = placed.change(&gone, &image.pools);
     (tables(image, placed), refused)
@@ -178,17 +183,17 @@ fn find(room: &mut Room, pool: &Pool, generation: u32) -> Option<Place> {
 }
 
 /// What the maps shall hold for this image.
-pub(super) fn tables(image: &Image, placed: &Placed) -> Tables {
+pub(super) fn tables(image: Image, placed: &Placed) -> Tables {
     let mut tables = Tables {
         config: image.config,
-        addresses: image.addresses.clone(),
-        endpoints: image.endpoints.clone(),
-        frontends: image.frontends.clone(),
-        backends: image.backends.clone(),
-        peers: image.peers.clone(),
-        uplinks: image.uplinks.clone(),
-        rings: BTreeMap::new(),
+        addresses: image.addresses,
+        endpoints: image.endpoints,
         turns: image.frontends.values().map(|frontend| frontend.pool).collect(),
+        frontends: image.frontends,
+        backends: image.backends,
+        peers: image.peers,
+        uplinks: image.uplinks,
+        rings: BTreeMap::new(),
     };
     for frontend in tables.frontends.values_mut() {
         let Some(place) = placed.pools.get(&frontend.pool) else { continue };

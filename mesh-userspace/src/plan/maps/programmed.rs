@@ -13,7 +13,7 @@ use imbl::ordmap::DiffItem;
 
 use super::compile::{compile, compile_base, compile_service};
 use super::diff::{Entry, Key, MapOp, diff};
-use super::place::{NoRoom, Placed, place, tables};
+use super::place::{NoRoom, Place, Placed, place, tables};
 use super::{Facts, Image, Tables};
 use crate::model::{Cluster, Id, Observed, Task};
 
@@ -76,8 +76,8 @@ impl Programmed {
             self.joins(task);
         }
         let image = compile(&now.cluster, &now.observed, &now.facts);
-        let (wanted, refused) = place(&image, &mut self.placed);
         let overlaps = image.overlaps || shares_a_pool(&now.cluster);
+        let (wanted, refused) = place(image, &mut self.placed);
         (Round { ops: diff(&self.tables, &wanted), refused, services: None }, overlaps)
     }
 
@@ -100,7 +100,7 @@ impl Programmed {
         let refused = self.placed.change(&gone, &new.pools);
         let new =
             Image { config: base.config, addresses: base.addresses, peers: base.peers, uplinks: base.uplinks, ..new };
-        let ops = diff(&self.programmed(&old), &tables(&new, &self.placed));
+        let ops = diff(&self.programmed(&old), &tables(new, &self.placed));
         Some(Round { ops, refused, services: Some(services.len()) })
     }
 
@@ -197,8 +197,7 @@ impl Programmed {
             self.tables.apply(op);
         }
         for frontend in former.into_iter().filter(|frontend| frontend.turns_len != 0) {
-            let place = self.placed.place_of(frontend.pool);
-            let kept = place.map(|place| [place.turns_at, place.ring_at]);
+            let kept = self.placed.place_of(frontend.pool).and_then(Place::lists);
             for at in [frontend.turns_at, frontend.ring_at] {
                 if kept.is_none_or(|kept| !kept.contains(&at)) {
                     self.tables.rings.remove(&at);

@@ -305,6 +305,20 @@ fn a_backend_that_changes_costs_its_service_and_nothing_else() {
 }
 
 #[test]
+fn an_emptied_pool_leaves_no_list() {
+    let mut world = World::new();
+    world.happen(&Event::Service { service: 0, maglev: false, vip: true, port: false });
+    world.happen(&Event::Task { service: 0, slot: 0, node: 2 });
+    world.happen(&Event::State { service: 0, slot: 0, ready: true, ended: false });
+    let mut programmed = Programmed::from_tables(Tables::default(), 1 << 20);
+    step(&mut programmed, &world);
+    assert!(programmed.tables().rings.contains_key(&0), "the first list is at the array's beginning");
+    world.happen(&Event::State { service: 0, slot: 0, ready: false, ended: false });
+    step(&mut programmed, &world);
+    assert!(programmed.tables().rings.is_empty());
+}
+
+#[test]
 fn what_failed_is_planned_anew() {
     let mut world = whole_world();
     let mut programmed = Programmed::from_tables(Tables::default(), 1 << 20);
@@ -331,7 +345,7 @@ fn a_pool_without_room_gets_some_when_there_is_some() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn a_round_gives_what_planning_everything_gives(
@@ -344,7 +358,7 @@ proptest! {
             events.iter().for_each(|event| world.happen(event));
             let round = step(&mut programmed, &world);
             let image = compile(&world.cluster, &world.observed, &world.facts);
-            let (wanted, _) = place(&image, &mut placed);
+            let (wanted, _) = place(image, &mut placed);
             prop_assert_eq!(&round.ops, &diff(&tables, &wanted));
             prop_assert_eq!(programmed.tables(), &wanted);
             tables = wanted;

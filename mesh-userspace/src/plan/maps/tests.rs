@@ -78,7 +78,7 @@ proptest! {
         let mut resting: Vec<(u32, usize)> = Vec::new();
         for pools in &steps {
             let before = tables.clone();
-            let (wanted, refused) = place(&image_of(pools), &mut placed);
+            let (wanted, refused) = place(image_of(pools), &mut placed);
             prop_assert!(refused.is_empty());
             // What the last frontends referred to is not overwritten by this step.
             for (at, len) in resting.drain(..) {
@@ -98,9 +98,9 @@ proptest! {
     #[test]
     fn a_restart_moves_nothing(before in pools(), pools in pools()) {
         let mut placed = Placed::default();
-        place(&image_of(&before), &mut placed);
-        let (wanted, _) = place(&image_of(&pools), &mut placed);
-        let (again, _) = place(&image_of(&pools), &mut Placed::from_tables(&wanted, MIN_RING_SLOTS as u32));
+        place(image_of(&before), &mut placed);
+        let (wanted, _) = place(image_of(&pools), &mut placed);
+        let (again, _) = place(image_of(&pools), &mut Placed::from_tables(&wanted, MIN_RING_SLOTS as u32));
         prop_assert!(diff(&wanted, &again).is_empty());
     }
 }

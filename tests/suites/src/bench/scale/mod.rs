@@ -20,8 +20,8 @@ use super::{PAIRS, Row, Target, Wish};
 use stage::Stage;
 use world::World;
 
-/// Services and backends of each, ascending; targets are of the last.
-const SIZES: [(u32, u32); 4] = [(10, 10), (100, 10), (1_000, 10), (10_000, 10)];
+/// Services and backends of each; targets are of the last.
+const SIZES: [(u32, u32); 6] = [(1, 10), (1, 100_000), (10, 10), (100, 10), (1_000, 10), (10_000, 10)];
 /// Changes of which a reading takes the worst of a hundred.
 const CHANGES: u32 = 100;
 /// A size's changes end here, however few they were.
