@@ -13,6 +13,7 @@ use crate::kernel::bpf::Dataplane;
 use crate::kernel::net::HostNet;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
 use crate::model::Id;
+use crate::plan::net::NetOp;
 use crate::runtime::docker::{DockerConfig, DockerRuntime, Guests};
 use crate::runtime::exec::{ExecConfig, cgroup2_root, masked_dirs};
 use crate::runtime::{Runtimes, TaskInstance, TaskRuntime};
@@ -96,13 +97,33 @@ fn let_guests_go(swept: &mut SweptOut, state_dir: &Path) {
 async fn from_kernel(swept: &mut SweptOut, net: &HostNet, bpf_dir: &Path) {
     match net.purge().await {
         Ok(converged) => {
-            swept.removed.extend(converged.done.iter().map(|op| format!("{op:?}")));
+            swept.removed.extend(converged.done.iter().filter_map(taken));
             swept.failed.extend(converged.failed.iter().map(|(_, error)| error.to_string()));
         }
         Err(error) => swept.failed.push(error.to_string()),
     }
     if bpf_dir.exists() {
         swept.tried(format!("programs and maps in {}", bpf_dir.display()), Dataplane::purge(bpf_dir));
+    }
+}
+
+/// What a step took away, as users know it; None where it took nothing.
+fn taken(op: &NetOp) -> Option<String> {
+    match op {
+        NetOp::RemoveMesh0 => Some("the device mesh0".into()),
+        NetOp::RemoveGateway(gateway) => Some(format!("the address {gateway} of mesh0")),
+        NetOp::RemoveRoute(subnet) => Some(format!("the route to {subnet}")),
+        NetOp::RemoveTaskLink(name) => Some(format!("the link {name}")),
+        NetOp::ReleasePort(port) => Some(format!("the hold on port {port}")),
+        NetOp::RestoreSysctl(key) => Some(format!("our value of {key}, which is as it was before")),
+        NetOp::AddMesh0(_)
+        | NetOp::SetMesh0(_)
+        | NetOp::AddGateway(_)
+        | NetOp::SetRoute(..)
+        | NetOp::AddTaskLink(_)
+        | NetOp::SetTaskLink(_)
+        | NetOp::HoldPort(_)
+        | NetOp::SetSysctl { .. } => None,
     }
 }
 
@@ -228,6 +249,15 @@ mod tests {
         let is_said = swept.failed.iter().any(|error| error.contains(id.short()));
         assert_ne!(is_said, swept.removed.contains(&format!("task {}", id.short())), "{swept:?}");
         assert_eq!(file.exists(), is_said, "{swept:?}");
+    }
+
+    #[test]
+    fn what_was_taken_away_is_said_in_words() {
+        let port = crate::plan::net::HeldPort { transport: crate::plan::net::Transport::Tcp, port: 9002 };
+        let done =
+            [NetOp::ReleasePort(port), NetOp::HoldPort(port), NetOp::RestoreSysctl("net.ipv4.ip_forward".into())];
+        let said: Vec<String> = done.iter().filter_map(taken).collect();
+        assert_eq!(said, ["the hold on port 9002/tcp", "our value of net.ipv4.ip_forward, which is as it was before"]);
     }
 
     #[test]

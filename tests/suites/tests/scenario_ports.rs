@@ -12,7 +12,9 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn nodes_of_one_cluster_have_ports_of_their_own() {
-    scenario("nodes of one cluster have ports of their own", Lab::builder(), |lab| {
+    // What an agent is told at start is for nodes that enter without saying more.
+    let builder = Lab::builder().agent_args(["--gossip-port=7947"]);
+    scenario("nodes of one cluster have ports of their own", builder, |lab| {
         lab.start_agents()?;
         let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| lab.node(name));
         step("mesh swarm init --listen-addr 0.0.0.0:12377 --gossip-port 17946 --data-path-port 14789");
@@ -43,7 +45,7 @@ fn nodes_of_one_cluster_have_ports_of_their_own() {
         let usage = n2.mesh(join(&["--listen-addr", "eth0:http"]))?;
         ensure!(usage.status == 2 && usage.stderr.contains("eth0:http"), "{}", usage.describe());
 
-        step("n2 joins as a worker, on one address, by ports of its own; n3 as a manager by the usual ones");
+        step("n2 joins as a worker, on one address, by ports of its own; n3 as a manager by those of its agent");
         n2.mesh(join(&["--listen-addr", "eth0:22377", "--gossip-port", "27946"]))?.ok()?;
         n3.mesh(["swarm", "join", "--token", &swarm.token("manager")?, &at])?.ok()?;
         for node in ["n1", "n2", "n3"] {
@@ -51,7 +53,7 @@ fn nodes_of_one_cluster_have_ports_of_their_own() {
         }
         shows(n1, "n2", [22377, 27946])?;
         shows(n2, "n1", [12377, 17946])?;
-        shows(n2, "n3", [2377, 7946])?;
+        shows(n2, "n3", [2377, 7947])?;
 
         step("a service over all nodes; a change by n3 reaches the store at n1, n1 reaches a task at n2");
         let swarm_of_n3 = Swarm::seen_from(lab, "n3");
@@ -78,7 +80,7 @@ fn nodes_of_one_cluster_have_ports_of_their_own() {
             })?;
         }
 
-        step("agents that restart are where they were, with and without flags of the agent");
+        step("agents that restart are where they were, whatever their flags say");
         n1.kill()?;
         n2.kill()?;
         n2.start()?;
@@ -87,14 +89,18 @@ fn nodes_of_one_cluster_have_ports_of_their_own() {
             Swarm::seen_from(lab, node).wait_ready(3, SOON)?;
         }
         shows(n3, "n2", [22377, 27946])?;
+        for (node, is_told) in [(n1, true), (n2, true), (n3, false)] {
+            let log = node.log();
+            ensure!(log.contains("entered its cluster with ports") == is_told, "{}: {log}", node.name());
+        }
         answered_by(&swarm, "web", 3)?;
         swarm_of_n3.create_client("late", &["--network", "demo", "--constraint", "node.hostname==n2"])?;
 
-        step("n2 leaves, and joins again by the usual ports");
+        step("n2 leaves, and joins again by those of its agent");
         n2.mesh(["swarm", "leave"])?.ok()?;
         n2.mesh(join(&[]))?.ok()?;
         swarm.wait_ready(3, SOON)?;
-        shows(n1, "n2", [2377, 7946])
+        shows(n1, "n2", [2377, 7947])
     });
 }
 
