@@ -21,6 +21,8 @@ pub mod order {
     pub const EXPIRE: u8 = 0;
     /// Mark the entry: its backend is gone, refuse its next packet.
     pub const KILL: u8 = 1;
+    /// Delete the entry's copy in `OVERFLOW4`, if the table has it too.
+    pub const TIDY: u8 = 2;
 }
 
 /// The key of the other direction's entry: the packet after the rewrite, turned round. None for a hairpin's forward entry, whose

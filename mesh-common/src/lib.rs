@@ -8,6 +8,7 @@
 
 pub mod checksum;
 pub mod family;
+pub mod flood;
 pub mod flow;
 pub mod hash;
 pub mod maglev;

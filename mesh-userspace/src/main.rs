@@ -71,6 +71,7 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
         data_path_addr: arguments.data_path_addr,
         publish_interfaces: arguments.publish_interfaces,
         fast_path: arguments.fast_path == FastPath::Auto,
+        flood_threshold: arguments.flood_threshold,
         runtimes: arguments.runtimes,
         verbose: arguments.verbose,
     }

@@ -23,6 +23,9 @@ pub fn run(tc: &Tc) -> i32 {
         protocol: b[12],
         pad: [0; 3],
     };
+    if b[16] == order::TIDY {
+        return V4::tidy_flow(&key) as i32;
+    }
     let seen_at = u32::from_ne_bytes([b[20], b[21], b[22], b[23]]);
     let Some(flow) = V4::flow(&key) else { return 0 };
     // SAFETY: a live map value.

@@ -13,7 +13,7 @@ use mesh_common::parse::{
     self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, tcp_flag, words_of_4, words_of_6,
 };
 use mesh_common::schema::{
-    Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, frontend_flag, origin, peer_flag,
+    Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, flow_flag, frontend_flag, origin, peer_flag,
 };
 use mesh_common::wire::{mac, outer, vni};
 
@@ -125,6 +125,9 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
         return None;
     };
     if !is_new {
+        if flow.flags & flow_flag::SPILLED != 0 {
+            flow::prove(packet, flow);
+        }
         flow::note::<V4>(flow, packet, len);
     }
     forward(xdp, config, ip, packet, peer, flow.mac_words(), len)

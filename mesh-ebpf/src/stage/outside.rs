@@ -79,6 +79,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.reverse.mac = source.mac;
     scratch.reverse.backend = source.number; // both entries go with the task
 
+    flow::begins();
     let is_echo = packet.form == Form::EchoRequest;
     let hash = packet.hash();
     let mut port = 0;
@@ -93,7 +94,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
                 protocol: packet.protocol,
                 pad: [0; 3],
             };
-            if F::put_flow(&reply, &scratch.reverse, flow::NEW).is_ok() {
+            if F::put_flow(&reply, &mut scratch.reverse, flow::NEW).is_ok() {
                 port = candidate;
             }
         }
@@ -112,6 +113,6 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.forward.backend = source.number;
     scratch.forward.packets = 1;
     scratch.forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
-    F::put_flow(&flow::key(packet), &scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
+    F::put_flow(&flow::key(packet), &mut scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
     Ok(())
 }

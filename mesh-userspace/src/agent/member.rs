@@ -88,8 +88,14 @@ impl Member {
         let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
         let options = ResolverOptions { run_dir, port: 53, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53 };
         let resolver = ResolverHandle::new("/proc/self/exe".into(), options);
-        let kernel =
-            Kernel::open(agent.net.clone(), dataplane, resolver, args.publish_interfaces.clone(), args.fast_path)?;
+        let kernel = Kernel::open(
+            agent.net.clone(),
+            dataplane,
+            resolver,
+            args.publish_interfaces.clone(),
+            args.fast_path,
+            args.flood_threshold,
+        )?;
         let masked = masked_dirs(&args.state_dir, &args.socket, &args.bpf_dir);
         let exec = ExecConfig::new(args.state_dir.clone(), &id, agent.cgroup.clone(), masked);
         let docker = DockerConfig::new(args.state_dir.clone(), id.clone());

@@ -207,6 +207,7 @@ mod tests {
             data_path_addr: None,
             publish_interfaces: Vec::new(),
             fast_path: true,
+            flood_threshold: 0,
             runtimes: vec![crate::model::Runtime::Docker],
             verbose: 0,
         };

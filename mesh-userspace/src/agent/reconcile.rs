@@ -46,6 +46,7 @@ pub struct Kernel {
     namespaces: Mutex<BTreeMap<Id, PathBuf>>,
     publish_interfaces: Vec<String>,
     fast_path: bool,
+    flood_threshold: u32,
     netns_cookie: u64,
     /// One round at a time.
     turn: tokio::sync::Mutex<()>,
@@ -82,6 +83,7 @@ impl Kernel {
         resolver: ResolverHandle,
         publish_interfaces: Vec<String>,
         fast_path: bool,
+        flood_threshold: u32,
     ) -> anyhow::Result<Self> {
         let tables = dataplane.tables()?;
         let placed = Placed::from_tables(&tables);
@@ -96,6 +98,7 @@ impl Kernel {
             namespaces: Mutex::default(),
             publish_interfaces,
             fast_path,
+            flood_threshold,
             netns_cookie: namespace::cookie()?,
             turn: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -249,9 +252,14 @@ impl Kernel {
         });
     }
 
-    /// What the last round could not do, for `mesh status`.
+    /// What the last round could not do, and a flood while it is on, for `mesh status`.
     pub fn warnings(&self) -> Vec<String> {
-        lock(&self.troubles).warnings.clone()
+        let mut warnings = lock(&self.troubles).warnings.clone();
+        match self.flows.flood(monotonic_s()) {
+            Ok(flood) => warnings.extend(flood.warning(self.flood_threshold)),
+            Err(error) => warnings.push(error.to_string()),
+        }
+        warnings
     }
 
     async fn apply(
@@ -361,6 +369,7 @@ impl Kernel {
             next_hops: BTreeMap::new(),
             task_links,
             ports_not_taken: not_taken.iter().map(as_key).collect(),
+            flood_threshold: self.flood_threshold,
             task_mtu: mtu,
             underlay_mtu: underlay.mtu,
         })

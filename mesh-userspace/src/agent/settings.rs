@@ -22,6 +22,8 @@ pub struct Settings {
     pub publish_interfaces: Vec<String>,
     /// Whether the programs may send tunnel packets by themselves, past mesh0.
     pub fast_path: bool,
+    /// New flows a second and CPU past which they are written beside the flow table; 0: never.
+    pub flood_threshold: u32,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,

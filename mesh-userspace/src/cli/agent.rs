@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use mesh_common::flood;
 use serde::Deserialize;
 
 use super::fault::Fault;
@@ -68,6 +69,9 @@ struct Given {
     /// Sending to other nodes straight out of the uplink where the next hop is known [default: auto]
     #[arg(long, value_name = "MODE")]
     fast_path: Option<FastPath>,
+    /// New flows a second and CPU past which new ones are kept apart from those that proved themselves; 0: never [default: 10000]
+    #[arg(long, value_name = "N")]
+    flood_threshold: Option<u32>,
     /// Use of XDP for published ports [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
@@ -93,6 +97,8 @@ pub struct AgentArgs {
     /// Empty: every uplink.
     pub publish_interfaces: Vec<String>,
     pub fast_path: FastPath,
+    /// New flows a second and CPU; 0: never a flood.
+    pub flood_threshold: u32,
     pub xdp: XdpMode,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
@@ -125,6 +131,7 @@ impl AgentFlags {
             data_path_addr: given.data_path_addr.or(file.data_path_addr),
             publish_interfaces: list(given.publish_interface, file.publish_interface),
             fast_path: given.fast_path.or(file.fast_path).unwrap_or(FastPath::Auto),
+            flood_threshold: given.flood_threshold.or(file.flood_threshold).unwrap_or(flood::DEFAULT_THRESHOLD),
             xdp: given.xdp.or(file.xdp).unwrap_or(XdpMode::Auto),
             runtimes: parse_runtimes(&runtimes)?,
             verbose,
@@ -152,13 +159,14 @@ mod tests {
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("agent.yaml");
-        std::fs::write(&path, "name: from-file\nstate-dir: /srv/mesh\n").expect("written");
+        std::fs::write(&path, "name: from-file\nstate-dir: /srv/mesh\nflood-threshold: 500\n").expect("written");
         let given = Given { name: Some("from-flag".into()), ..Given::default() };
         let flags = AgentFlags { config: Some(path.clone()), given, verbose: 0 };
         let args = flags.resolve("/run/m.sock".into()).expect("a good file");
         assert_eq!(args.name.as_deref(), Some("from-flag"));
         assert_eq!(args.state_dir, PathBuf::from("/srv/mesh"));
         assert_eq!(args.bpf_dir, PathBuf::from("/sys/fs/bpf/mesh"));
+        assert_eq!(args.flood_threshold, 500);
         std::fs::write(&path, "nmae: x\n").expect("written");
         let flags = AgentFlags { config: Some(path), ..AgentFlags::default() };
         let fault = flags.resolve("/run/m.sock".into()).expect_err("an unknown key");

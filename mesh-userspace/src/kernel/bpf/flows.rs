@@ -1,12 +1,13 @@
 //! The flow table from outside: walked in batches, swept through the program `sweep`, which looks again before it acts.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use mesh_common::flood;
 use mesh_common::flow::{order, seen, timeout_s, twin};
-use mesh_common::schema::{Flow, FlowKey, MAX_FLOWS, flow_flag, rewrite};
+use mesh_common::schema::{Flood, Flow, FlowKey, MAX_FLOWS, flow_flag, rewrite};
 
 use super::pin::chain;
 use super::{BpfError, Dataplane, batch};
@@ -24,7 +25,7 @@ pub struct Swept {
     pub entries: usize,
     pub expired: usize,
     pub killed: usize,
-    /// Entries that found the table full and live beside it.
+    /// Entries that found the table full or began in a flood, and live beside it.
     pub spilled: usize,
 }
 
@@ -36,6 +37,9 @@ const AT_EASE: usize = MAX_FLOWS / 10 * 7;
 /// Seconds without a new one before an empty overflow is taken for over: a program may be about to write.
 const OVERFLOW_SETTLES_S: u32 = 10;
 
+/// Seconds since the last packet by a copy that is to be deleted: none is in a program's hands any more.
+const COPY_SETTLES_S: u32 = 2;
+
 /// The flow table, by its pins: walked and swept beside the [`Dataplane`], so that a walk over a full table holds nobody up.
 pub struct FlowTable {
     map: MapData,
@@ -43,7 +47,48 @@ pub struct FlowTable {
     overflow: MapData,
     /// … and when something last did, in seconds of the monotonic clock; 0: nothing that still lives.
     overflowed: Mutex<Array<MapData, u32>>,
+    floods: PerCpuArray<MapData, Flood>,
     sweep: SchedClassifier,
+}
+
+/// What the programs have counted of new flows, over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FloodSeen {
+    /// CPUs on which a flood is on.
+    pub cpus: usize,
+    /// New flows a second on those.
+    pub rate: u64,
+    /// Entries written beside the table in floods, ever.
+    pub spilled: u64,
+    /// Entries that proved themselves and came into the table, ever.
+    pub promoted: u64,
+}
+
+impl FloodSeen {
+    fn of(cpus: &[Flood], now_s: u32) -> Self {
+        let mut sum = FloodSeen::default();
+        for flood in cpus {
+            if flood::is_on(flood, now_s) {
+                sum.cpus += 1;
+                sum.rate += u64::from(flood::rate(flood, now_s));
+            }
+            sum.spilled += flood.spilled;
+            sum.promoted += flood.promoted;
+        }
+        sum
+    }
+
+    /// What the user is told while it is on.
+    pub fn warning(&self, threshold: u32) -> Option<String> {
+        let FloodSeen { cpus, rate, spilled, promoted } = self;
+        let on = if *cpus == 1 { "1 CPU" } else { &format!("{cpus} CPUs") };
+        (*cpus != 0).then(|| {
+            format!(
+                "a flood of new flows: {rate} a second on {on}, more than --flood-threshold {threshold} each. Connections that stand go on; \
+                 new ones are kept apart until they prove themselves ({spilled} entries apart so far, {promoted} proven)"
+            )
+        })
+    }
 }
 
 impl Dataplane {
@@ -54,11 +99,14 @@ impl Dataplane {
             |map: &'static str| MapData::from_pin(self.dir.join("maps").join(map)).map_err(|error| failed(map, &error));
         let overflowed =
             Array::try_from(Map::Array(open("OVERFLOWED")?)).map_err(|error| failed("OVERFLOWED", &error))?;
+        let floods =
+            PerCpuArray::try_from(Map::PerCpuArray(open("FLOODS")?)).map_err(|error| failed("FLOODS", &error))?;
         let sweep = SchedClassifier::from_pin(self.dir.join("progs/sweep"));
         Ok(FlowTable {
             map: open("FLOWS4")?,
             overflow: open("OVERFLOW4")?,
             overflowed: Mutex::new(overflowed),
+            floods,
             sweep: sweep.map_err(|error| failed("FLOWS4", &error))?,
         })
     }
@@ -68,8 +116,16 @@ impl FlowTable {
     /// Every entry: those of the table, then those that found it full.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
         let mut flows = entries(&self.map, "FLOWS4")?;
-        flows.extend(entries(&self.overflow, "OVERFLOW4")?);
+        let in_table: HashSet<FlowKey<[u8; 4]>> = flows.iter().map(|seen| seen.key).collect();
+        flows.extend(entries(&self.overflow, "OVERFLOW4")?.into_iter().filter(|seen| !in_table.contains(&seen.key)));
         Ok(flows)
+    }
+
+    /// What the programs have counted of new flows, seen at `now_s` (monotonic clock).
+    pub fn flood(&self, now_s: u32) -> Result<FloodSeen, BpfError> {
+        let failed = |error: MapError| BpfError::Map { attempt: "read", map: "FLOODS", reason: chain(&error) };
+        let cpus = self.floods.get(&0, 0).map_err(failed)?;
+        Ok(FloodSeen::of(&cpus, now_s))
     }
 
     /// Deletes flows that were silent too long at `now_s` (monotonic clock), and marks those whose backend is none of `backends`. These are
@@ -77,7 +133,7 @@ impl FlowTable {
     pub fn sweep(&self, now_s: u32, backends: impl FnOnce() -> BTreeSet<u32>) -> Result<Swept, BpfError> {
         let mut flows = entries(&self.map, "FLOWS4")?;
         let too_old = oldest_kept(&flows);
-        let spilled = self.spilled(now_s)?;
+        let spilled = self.without_copies(self.spilled(now_s)?, &flows, now_s)?;
         let mut swept = Swept { entries: flows.len() + spilled.len(), spilled: spilled.len(), ..Swept::default() };
         flows.extend(spilled);
         let backends = backends();
@@ -95,6 +151,26 @@ impl FlowTable {
             }
         }
         Ok(swept)
+    }
+
+    /// Those of `spilled` that are not in the table as well. A flow that proved itself came into the table by a copy; what is left behind goes, once no
+    /// packet can still be at it.
+    fn without_copies(
+        &self,
+        mut spilled: Vec<FlowSeen>,
+        flows: &[FlowSeen],
+        now_s: u32,
+    ) -> Result<Vec<FlowSeen>, BpfError> {
+        if spilled.is_empty() {
+            return Ok(spilled);
+        }
+        let kept: HashSet<FlowKey<[u8; 4]>> = flows.iter().map(|seen| seen.key).collect();
+        for seen in spilled.extract_if(.., |seen| kept.contains(&seen.key)) {
+            if now_s.saturating_sub(seen.flow.last_seen_s) >= COPY_SETTLES_S {
+                self.order(&seen.key, order::TIDY, 0)?;
+            }
+        }
+        Ok(spilled)
     }
 
     /// What found the table full. Where that is over, the programs are told, so that they need not look there any more.
