@@ -24,6 +24,8 @@ pub mod order {
     pub const KILL: u8 = 1;
     /// Remove the flow, both entries, if nothing was seen of it after that second.
     pub const GIVE_UP: u8 = 2;
+    /// Delete the entry's copy in `OVERFLOW4`, if the table has it too.
+    pub const TIDY: u8 = 3;
     /// Where the first record is.
     pub const FIRST_AT: usize = 14;
     /// Bytes of a record.

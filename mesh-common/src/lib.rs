@@ -10,6 +10,7 @@ pub mod ageing;
 pub mod checksum;
 pub mod clock;
 pub mod family;
+pub mod flood;
 pub mod flow;
 pub mod hash;
 pub mod maglev;

@@ -17,7 +17,7 @@ pub const LAYOUT_VERSION: u32 = 3;
 pub const MIN_FLOWS: usize = 1 << 16;
 /// Most flow entries that a machine gets by itself.
 pub const MAX_FLOWS: usize = 1 << 23;
-/// Fewest entries of flows that found `FLOWS4` full, `OVERFLOW4`; chosen at load as well.
+/// Fewest entries of flows that found `FLOWS4` full or began in a flood, `OVERFLOW4`; chosen at load as well.
 pub const MIN_OVERFLOW: usize = 1 << 16;
 /// Slots of all lists and rings together, `RINGS`, at least: an agent with more memory makes more (`kernel::bpf::size`).
 pub const MIN_RING_SLOTS: usize = 1 << 20;
@@ -48,10 +48,30 @@ pub struct Config {
     pub mesh0_mac: [u8; 6],
     /// UDP port of VXLAN.
     pub data_port: u16,
+    /// New flows a second and CPU past which they are written beside the flow table; 0: never.
+    pub flood_threshold: u32,
     /// Largest TCP segment a task can take over the overlay, IPv4 (task MTU − 40); SYNs are clamped to it.
     pub mss4: u16,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: [u8; 6],
+}
+
+/// How many flows begin on one CPU: `FLOODS`, written by the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flood {
+    /// The second of the monotonic clock that is being counted.
+    pub second: u32,
+    /// New flows in it so far.
+    pub count: u32,
+    /// New flows in the one before.
+    pub before: u32,
+    /// 1: a flood was on when the last of them came.
+    pub is_on: u32,
+    /// Entries written beside the table for that reason, ever.
+    pub spilled: u64,
+    /// Entries that were moved into the table since, ever.
+    pub promoted: u64,
 }
 
 /// A flow direction as the hook sees it: `FLOWS4`. Made by [`FlowKey::new`].
@@ -218,6 +238,8 @@ pub mod flow_flag {
     pub const FROM_CLIENT: u8 = 0x20;
     /// The source port was changed because the tuple was taken.
     pub const PORT_CHANGED: u8 = 0x40;
+    /// The entry is in `OVERFLOW4` and has not been proven yet.
+    pub const SPILLED: u8 = 0x80;
 }
 
 /// An overlay address: `ENDPOINTS4`, keyed by the address; written by plan.
@@ -540,8 +562,9 @@ const _: () = {
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
     assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
-    assert!(size_of::<Config>() == 32 && size_of::<Backend>() == 40 && size_of::<Peer>() == 36);
+    assert!(size_of::<Config>() == 40 && size_of::<Backend>() == 40 && size_of::<Peer>() == 36);
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
+    assert!(size_of::<Flood>() == 32);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };
@@ -561,6 +584,7 @@ mod pod {
     pod!(
         Clock,
         Config,
+        Flood,
         FlowKey<[u8; 4]>,
         FlowKey<[u8; 16]>,
         Flow<[u8; 4]>,

@@ -34,6 +34,8 @@ pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_OVERFLOW> = Lr
 #[btf_map]
 pub static OVERFLOWED: Array<u32, 1> = Array::new();
 #[btf_map]
+pub static FLOODS: PerCpuArray<Flood, 1> = PerCpuArray::new();
+#[btf_map]
 pub static PEERS: Array<Peer, MAX_NODES> = Array::new();
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, MAX_NODES> = HashMap::new();
@@ -67,8 +69,13 @@ pub trait Tables: ParseIp {
     fn endpoint(addr: &Self::Addr) -> Option<&'static Endpoint<Self::Addr>>;
     fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>>;
     fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
-    fn put_flow(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
+    /// Writes an entry of a new flow: into the table, or beside it while that is full or a flood is on, and then marks it as such.
+    fn put_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
+    /// Copies an entry from beside the table into it, where there is room.
+    fn keep_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>);
     fn remove_flow(key: &FlowKey<Self::Addr>);
+    /// Deletes the copy that [`Tables::keep_flow`] left behind; false if the table does not have the flow.
+    fn tidy_flow(key: &FlowKey<Self::Addr>) -> bool;
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
     /// This node's address on an uplink.
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
@@ -87,29 +94,51 @@ const EEXIST: i32 = -17;
 /// … and where a preallocated hash has none left.
 const E2BIG: i32 = -7;
 
-/// When an entry last went to [`OVERFLOW4`], in seconds of the monotonic clock; 0 once the sweeper has found it empty. While it is 0, which is
+/// When an entry last went to [`OVERFLOW4`] (the table was full, or a flood was on), in seconds of the monotonic clock; 0 once the sweeper has found it empty. While it is 0, which is
 /// nearly always, nobody pays for looking there.
 #[inline(always)]
 fn overflowed_s() -> u32 {
     OVERFLOWED.get(0).copied().unwrap_or(0)
 }
 
-/// Writes an entry while [`FLOWS4`] is or was full: its flows live on untouched, and new ones get what room there is for those that come
-/// now, the longest silent of them giving way. A real call, for it is rare.
+/// What this CPU has counted of new flows.
+#[inline(always)]
+pub fn flood() -> Option<&'static mut Flood> {
+    // SAFETY: per-CPU slot, and the program is not preempted by another user of it on this CPU's path.
+    FLOODS.get_ptr_mut(0).map(|flood| unsafe { &mut *flood })
+}
+
+/// Writes an entry while [`FLOWS4`] is or was full, or a flood is on: its flows live on untouched, and new ones get what room there is for those that
+/// come now, the longest silent of them giving way. A real call, for it is rare.
 #[inline(never)]
-fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
+fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64) -> Result<(), i32> {
     if flags == NEW && OVERFLOW4.get_ptr(key).is_some() {
         return Err(EEXIST);
     }
-    match FLOWS4.insert(key, flow, flags) {
-        Err(E2BIG) => {}
-        done => return done,
+    flow.flags &= !flow_flag::SPILLED;
+    let flood = flood().filter(|flood| flood.is_on != 0);
+    // In a flood the table takes what replaces an entry of its own only.
+    if flood.is_none() || FLOWS4.get_ptr(key).is_some() {
+        match FLOWS4.insert(key, &*flow, flags) {
+            Err(E2BIG) => {}
+            done => return done,
+        }
     }
     if let Some(at) = OVERFLOWED.get_ptr_mut(0) {
-        // SAFETY: a live map value; a word, written whole.
-        unsafe { *at = flow.last_seen_s.max(1) };
+        let now_s = flow.last_seen_s.max(1);
+        // SAFETY: a live map value; a word, read and written whole. Written once a second: all CPUs share its cache line.
+        unsafe {
+            if *at != now_s {
+                *at = now_s;
+            }
+        }
     }
-    OVERFLOW4.insert(key, flow, flags)
+    flow.flags |= flow_flag::SPILLED;
+    OVERFLOW4.insert(key, &*flow, flags)?;
+    if let Some(flood) = flood {
+        flood.spilled += 1;
+    }
+    Ok(())
 }
 
 impl Tables for V4 {
@@ -136,9 +165,9 @@ impl Tables for V4 {
         }
     }
     #[inline(always)]
-    fn put_flow(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
-        if overflowed_s() == 0 {
-            match FLOWS4.insert(key, flow, flags) {
+    fn put_flow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64) -> Result<(), i32> {
+        if overflowed_s() == 0 && flood().is_none_or(|flood| flood.is_on == 0) {
+            match FLOWS4.insert(key, &*flow, flags) {
                 Err(E2BIG) => {}
                 done => return done,
             }
@@ -146,11 +175,25 @@ impl Tables for V4 {
         put_beside_overflow(key, flow, flags)
     }
     #[inline(always)]
+    fn keep_flow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>) {
+        // The copy beside stays: other CPUs may be at it. Lookups find the table's first, and the sweeper tidies up.
+        flow.flags &= !flow_flag::SPILLED;
+        if FLOWS4.insert(key, &*flow, NEW) == Err(E2BIG) {
+            flow.flags |= flow_flag::SPILLED;
+        } else if let Some(flood) = self::flood() {
+            flood.promoted += 1;
+        }
+    }
+    #[inline(always)]
     fn remove_flow(key: &FlowKey<Addr4>) {
         let _ = FLOWS4.remove(key); // already gone is as good
         if overflowed_s() != 0 {
             let _ = OVERFLOW4.remove(key);
         }
+    }
+    #[inline(always)]
+    fn tidy_flow(key: &FlowKey<Addr4>) -> bool {
+        FLOWS4.get_ptr(key).is_some() && OVERFLOW4.remove(key).is_ok()
     }
     #[inline(always)]
     fn scratch() -> Option<*mut Scratch<Addr4>> {

@@ -67,6 +67,7 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
             XdpMode::Generic => agent::XdpMode::Generic,
         },
         flow_entries: arguments.flow_entries,
+        flood_threshold: arguments.flood_threshold,
         runtimes: arguments.runtimes,
         verbose: arguments.verbose,
     }

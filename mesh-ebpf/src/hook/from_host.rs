@@ -10,7 +10,7 @@ use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{self, Tables};
 use crate::packet::tc::{OK, SHOT, Tc};
 use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
-use crate::stage::ingress::{Call, Entry, enter, to_owner};
+use crate::stage::ingress::{Call, Entry, enter, remember, to_owner};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
 use crate::stage::{answer, balance, flow, nat};
@@ -69,7 +69,10 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 if target.ifindex != 0 {
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
-                to_owner(&packet, target.number, target.node, Entry::Host, origin::HOST, 0)?
+                flow::begins();
+                let flow = to_owner(&packet, target.number, target.node, Entry::Host, origin::HOST, 0)?;
+                remember(&packet, flow);
+                flow
             } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
                 // Without ports it would be another flow, and could reach another task than the fragment that has them.
                 if packet.form == Form::Fragment {

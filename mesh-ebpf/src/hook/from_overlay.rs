@@ -159,6 +159,7 @@ fn request<F: Tables>(
                 _ => return Err(Stop::drop(DropReason::EndpointGone)),
             };
             let target_port = called_port(packet, backend, from_wire)?;
+            flow::begins();
             let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
             let back = WayBack { deliver: way::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: eth.src };
             owner::accept(packet, number, backend, target_port, origin::peer(peer.node), &back, F::Addr::default())?

@@ -32,6 +32,9 @@ fn obey(b: &[u8; order::RECORD]) -> i32 {
         u16::from_ne_bytes([b[10], b[11]]),
         b[12],
     );
+    if b[16] == order::TIDY {
+        return V4::tidy_flow(&key) as i32;
+    }
     let second = u32::from_ne_bytes([b[20], b[21], b[22], b[23]]);
     let Some(flow) = V4::flow(&key) else { return 0 };
     // SAFETY: a live map value.

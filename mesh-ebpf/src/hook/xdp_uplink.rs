@@ -11,7 +11,7 @@ use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::hash;
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, words_of_6};
 use mesh_common::schema::{
-    Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, frontend_flag, origin, peer_flag,
+    Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, flow_flag, frontend_flag, origin, peer_flag,
 };
 use mesh_common::wire::{mac, outer, vni};
 
@@ -123,6 +123,9 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
         return None;
     };
     if !is_new {
+        if flow.flags & flow_flag::SPILLED != 0 {
+            flow::prove(packet, flow);
+        }
         flow::note::<V4>(flow, packet, len);
     }
     forward(xdp, config, ip, packet, peer, flow.mac_words(), len)

@@ -35,13 +35,19 @@ pub fn backend(number: u32) -> Option<&'static Backend> {
 
 /// The endpoint number for this packet: by the service's algorithm for a first packet, by the ring for a later one without a flow.
 ///
-/// Not `gone` (0: none), which turned this packet back and stands in the tables for a moment still.
+/// Not `gone` (0: none), which turned this packet back and stands in the tables for a moment still. In a flood the ring chooses, whatever the
+/// algorithm: entries may be lost before the handshake is over, and then every packet has to find the same backend without one.
 #[inline(always)]
-pub fn choose<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>, gone: u32) -> Result<u32, Stop> {
+pub fn choose<F: Tables>(
+    frontend: &Frontend<F::Addr>,
+    packet: &Packet<F>,
+    gone: u32,
+    in_flood: bool,
+) -> Result<u32, Stop> {
     if frontend.turns_len == 0 {
         return Err(Stop::refuse(DropReason::NoBackend));
     }
-    let slot = if !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
+    let slot = if in_flood || !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
         ring_slot(frontend, packet)
     } else if frontend.algorithm == algorithm::RANDOM {
         // SAFETY: no arguments.

@@ -2,14 +2,14 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use mesh_common::clock::Clock;
-use mesh_common::flow as life;
 use mesh_common::parse::{Packet, protocol};
 use mesh_common::schema::{Flow, FlowKey, deliver, flow_flag, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
+use mesh_common::{flood, flow as life};
 
 use crate::hook::Stop;
-use crate::maps::Tables;
+use crate::maps::{self, Tables};
 pub use crate::maps::{ANY, NEW};
 
 /// How long a tick is on this kernel: set by who loads the programs.
@@ -60,6 +60,9 @@ pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32, from: u32) -> Result<Opti
             if packet.may_open() { Ok(None) } else { Err(Stop::refuse(DropReason::BackendGone)) }
         }
         Found::Alive(flow) => {
+            if flow.flags & flow_flag::SPILLED != 0 {
+                prove(packet, flow);
+            }
             note::<F>(flow, packet, len);
             Ok(Some(flow))
         }
@@ -92,6 +95,39 @@ pub fn find<F: Tables>(packet: &Packet<F>, from: u32) -> Found<F::Addr> {
         return Found::Nothing;
     }
     Found::Alive(flow)
+}
+
+/// Counts a flow that is about to be decided; true while a flood is on. Whoever decides says it before he chooses and writes, for
+/// [`Tables::put_flow`] goes by what was found here last on this CPU.
+#[inline(always)]
+pub fn begins() -> bool {
+    match (maps::CONFIG.get(0), maps::flood()) {
+        (Some(config), Some(flood)) => flood::arrives(flood, now_s(), config.flood_threshold),
+        _ => false,
+    }
+}
+
+/// A packet of a flow beside the table: where it proves that the flow is real, both its entries come into the table and stay. A real call, for it
+/// is rare. Before [`note`].
+#[inline(never)]
+pub fn prove<F: Tables>(packet: &Packet<F>, flow: &mut Flow<F::Addr>) {
+    let twin_key = life::twin(&packet.tuple, flow);
+    // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
+    let twin = twin_key.as_ref().and_then(F::flow).map(|twin| unsafe { &mut *twin });
+    // The forward entry of a hairpin does not find its twin, which finds it.
+    if twin.is_none() && flow.rewrite != rewrite::NONE {
+        return;
+    }
+    let other = twin.as_ref().map(|twin| (twin.seen, twin.packets));
+    if !flood::is_proof(packet.protocol, packet.tcp_flags, flow.packets, other) {
+        return;
+    }
+    F::keep_flow(&packet.tuple, flow);
+    if let (Some(key), Some(twin)) = (twin_key, twin)
+        && twin.flags & flow_flag::SPILLED != 0
+    {
+        F::keep_flow(&key, twin);
+    }
 }
 
 /// Notes that a packet of `len` bytes goes by this entry.

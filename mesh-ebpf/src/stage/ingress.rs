@@ -1,7 +1,7 @@
 //! The ingress node's part of a call to a frontend: choose a backend; if it lives here be its owner too, else send the packet
 //! unmodified to its node, with the choice in the inner destination MAC and the last hop in the inner source MAC.
 
-use mesh_common::parse::Packet;
+use mesh_common::parse::{Packet, protocol};
 use mesh_common::schema::{Flow, Frontend, deliver, flow_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
@@ -52,15 +52,36 @@ fn decide<F: Tables>(
     frontend: &Frontend<F::Addr>,
     call: &Call<F::Addr>,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
-    let number = balance::choose(frontend, packet, call.gone)?;
+    let in_flood = flow::begins();
+    let number = balance::choose(frontend, packet, call.gone, in_flood)?;
     let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
     if backend.node == call.node {
         return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, call.gateway);
     }
-    to_owner(packet, number, backend.node, call.entry, call.from, call.back.ifindex)
+    let from_wire = call.entry == Entry::Wire;
+    // In a flood a SYN leaves no trace here: whatever follows it finds the same backend by the ring, and the answer leaves by the link that has the
+    // address. What follows is remembered, or every packet of a connection would count as a flow.
+    let is_traceless = in_flood && packet.protocol == protocol::TCP && packet.may_open();
+    let forward = to_owner(packet, number, backend.node, call.entry, call.from, call.back.ifindex)?;
+    if !(is_traceless && (!from_wire || is_links_own(packet, call.back.ifindex))) {
+        remember(packet, forward);
+    }
+    Ok(forward)
 }
 
-/// Sends a call to the node of the endpoint `number`, and keeps the choice, and the link that the call came in by (0: none).
+/// The link has the address that the packet is for.
+#[inline(always)]
+fn is_links_own<F: Tables>(packet: &Packet<F>, ifindex: u32) -> bool {
+    F::address(&packet.dst).is_some_and(|address| address.ifindex == ifindex)
+}
+
+/// Keeps a choice. A cache only: without it the next packet chooses by the ring.
+#[inline(always)]
+pub fn remember<F: Tables>(packet: &Packet<F>, forward: &mut Flow<F::Addr>) {
+    let _ = F::put_flow(&packet.tuple, forward, flow::ANY);
+}
+
+/// How a call goes to the node of the endpoint `number`; in by the link `came_by` (0: none). To be [`remember`]ed.
 #[inline(always)]
 pub fn to_owner<F: Tables>(
     packet: &Packet<F>,
@@ -69,7 +90,7 @@ pub fn to_owner<F: Tables>(
     entry: Entry,
     from: u32,
     came_by: u32,
-) -> Result<&'static Flow<F::Addr>, Stop> {
+) -> Result<&'static mut Flow<F::Addr>, Stop> {
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let forward = unsafe { &mut (*scratch).forward };
@@ -87,7 +108,5 @@ pub fn to_owner<F: Tables>(
     };
     forward.packets = 1;
     forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
-    // A cache only: without it the next packet chooses by the ring.
-    let _ = F::put_flow(&packet.tuple, forward, flow::ANY);
     Ok(forward)
 }

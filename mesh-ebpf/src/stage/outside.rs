@@ -79,6 +79,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.reverse.mac = source.mac;
     scratch.reverse.backend = source.number; // both entries go with the task
 
+    flow::begins();
     let is_echo = packet.form == Form::EchoRequest;
     let hash = packet.hash();
     let mut port = 0;
@@ -87,7 +88,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
             let candidate = snat::candidate(hash, attempt);
             let reply =
                 FlowKey::new(packet.dst, addr, if is_echo { 0 } else { packet.dport }, candidate, packet.protocol);
-            if F::put_flow(&reply, &scratch.reverse, flow::NEW).is_ok() {
+            if F::put_flow(&reply, &mut scratch.reverse, flow::NEW).is_ok() {
                 port = candidate;
             }
         }
@@ -106,6 +107,6 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.forward.backend = source.number;
     scratch.forward.packets = 1;
     scratch.forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
-    F::put_flow(&packet.tuple, &scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
+    F::put_flow(&packet.tuple, &mut scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
     Ok(())
 }

@@ -34,7 +34,7 @@ fn decide<F: Tables>(
         Form::IcmpError | Form::EchoReply => return Err(Stop::drop(DropReason::IcmpError)),
         _ => {}
     }
-    let mut number = balance::choose(frontend, packet, gone)?;
+    let mut number = balance::choose(frontend, packet, gone, flow::begins())?;
     if number == source.number && frontend.turns_len > 1 {
         // A task that calls its own service gets another task where there is one: the next in turn.
         let other = balance::another(frontend, number);

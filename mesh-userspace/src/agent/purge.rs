@@ -232,6 +232,7 @@ mod tests {
             fast_path: true,
             xdp: crate::agent::XdpMode::Auto,
             flow_entries: None,
+            flood_threshold: 0,
             runtimes: vec![crate::model::Runtime::Docker],
             verbose: 0,
         };

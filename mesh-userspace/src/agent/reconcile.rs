@@ -53,6 +53,7 @@ pub struct Kernel {
     xdp_mode: XdpMode,
     /// What the last round had in the drivers.
     xdp: Mutex<Option<Xdp>>,
+    flood_threshold: u32,
     netns_cookie: u64,
     /// One round at a time.
     turn: tokio::sync::Mutex<()>,
@@ -102,6 +103,7 @@ impl Kernel {
             namespaces: Mutex::default(),
             publish_interfaces: args.publish_interfaces.clone(),
             fast_path: args.fast_path,
+            flood_threshold: args.flood_threshold,
             xdp_mode: args.xdp,
             xdp: Mutex::default(),
             netns_cookie: namespace::cookie()?,
@@ -273,9 +275,14 @@ impl Kernel {
         });
     }
 
-    /// What the last round could not do, for `mesh status`.
+    /// What the last round could not do, and a flood while it is on, for `mesh status`.
     pub fn warnings(&self) -> Vec<String> {
-        lock(&self.troubles).warnings.clone()
+        let mut warnings = lock(&self.troubles).warnings.clone();
+        match self.flows.flood(clock::now_s()) {
+            Ok(flood) => warnings.extend(flood.warning(self.flood_threshold)),
+            Err(error) => warnings.push(error.to_string()),
+        }
+        warnings
     }
 
     async fn apply(
@@ -385,6 +392,7 @@ impl Kernel {
             next_hops: BTreeMap::new(),
             task_links,
             ports_not_taken: not_taken.iter().map(as_key).collect(),
+            flood_threshold: self.flood_threshold,
             task_mtu: mtu,
             underlay_mtu: underlay.mtu,
         })

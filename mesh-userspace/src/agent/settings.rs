@@ -41,6 +41,8 @@ pub struct Settings {
     pub xdp: XdpMode,
     /// Entries of a flow table made anew, two a flow; None: by the machine's memory.
     pub flow_entries: Option<u32>,
+    /// New flows a second and CPU past which they are written beside the flow table; 0: never.
+    pub flood_threshold: u32,
     pub runtimes: Vec<Runtime>,
     /// How often `-v` was given.
     pub verbose: u8,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use mesh_common::flood;
 use serde::Deserialize;
 
 use super::fault::Fault;
@@ -74,6 +75,9 @@ struct Given {
     /// Sending to other nodes straight out of the uplink where the next hop is known [default: auto]
     #[arg(long, value_name = "MODE")]
     fast_path: Option<FastPath>,
+    /// New flows a second and CPU past which new ones are kept apart from those that proved themselves; 0: never [default: 10000]
+    #[arg(long, value_name = "N")]
+    flood_threshold: Option<u32>,
     /// XDP for published ports: auto (NICs whose driver takes it), native (all uplinks' drivers), generic (by the stack), off [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
@@ -106,6 +110,8 @@ pub struct AgentArgs {
     /// Empty: every uplink.
     pub publish_interfaces: Vec<String>,
     pub fast_path: FastPath,
+    /// New flows a second and CPU; 0: never a flood.
+    pub flood_threshold: u32,
     pub xdp: XdpMode,
     /// None: by the machine's memory.
     pub flow_entries: Option<u32>,
@@ -146,6 +152,7 @@ impl AgentFlags {
             data_path_addr: given.data_path_addr.or(file.data_path_addr),
             publish_interfaces: list(given.publish_interface, file.publish_interface),
             fast_path: given.fast_path.or(file.fast_path).unwrap_or(FastPath::Auto),
+            flood_threshold: given.flood_threshold.or(file.flood_threshold).unwrap_or(flood::DEFAULT_THRESHOLD),
             xdp: given.xdp.or(file.xdp).unwrap_or(XdpMode::Auto),
             flow_entries: check_flow_entries(given.flow_entries.or(file.flow_entries))?,
             runtimes: parse_runtimes(&runtimes)?,
@@ -193,13 +200,14 @@ mod tests {
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("agent.yaml");
-        std::fs::write(&path, "name: from-file\nstate-dir: /srv/mesh\n").expect("written");
+        std::fs::write(&path, "name: from-file\nstate-dir: /srv/mesh\nflood-threshold: 500\n").expect("written");
         let given = Given { name: Some("from-flag".into()), ..Given::default() };
         let flags = AgentFlags { config: Some(path.clone()), given, verbose: 0 };
         let args = flags.resolve("/run/m.sock".into()).expect("a good file");
         assert_eq!(args.name.as_deref(), Some("from-flag"));
         assert_eq!(args.state_dir, PathBuf::from("/srv/mesh"));
         assert_eq!(args.bpf_dir, PathBuf::from("/sys/fs/bpf/mesh"));
+        assert_eq!(args.flood_threshold, 500);
         std::fs::write(&path, "listen-addr: 0.0.0.0:12377\ngossip-port: 17946\n").expect("written");
         let flags = AgentFlags { config: Some(path.clone()), ..AgentFlags::default() };
         let args = flags.resolve("/run/m.sock".into()).expect("a good file");

@@ -3,9 +3,10 @@
 //! The client and `outside` are hosts; a [`crate::Node`] is a host that also runs an agent. Verbs of traffic have usual time
 //! limits here, so that scenarios read without numbers; where the limit is the point, use [`Host::run_inside`].
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -133,6 +134,19 @@ impl Host {
         let enter = move || Ok(nix::sched::setns(target, nix::sched::CloneFlags::CLONE_NEWNET)?);
         let ask = move || Ok(traffic::http_get(&host, port, "/", Duration::from_secs(1))?.whoami()?.task);
         Ok(Probe::start(pace, enter, ask))
+    }
+
+    /// Opens connections that nobody means, from many sources, until `enough` or `most` were sent; says how many.
+    pub fn syn_flood(
+        &self,
+        address: Ipv4Addr,
+        port: u16,
+        per_second: u32,
+        most: u32,
+        enough: &AtomicBool,
+    ) -> Result<u32> {
+        let to = SocketAddrV4::new(address, port);
+        self.run_inside(|| traffic::syn_flood(to, per_second, most, enough))?.with_context(|| self.from())
     }
 
     /// Records the frames of a device until the value is dropped; also a pcap file for the failure folder.

@@ -4,6 +4,8 @@
 mod again;
 #[path = "packet_checksums.rs"]
 mod checksums;
+#[path = "packet_flood.rs"]
+mod flood;
 #[path = "packet_ingress.rs"]
 mod ingress;
 #[path = "packet_malformed.rs"]

@@ -12,8 +12,12 @@ use mesh_userspace::kernel::bpf::{Attachment, Dataplane, FlowSizes, XdpAttachmen
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 15] = [
-    ("CONFIG", &[], &["netns_cookie", "node", "mesh0", "tunnel_addr4", "mesh0_mac", "data_port", "mss4"]),
+const FIELDS: [(&str, &[&str], &[&str]); 16] = [
+    (
+        "CONFIG",
+        &[],
+        &["netns_cookie", "node", "mesh0", "tunnel_addr4", "mesh0_mac", "data_port", "flood_threshold", "mss4"],
+    ),
     ("ADDRESSES4", &[], &["node", "ifindex", "flags"]),
     ("ENDPOINTS4", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
     ("FRONTENDS4", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
@@ -27,6 +31,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 15] = [
     ),
     ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
     ("OVERFLOWED", &[], &[]),
+    ("FLOODS", &[], &["second", "count", "before", "spilled", "promoted"]),
     ("PEERS", &[], &["addr", "ifindex", "next_hop", "link_mac", "mtu", "flags"]),
     ("UPLINKS", &[], &["addr4", "mac"]),
     ("ECHOES", &[], &["answered_ns", "sequence"]),
@@ -99,7 +104,7 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
         assert!(name.len() <= 15, "{name}: the kernel would cut it");
         let (_, key_fields, value_fields) =
             FIELDS.iter().find(|(known, _, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the list"));
-        let is_array = ["CONFIG", "RINGS", "PEERS", "DROPS"].contains(&name.as_str());
+        let is_array = ["CONFIG", "FLOODS", "RINGS", "PEERS", "DROPS"].contains(&name.as_str());
         if !is_array {
             put_zeros(&path);
         }
@@ -112,7 +117,11 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
         let first = &dump[0]["formatted"];
         assert!(has_fields(&first["key"], key_fields), "{name}: key {first}");
         // A value per CPU stands in a list.
-        let value = if name == "DROPS" { &first["values"] } else { &first["value"] };
+        let value = match name.as_str() {
+            "DROPS" => &first["values"],
+            "FLOODS" => &first["values"][0]["value"],
+            _ => &first["value"],
+        };
         assert!(!value.is_null() && has_fields(value, value_fields), "{name}: value {first}");
         seen.push(name);
     }

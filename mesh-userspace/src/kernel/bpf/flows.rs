@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mesh_common::ageing::least_silence_s;
+use mesh_common::flood;
 use mesh_common::flow::order;
-use mesh_common::schema::{Flow, FlowKey, flow_flag};
+use mesh_common::schema::{Flood, Flow, FlowKey, flow_flag};
 use nix::time::{ClockId, clock_gettime};
 
 use super::pin::chain;
@@ -39,7 +40,7 @@ pub struct Swept {
     pub killed: usize,
     /// Removed although they could have stayed: the table was nearly full.
     pub given_up: usize,
-    /// Entries that found the table full and live beside it.
+    /// Entries that found the table full or began in a flood, and live beside it.
     pub spilled: usize,
     /// The longest that one call of the kernel took, a walk's or the program's, in time of its thread.
     pub slowest_call: Duration,
@@ -63,6 +64,8 @@ const AUDIT_TURNS: u32 = 64;
 const AUDIT_S: u32 = 60;
 /// Seconds without a new one before an empty overflow is taken for over: a program may be about to write.
 const OVERFLOW_SETTLES_S: u32 = 10;
+/// Seconds since the last packet by a copy that is to be deleted: none is in a program's hands any more.
+const COPY_SETTLES_S: u32 = 2;
 
 /// The flow table, by its pins: walked and swept beside the [`Dataplane`], so that a walk over a full table holds nobody up.
 pub struct FlowTable {
@@ -71,11 +74,52 @@ pub struct FlowTable {
     overflow: MapData,
     /// … and when something last did, in seconds of the monotonic clock; 0: nothing that still lives.
     overflowed: Mutex<Array<MapData, u32>>,
+    floods: PerCpuArray<MapData, Flood>,
     sweep: SchedClassifier,
     sizes: FlowSizes,
     sweeps: AtomicU32,
     is_crowded: AtomicBool,
     given_up: AtomicU64,
+}
+
+/// What the programs have counted of new flows, over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FloodSeen {
+    /// CPUs on which a flood is on.
+    pub cpus: usize,
+    /// New flows a second on those.
+    pub rate: u64,
+    /// Entries written beside the table in floods, ever.
+    pub spilled: u64,
+    /// Entries that proved themselves and came into the table, ever.
+    pub promoted: u64,
+}
+
+impl FloodSeen {
+    fn of(cpus: &[Flood], now_s: u32) -> Self {
+        let mut sum = FloodSeen::default();
+        for flood in cpus {
+            if flood::is_on(flood, now_s) {
+                sum.cpus += 1;
+                sum.rate += u64::from(flood::rate(flood, now_s));
+            }
+            sum.spilled += flood.spilled;
+            sum.promoted += flood.promoted;
+        }
+        sum
+    }
+
+    /// What the user is told while it is on.
+    pub fn warning(&self, threshold: u32) -> Option<String> {
+        let FloodSeen { cpus, rate, spilled, promoted } = self;
+        let on = if *cpus == 1 { "1 CPU" } else { &format!("{cpus} CPUs") };
+        (*cpus != 0).then(|| {
+            format!(
+                "a flood of new flows: {rate} a second on {on}, more than --flood-threshold {threshold} each. Connections that stand go on; \
+                 new ones are kept apart until they prove themselves ({spilled} entries apart so far, {promoted} proven)"
+            )
+        })
+    }
 }
 
 impl Dataplane {
@@ -88,6 +132,8 @@ impl Dataplane {
             |map: &MapData, name| map.info().map(|info| info.max_entries()).map_err(|error| failed(name, &error));
         let overflowed =
             Array::try_from(Map::Array(open("OVERFLOWED")?)).map_err(|error| failed("OVERFLOWED", &error))?;
+        let floods =
+            PerCpuArray::try_from(Map::PerCpuArray(open("FLOODS")?)).map_err(|error| failed("FLOODS", &error))?;
         let sweep = SchedClassifier::from_pin(self.dir.join("progs/sweep"));
         let (map, overflow) = (open("FLOWS4")?, open("OVERFLOW4")?);
         Ok(FlowTable {
@@ -95,6 +141,7 @@ impl Dataplane {
             map,
             overflow,
             overflowed: Mutex::new(overflowed),
+            floods,
             sweep: sweep.map_err(|error| failed("FLOWS4", &error))?,
             sweeps: AtomicU32::new(0),
             is_crowded: AtomicBool::new(false),
@@ -109,19 +156,38 @@ impl FlowTable {
         self.sizes
     }
 
+    /// What the programs have counted of new flows, seen at `now_s` (the programs' clock).
+    pub fn flood(&self, now_s: u32) -> Result<FloodSeen, BpfError> {
+        let failed = |error: MapError| BpfError::Map { attempt: "read", map: "FLOODS", reason: chain(&error) };
+        let cpus = self.floods.get(&0, 0).map_err(failed)?;
+        Ok(FloodSeen::of(&cpus, now_s))
+    }
+
     /// Entries that gave way to others in a crowded table, since this hold was taken.
     pub fn given_up(&self) -> u64 {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Hands over every entry, some at a time: those of the table, then those that found it full (true). Ends early where `each` says false.
+    /// Hands over every entry, some at a time: those of the table, then those that live beside it (true). Ends early where `each` says false.
     pub fn walk(&self, mut each: impl FnMut(&[Key], &[Entry], bool) -> bool) -> Result<(), BpfError> {
-        for (map, name, is_beside) in [(&self.map, "FLOWS4", false), (&self.overflow, "OVERFLOW4", true)] {
-            let mut walk = batch::Walk::<Key, Entry>::new(map, CHUNK);
-            while let Some((keys, flows)) = walk.step().map_err(unread(name))? {
-                if !each(keys, flows, is_beside) {
-                    return Ok(());
+        let mut walk = batch::Walk::<Key, Entry>::new(&self.map, CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread("FLOWS4"))? {
+            if !each(keys, flows, false) {
+                return Ok(());
+            }
+        }
+        let mut walk = batch::Walk::<Key, Entry>::new(&self.overflow, CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread("OVERFLOW4"))? {
+            // A flow that proved itself is in the table, and was seen there; its copy goes with the next sweep.
+            let (mut only_here, mut flows_here) = (Vec::new(), Vec::new());
+            for (key, flow) in keys.iter().zip(flows) {
+                if batch::lookup::<Key, Entry>(&self.map, key).map_err(unread("FLOWS4"))?.is_none() {
+                    only_here.push(*key);
+                    flows_here.push(*flow);
                 }
+            }
+            if !each(&only_here, &flows_here, true) {
+                return Ok(());
             }
         }
         Ok(())
@@ -155,7 +221,9 @@ impl FlowTable {
         let mut census = Census::default();
         pass.over(&self.map, "FLOWS4", |key, flow| census.count(key, flow, now_s))?;
         let mut spilled = 0;
+        let mut slowest_tidy = Duration::ZERO;
         if let Some(last_s) = self.overflowed_s(None)? {
+            (_, slowest_tidy) = self.tidy(now_s)?;
             pass.over(&self.overflow, "OVERFLOW4", |_, _| spilled += 1)?;
             if spilled == 0 && now_s.saturating_sub(last_s) > OVERFLOW_SETTLES_S {
                 self.overflowed_s(Some(0))?;
@@ -163,6 +231,7 @@ impl FlowTable {
             }
         }
         let mut swept = pass.end()?;
+        swept.slowest_call = swept.slowest_call.max(slowest_tidy);
         let found = census.entries;
         // Some went with their other entry before the walk came by: rather too few than too many, so that none gives way for nothing.
         census.entries = census.entries.saturating_sub(swept.expired);
@@ -195,6 +264,21 @@ impl FlowTable {
                 let limit = limits.of(key, flow).and_then(|limit_s| now_s.checked_sub(limit_s));
                 if let Some(before) = limit.filter(|before| flow.last_seen_s <= *before) {
                     orders.give(key, order::GIVE_UP, before)?;
+                }
+            }
+        }
+        orders.send()?;
+        Ok((orders.acted, orders.slowest))
+    }
+
+    /// Flows that proved themselves came into the table by a copy: what they left behind goes, once no packet can still be at it. How many did.
+    fn tidy(&self, now_s: u32) -> Result<(usize, Duration), BpfError> {
+        let mut orders = Orders::new(&self.sweep);
+        let mut walk = batch::Walk::<Key, Entry>::new(&self.overflow, CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread("OVERFLOW4"))? {
+            for (key, flow) in keys.iter().zip(flows) {
+                if now_s.saturating_sub(flow.last_seen_s) >= COPY_SETTLES_S {
+                    orders.give(key, order::TIDY, 0)?;
                 }
             }
         }

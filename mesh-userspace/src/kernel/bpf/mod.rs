@@ -24,7 +24,7 @@ use mesh_common::schema::{Echo, LAYOUT_VERSION};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
 pub use attach::Attachment;
-pub use flows::{FlowSeen, FlowTable, Swept};
+pub use flows::{FloodSeen, FlowSeen, FlowTable, Swept};
 pub use pin::check_file_system;
 pub use size::FlowSizes;
 pub use xdp::{XdpAttachment, XdpError};

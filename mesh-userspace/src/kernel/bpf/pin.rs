@@ -45,6 +45,7 @@ pub const MAPS: &[Spec] = &[
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 1),
+    spec::<u32, Flood>("FLOODS", MapType::PerCpuArray, 1),
     spec::<u32, Peer>("PEERS", MapType::Array, MAX_NODES),
     spec::<u32, Uplink>("UPLINKS", MapType::Hash, MAX_NODES),
     spec::<u32, Echo>("ECHOES", MapType::Hash, MAX_NODES),

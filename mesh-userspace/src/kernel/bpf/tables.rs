@@ -150,8 +150,9 @@ impl Dataplane {
             tunnel_addr4: [0; 4],
             mesh0_mac: [0; 6],
             data_port: 0,
+            flood_threshold: 0,
             mss4: 0,
-            pad: [0; 2],
+            pad: [0; 6],
         };
         let map = self.ebpf.map_mut("CONFIG").ok_or_else(|| missing("CONFIG"))?;
         let mut map = Array::<&mut MapData, Config>::try_from(map).map_err(map_error("open", "CONFIG"))?;

@@ -68,8 +68,9 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         tunnel_addr4: tunnel_addr.octets(),
         mesh0_mac: mac::of(mac::KIND_MESH0, node.number),
         data_port: settings.data_path_port,
+        flood_threshold: facts.flood_threshold,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
-        pad: [0; 2],
+        pad: [0; 6],
     })
 }
 

@@ -48,6 +48,8 @@ pub struct Facts {
     pub task_links: BTreeMap<Id, u32>,
     /// Published ports (IP protocol number, port) that the host itself uses.
     pub ports_not_taken: BTreeSet<(u8, u16)>,
+    /// New flows a second and CPU that are a flood; 0: none is.
+    pub flood_threshold: u32,
     /// Largest inner IP packet.
     pub task_mtu: u32,
     /// Largest outer IP packet.

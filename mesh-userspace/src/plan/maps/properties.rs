@@ -128,6 +128,7 @@ impl World {
             ports_not_taken: Default::default(),
             task_mtu: 1_450,
             underlay_mtu: 1_500,
+            flood_threshold: 0,
         };
         World { cluster, observed: Observed::default(), facts }
     }

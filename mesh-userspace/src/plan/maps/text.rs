@@ -123,9 +123,14 @@ impl Display for Entry {
 }
 
 fn config(config: &Config) -> String {
-    let Config { netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, mss4, pad: _ } = config;
+    let Config { netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, pad: _ } =
+        config;
     let (mac, tunnel) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4));
-    format!("config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel}:{data_port} mss {mss4} netns {netns_cookie}")
+    let mut line = format!(
+        "config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel}:{data_port} mss {mss4} netns {netns_cookie}"
+    );
+    field(&mut line, "flood", *flood_threshold);
+    line
 }
 
 fn address(addr: [u8; 4], value: &Address) -> String {

@@ -7,10 +7,12 @@ mod connect;
 mod echo;
 mod http;
 mod probe;
+mod syn_flood;
 mod whoami;
 
 pub use connect::{Connection, datagram, tcp_connect};
 pub use echo::{Echoes, echo};
 pub use http::{Answer, Session, download, http_get, upload};
 pub use probe::{Probe, Sample, Timeline};
+pub use syn_flood::syn_flood;
 pub use whoami::Whoami;

@@ -14,6 +14,7 @@
 
 pub mod batch;
 mod devices;
+mod flood;
 pub mod kernel;
 mod outcome;
 mod way;

@@ -112,8 +112,9 @@ impl Rig {
             tunnel_addr4: HERE,
             mesh0_mac: mac::of(mac::KIND_MESH0, 1),
             data_port: 4_789,
+            flood_threshold: 0,
             mss4: 1_410,
-            pad: [0; 2],
+            pad: [0; 6],
         };
         change(&mut config);
         self.set("CONFIG", 0, config);

@@ -206,6 +206,7 @@ impl Node {
             next_hops: BTreeMap::new(),
             task_links: self.ifindexes.clone(),
             ports_not_taken: not_taken.map(as_key).collect(),
+            flood_threshold: 0,
             task_mtu: self.image.mesh0.map_or(UNDERLAY.mtu, |mesh0| mesh0.mtu),
             underlay_mtu: UNDERLAY.mtu,
         }

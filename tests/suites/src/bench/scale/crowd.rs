@@ -163,7 +163,8 @@ fn world() -> Vec<MapOp> {
         mesh0_mac: mac::of(mac::KIND_MESH0, 1),
         data_port: 4_789,
         mss4: 1_410,
-        pad: [0; 2],
+        flood_threshold: 0,
+        pad: [0; 6],
     };
     let task = |number| Endpoint {
         vni: VNI,

@@ -76,6 +76,7 @@ impl World {
             next_hops: BTreeMap::new(),
             task_links: BTreeMap::new(),
             ports_not_taken: Default::default(),
+            flood_threshold: 0,
             task_mtu: 1_450,
             underlay_mtu: 1_500,
         }
