@@ -50,6 +50,7 @@ fn every_row_can_be_measured_and_says_what_it_is() {
         let mut rows = vec![bench.established(&walk, FLOWS).unwrap_or_else(|error| panic!("{error:#}"))];
         if walk.is_opened_by_its_own() {
             rows.push(bench.new_flows(&walk, FLOWS).unwrap_or_else(|error| panic!("{error:#}")));
+            rows.push(bench.new_flows_in_flood(&walk, FLOWS).unwrap_or_else(|error| panic!("{error:#}")));
         }
         for row in rows {
             assert_ne!(row.value.is_some(), row.note.is_some(), "{}: a number, or why there is none", row.name);

@@ -411,3 +411,20 @@ fn thread_time() -> Duration {
 fn unread(map: &'static str) -> impl Fn(std::io::Error) -> BpfError {
     move |error| BpfError::Map { attempt: "read", map, reason: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_told_with_its_rate_while_it_is_on_and_no_longer() {
+        let on = |second, count| Flood { second, count, before: 200, is_on: 1, spilled: 40, promoted: 10 };
+        let cpus = [on(7, 500), on(6, 300), Flood { spilled: 1, ..Flood::default() }];
+        let seen = FloodSeen::of(&cpus, 7);
+        assert_eq!(seen, FloodSeen { cpus: 2, rate: 800, spilled: 81, promoted: 20 });
+        let told = seen.warning(100).expect("it is on");
+        assert!(told.contains("800 a second on 2 CPUs") && told.contains("--flood-threshold 100"), "{told}");
+        let later = FloodSeen::of(&cpus, 9);
+        assert_eq!((later.cpus, later.spilled, later.warning(100)), (0, 81, None));
+    }
+}

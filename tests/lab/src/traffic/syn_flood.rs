@@ -6,13 +6,14 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
 use nix::unistd::Pid;
+
+use crate::let_pass;
 
 /// Sources: 198.18.0.0/15.
 const FIRST_SOURCE: u32 = u32::from_be_bytes([198, 18, 0, 0]);
@@ -37,7 +38,7 @@ pub fn syn_flood(to: SocketAddrV4, per_second: u32, most: u32, enough: &AtomicBo
         }
         sent += burst;
         let due = began + BURST * (sent / burst);
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let_pass(due.saturating_duration_since(Instant::now())); // the pace is what is asked for
     }
     Ok(sent)
 }

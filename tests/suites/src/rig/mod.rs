@@ -85,7 +85,7 @@ impl Rig {
         let ebpf = EbpfLoader::new()
             .override_global("CLOCK", &clock, true)
             .map_max_entries("FLOWS4", flow_entries)
-            .map_max_entries("OVERFLOW4", 1_024)
+            .map_max_entries("OVERFLOW4", (flow_entries / 4).max(1_024))
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
         let mut rig = Rig {

@@ -137,6 +137,47 @@ impl Bench {
         Ok(Row::pairs(name, "ns", walk.bare_new, &pairs).target(walk.target_new(flows)))
     }
 
+    /// The same in a flood: beside the table, by the ring, the longest silent giving way; the bare program writes its entries as ever.
+    pub fn new_flows_in_flood(&mut self, walk: &Walk, flows: u32) -> Result<Row> {
+        let name = walk.row_name("new flow in flood mode", flows);
+        let Some(ours) = self.subject(&walk.stream)? else { return Ok(missing(walk, name)) };
+        let tuples = self.tuples(&walk.stream, flows);
+        let first = self.load(&walk.stream.syn(), &tuples)?;
+        self.warm = 0;
+        let bare = self.bare(walk.bare_new, &ours)?;
+        let drops = self.rig.drops();
+        clear(self.rig.map("FLOWS4"))?;
+        let mut pairs = Vec::new();
+        for pair in 0..=self.effort.pairs {
+            clear(self.rig.map("OVERFLOW4"))?;
+            self.programs.forget(programs::FLOWS)?;
+            let floor = self.floor_of(&ours, walk.makes_room(), &first, flows)?;
+            let (before, _) = self.rig.spilled_and_promoted();
+            self.rig.flood_is_on();
+            self.programs.start_at(0, flows)?;
+            let value = self.run(&ours, &first, flows)?;
+            let (after, _) = self.rig.spilled_and_promoted();
+            self.programs.start_at(0, flows)?;
+            let reference = self.run(&bare, &first, flows)?;
+            if pair > 0 {
+                pairs.push((value - floor, reference - floor));
+            }
+            // An ingress node may leave no trace of a SYN; whoever translates has to.
+            let (written, most) = ((after - before) as usize, flows as usize * walk.entries);
+            ensure!(
+                written == most || (walk.entries == 1 && written == 0),
+                "{name}: {written} entries were written beside the table, not {most}"
+            );
+        }
+        let entries = count(self.rig.map("FLOWS4"))?;
+        ensure!(entries == 0, "{name}: {entries} entries came into the table");
+        ensure!(self.rig.drops() == drops, "{name}: packets were dropped: {:?}", self.rig.drops());
+        self.rig.configure(|_| {});
+        clear(self.rig.map("OVERFLOW4"))?;
+        self.rig.set("OVERFLOWED", 0, 0u32);
+        Ok(Row::pairs(name, "ns", walk.bare_new, &pairs))
+    }
+
     /// A bare program alone.
     pub fn floor(&mut self, floor: &Floor, flows: u32) -> Result<Row> {
         let walk =

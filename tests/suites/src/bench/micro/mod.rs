@@ -57,6 +57,11 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
                 if walk.is_opened_by_its_own() && *flows > 1 && wish.wants(&walk.row_name("new flow", *flows)) {
                     rows.push(bench.new_flows(&walk, *flows)?);
                 }
+                // As many as the overflow has room for, and more than a rig calls a flood.
+                let is_flood = walk.is_opened_by_its_own() && *flows == FLOWS[1];
+                if is_flood && wish.wants(&walk.row_name("new flow in flood mode", *flows)) {
+                    rows.push(bench.new_flows_in_flood(&walk, *flows)?);
+                }
             }
         }
     }
