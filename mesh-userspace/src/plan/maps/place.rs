@@ -153,7 +153,7 @@ pub fn place(image: Image, placed: &mut Placed) -> (Tables, Vec<NoRoom>) {
     (tables(image, placed), refused)
 }
 
-fn ranges(place: &Place) -> impl Iterator<Item = (u32, u32)> + use<> {
+fn ranges(place: &Place) -> impl Iterator<Item = (u32, u32)> {
     let list = (place.turns_at, place.backends.len() as u32);
     let ring = (place.ring_at, place.ring.len() as u32);
     let is_own = place.ring_at != place.turns_at;

@@ -137,7 +137,7 @@ impl World {
         let task_id = |service: u32, slot: u32| id(4, service * SLOTS + slot);
         match event {
             Event::Service { service, maglev, vip, port } => {
-                let service = self::service(*service, *maglev, *vip, *port);
+                let service = service_of(*service, *maglev, *vip, *port);
                 self.cluster.services.insert(service.id.clone(), service);
             }
             Event::ServiceGone(service) => drop(self.cluster.services.remove(&id(3, *service))),
@@ -219,7 +219,7 @@ fn network() -> Network {
     }
 }
 
-fn service(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
+fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
     let published =
         PortSpec { protocol: Protocol::Tcp, target: 80, published: 8_000 + number as u16, mode: PublishMode::Ingress };
     let spec = ServiceSpec {
