@@ -101,6 +101,17 @@ fn overflowed_s() -> u32 {
     OVERFLOWED.get(0).copied().unwrap_or(0)
 }
 
+/// By reference to the end: a copy on the stack would leave the entry's padding undefined.
+#[inline(always)]
+fn in_table(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+    FLOWS4.insert(key, flow, flags)
+}
+
+#[inline(always)]
+fn beside_table(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+    OVERFLOW4.insert(key, flow, flags)
+}
+
 /// What this CPU has counted of new flows.
 #[inline(always)]
 pub fn flood() -> Option<&'static mut Flood> {
@@ -119,7 +130,7 @@ fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64)
     let flood = flood().filter(|flood| flood.is_on != 0);
     // In a flood the table takes what replaces an entry of its own only.
     if flood.is_none() || FLOWS4.get_ptr(key).is_some() {
-        match FLOWS4.insert(key, &*flow, flags) {
+        match in_table(key, flow, flags) {
             Err(E2BIG) => {}
             done => return done,
         }
@@ -134,7 +145,7 @@ fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64)
         }
     }
     flow.flags |= flow_flag::SPILLED;
-    OVERFLOW4.insert(key, &*flow, flags)?;
+    beside_table(key, flow, flags)?;
     if let Some(flood) = flood {
         flood.spilled += 1;
     }
@@ -167,7 +178,7 @@ impl Tables for V4 {
     #[inline(always)]
     fn put_flow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64) -> Result<(), i32> {
         if overflowed_s() == 0 && flood().is_none_or(|flood| flood.is_on == 0) {
-            match FLOWS4.insert(key, &*flow, flags) {
+            match in_table(key, flow, flags) {
                 Err(E2BIG) => {}
                 done => return done,
             }
@@ -178,7 +189,7 @@ impl Tables for V4 {
     fn keep_flow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>) {
         // The copy beside stays: other CPUs may be at it. Lookups find the table's first, and the sweeper tidies up.
         flow.flags &= !flow_flag::SPILLED;
-        if FLOWS4.insert(key, &*flow, NEW) == Err(E2BIG) {
+        if in_table(key, flow, NEW) == Err(E2BIG) {
             flow.flags |= flow_flag::SPILLED;
         } else if let Some(flood) = self::flood() {
             flood.promoted += 1;
