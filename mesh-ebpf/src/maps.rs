@@ -103,12 +103,12 @@ fn overflowed_s() -> u32 {
 
 /// By reference to the end: a copy on the stack would leave the entry's padding undefined.
 #[inline(always)]
-fn in_table(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+fn in_table(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
     FLOWS4.insert(key, flow, flags)
 }
 
 #[inline(always)]
-fn beside_table(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, flags: u64) -> Result<(), i32> {
+fn beside_table(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
     OVERFLOW4.insert(key, flow, flags)
 }
 
