@@ -114,11 +114,13 @@ pub fn least_silence_s<A>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<u32> {
 mod tests {
     use super::*;
 
+    type Entry = Flow<[u8; 4]>;
+
     fn key(protocol: u8) -> FlowKey<[u8; 4]> {
         FlowKey::new([10, 0, 16, 3], [10, 0, 16, 2], 40_000, 80, protocol)
     }
 
-    fn entry(rewrite: u8, flags: u8, seen: u8, packets: u32) -> Flow<[u8; 4]> {
+    fn entry(rewrite: u8, flags: u8, seen: u8, packets: u32) -> Entry {
         Flow {
             addr: [10, 0, 16, 4],
             from: 0,
@@ -140,7 +142,7 @@ mod tests {
     }
 
     /// Every pair of entries that differ in what ageing looks at.
-    fn pairs() -> impl Iterator<Item = (FlowKey<[u8; 4]>, Flow<[u8; 4]>, Flow<[u8; 4]>)> {
+    fn pairs() -> impl Iterator<Item = (FlowKey<[u8; 4]>, Entry, Entry)> {
         let protocols = [protocol::TCP, protocol::UDP, protocol::ICMP];
         let shapes = (0..8u8).flat_map(|seen| (0..3u32).map(move |packets| (seen, packets)));
         let shapes: Vec<(u8, u32)> = shapes.filter(|(seen, packets)| *seen == 0 || *packets != 0).collect();

@@ -1,0 +1,279 @@
+//! Keys and values of the BPF maps (docs/reference/maps.md), written once for the programs and for user space.
+//!
+//! Addresses are byte arrays in network order, ports and numbers are in host order, padding is explicit and zero.
+//! No key or value exceeds 64 bytes. Who writes a map is said at its value: *plan* (the agent's reconciler) or a program.
+//! A change of any layout bumps [`LAYOUT_VERSION`], which is part of the pin path.
+
+mod flow;
+mod service;
+
+use core::mem::offset_of;
+
+#[cfg(feature = "user")]
+use crate::clock::Clock;
+use crate::family::{Addr4, Addr6};
+
+pub use flow::*;
+pub use service::*;
+
+/// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
+pub const LAYOUT_VERSION: u32 = 3;
+
+/// Fewest flow entries (two a flow) that a machine gets by itself, `FLOWS4`; the size is chosen at load, by the machine's memory.
+pub const MIN_FLOWS: usize = 1 << 16;
+/// Most flow entries that a machine gets by itself.
+pub const MAX_FLOWS: usize = 1 << 23;
+/// Fewest entries of flows that found `FLOWS4` full or began in a flood, `OVERFLOW4`; chosen at load as well.
+pub const MIN_OVERFLOW: usize = 1 << 16;
+/// Slots of all lists and rings together, `RINGS`, at least: an agent with more memory makes more (`kernel::bpf::size`).
+pub const MIN_RING_SLOTS: usize = 1 << 20;
+/// The same at most.
+pub const MAX_RING_SLOTS: usize = 1 << 24;
+/// Most endpoints and backends: `ENDPOINTS4`, `BACKENDS`. Their memory is taken entry by entry (`BPF_F_NO_PREALLOC`).
+pub const MAX_ENDPOINTS: usize = 1 << 18;
+/// Most frontends and pools: `FRONTENDS4`, `TURNS`; likewise.
+pub const MAX_FRONTENDS: usize = 1 << 16;
+/// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
+pub const MAX_NODES: usize = 4_096;
+/// Most host sockets with a rewritten destination, `SOCKETS`.
+pub const MAX_SOCKETS: usize = 1 << 16;
+
+/// `CONFIG[0]`, written by plan: facts about this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Cookie of the host's network namespace: the socket hooks act only there.
+    pub netns_cookie: u64,
+    /// This node's number.
+    pub node: u32,
+    /// Interface index of mesh0; 0 while not set up.
+    pub mesh0: u32,
+    /// Source of tunnel packets (data path address).
+    pub tunnel_addr4: [u8; 4],
+    /// MAC of mesh0.
+    pub mesh0_mac: [u8; 6],
+    /// UDP port of VXLAN.
+    pub data_port: u16,
+    /// New flows a second and CPU past which they are written beside the flow table; 0: never.
+    pub flood_threshold: u32,
+    /// Largest TCP segment a task can take over the overlay, IPv4 (task MTU − 40); SYNs are clamped to it.
+    pub mss4: u16,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// Another node as tunnel target: `PEERS`, an array with the node's number as index; written by plan. All zero: no such node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Data path address, IPv4 as ::ffff:a.b.c.d.
+    pub addr: [u8; 16],
+    /// The fast way: Ethernet link towards it; 0: only through mesh0.
+    pub ifindex: u32,
+    /// MAC of the next hop on that link.
+    pub next_hop: [u8; 6],
+    /// MAC of that link.
+    pub link_mac: [u8; 6],
+    /// MTU of the path to it (outer packet).
+    pub mtu: u16,
+    /// Bits of `peer_flag::*`.
+    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl Peer {
+    /// No such node.
+    pub const NONE: Peer =
+        Peer { addr: [0; 16], ifindex: 0, next_hop: [0; 6], link_mac: [0; 6], mtu: 0, flags: 0, pad: 0 };
+
+    /// The data path address, IPv4.
+    #[inline(always)]
+    pub fn addr4_words(&self) -> [u16; 2] {
+        let [.., a, b] = words::<8>(&self.addr);
+        [a, b]
+    }
+
+    /// The next hop's MAC address.
+    #[inline(always)]
+    pub fn next_hop_words(&self) -> [u16; 3] {
+        words(&self.next_hop)
+    }
+
+    /// The link's MAC address.
+    #[inline(always)]
+    pub fn link_mac_words(&self) -> [u16; 3] {
+        words(&self.link_mac)
+    }
+}
+
+impl Config {
+    /// Source of tunnel packets.
+    #[inline(always)]
+    pub fn tunnel_addr4_words(&self) -> [u16; 2] {
+        words(&self.tunnel_addr4)
+    }
+}
+
+/// A field's bytes two at a time as they lie in memory: what headers are written with. The compiler for BPF reads bytes one by one unless it is
+/// told that they begin at an even address.
+#[inline(always)]
+fn words<const N: usize>(field: &impl AsRef<[u8]>) -> [u16; N] {
+    let bytes = field.as_ref();
+    debug_assert!(bytes.len() == 2 * N && bytes.as_ptr().addr() % 2 == 0);
+    // SAFETY: called for the fields named below only, which are as long and, in values that are aligned, at even addresses.
+    unsafe { bytes.as_ptr().cast::<[u16; N]>().read() }
+}
+
+const _: () = {
+    assert!(
+        offset_of!(Peer, addr) % 2 == 0 && offset_of!(Peer, next_hop) % 2 == 0 && offset_of!(Peer, link_mac) % 2 == 0
+    );
+    assert!(offset_of!(Config, tunnel_addr4) % 2 == 0);
+    assert!(offset_of!(Flow<[u8; 4]>, mac) % 2 == 0 && offset_of!(Flow<[u8; 16]>, mac) % 2 == 0);
+};
+
+/// Bits of `Peer::flags`.
+pub mod peer_flag {
+    /// Its echo stays unanswered: flows to it are refused.
+    pub const UNREACHABLE: u8 = 0x01;
+}
+
+/// An underlay address that means something: `ADDRESSES4`, keyed by the address; written by plan.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Node it belongs to.
+    pub node: u32,
+    /// This node's interface that has it; 0 for other nodes' addresses.
+    pub ifindex: u32,
+    /// Bits of `address_flag::*`.
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Bits of `Address::flags`.
+pub mod address_flag {
+    /// One of this node's own addresses.
+    pub const OWN: u8 = 0x01;
+    /// A peer's data path address: tunnel packets from it are taken.
+    pub const TUNNEL: u8 = 0x02;
+}
+
+/// A link of the host that leads to the world: `UPLINKS`, keyed by interface index; written by plan.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// First IPv4 address: source of tasks' way out; 0 without.
+    pub addr4: [u8; 4],
+    /// Its MAC.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// Last answer to the reachability echo: `ECHOES`, keyed by node number; written by from_overlay.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    /// Monotonic clock at the answer's arrival.
+    pub answered_ns: u64,
+    /// Sequence number of the frame answered.
+    pub sequence: u64,
+}
+
+/// Key of `SOCKETS`: a host socket and where its packets really go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Rewritten destination, IPv4 as ::ffff:a.b.c.d.
+    pub addr: [u8; 16],
+    /// Its port.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// Where the process believes its packets go; written by the socket hooks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOrigin {
+    /// Destination that the process named, IPv4 as ::ffff:a.b.c.d.
+    pub addr: [u8; 16],
+    /// Its port.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+const _: () = {
+    assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
+    assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
+    assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
+    assert!(size_of::<Config>() == 40 && size_of::<Backend>() == 40 && size_of::<Peer>() == 36);
+    assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
+    assert!(size_of::<Flood>() == 32);
+    assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
+    assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
+};
+
+/// aya copies these as bytes; every type above is `repr(C)`, made of integers and byte arrays, without implicit padding that could leak.
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+
+    macro_rules! pod {
+        ($($ty:ty),+ $(,)?) => {
+            // SAFETY: plain integers and byte arrays: any bit pattern is valid and none carries a pointer.
+            $(unsafe impl aya::Pod for $ty {})+
+        };
+    }
+
+    pod!(
+        Clock,
+        Config,
+        Flood,
+        FlowKey<[u8; 4]>,
+        FlowKey<[u8; 16]>,
+        Flow<[u8; 4]>,
+        Flow<[u8; 16]>,
+        Endpoint<[u8; 4]>,
+        Endpoint<[u8; 16]>,
+        FrontendKey<[u8; 4]>,
+        FrontendKey<[u8; 16]>,
+        Frontend<[u8; 4]>,
+        Frontend<[u8; 16]>,
+        Backend,
+        Peer,
+        Address,
+        Uplink,
+        Echo,
+        SocketKey,
+        SocketOrigin,
+    );
+}
+
+/// What user space calls an address and what the programs do lie in a key or value alike.
+macro_rules! same_layout {
+    ($($of:ident { $($field:ident),+ })+) => { $(
+        const _: () = {
+            assert!(size_of::<$of<[u8; 4]>>() == size_of::<$of<Addr4>>());
+            assert!(size_of::<$of<[u8; 16]>>() == size_of::<$of<Addr6>>());
+            $(
+                assert!(offset_of!($of<[u8; 4]>, $field) == offset_of!($of<Addr4>, $field));
+                assert!(offset_of!($of<[u8; 16]>, $field) == offset_of!($of<Addr6>, $field));
+            )+
+        };
+    )+ };
+}
+
+same_layout! {
+    FlowKey { src, dst, sport, dport, protocol }
+    FrontendKey { addr, port, protocol }
+    Flow { addr, from, mac, bytes }
+    Endpoint { gateway, mac, pad }
+    Frontend { vip, target_port, generation }
+}

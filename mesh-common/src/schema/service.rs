@@ -1,0 +1,164 @@
+//! Overlay addresses, services, and the tasks behind them; written by plan.
+
+use core::mem::MaybeUninit;
+
+/// An overlay address: `ENDPOINTS4`, keyed by the address; written by plan.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint<A> {
+    /// Network the address is on.
+    pub vni: u32,
+    /// Endpoint number; 0 for gateways.
+    pub number: u32,
+    /// Node it lives on.
+    pub node: u32,
+    /// Host side of its veth on this node; 0 elsewhere.
+    pub ifindex: u32,
+    /// The network's gateway address.
+    pub gateway: A,
+    /// MAC of the task's `eth0`.
+    pub mac: [u8; 6],
+    /// One of `endpoint::*`.
+    pub kind: u8,
+    /// Bits of `endpoint_flag::*`.
+    pub flags: u8,
+    /// Prefix length of the network: an unknown address inside it is nobody's.
+    pub prefix_len: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Values of `Endpoint::kind`.
+pub mod endpoint {
+    /// A task.
+    pub const TASK: u8 = 1;
+    /// A network's gateway: ARP, echo and DNS.
+    pub const GATEWAY: u8 = 2;
+}
+
+/// Bits of `Endpoint::flags`.
+pub mod endpoint_flag {
+    /// All networks of the task are internal: no way to the outside.
+    pub const INTERNAL: u8 = 0x01;
+}
+
+/// Key of `FRONTENDS4`: a VIP with port 0 and protocol 0 (every port), or address 0 with a published port.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey<A> {
+    /// VIP, or 0 for a published port.
+    pub addr: A,
+    /// Published port, or 0 for a VIP.
+    pub port: u16,
+    /// IP protocol number, or 0 for a VIP.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl<A> FrontendKey<A> {
+    /// The service behind a virtual address.
+    #[inline(always)]
+    pub const fn vip(addr: A) -> Self {
+        FrontendKey::new(addr, 0, 0)
+    }
+
+    /// Word by word, as [`FlowKey::new`].
+    #[inline(always)]
+    const fn new(addr: A, port: u16, protocol: u8) -> Self {
+        let [a, b] = port.to_ne_bytes();
+        let mut key = MaybeUninit::<Self>::uninit();
+        let at = key.as_mut_ptr();
+        // SAFETY: as in `FlowKey::new`.
+        unsafe {
+            (&raw mut (*at).addr).write(addr);
+            (&raw mut (*at).port).cast::<u32>().write(u32::from_ne_bytes([a, b, protocol, 0]));
+            key.assume_init()
+        }
+    }
+}
+
+impl<A: Default> FrontendKey<A> {
+    /// The service behind a published port of any node.
+    #[inline(always)]
+    pub fn published(port: u16, protocol: u8) -> Self {
+        FrontendKey::new(A::default(), port, protocol)
+    }
+}
+
+/// A service as seen at one frontend; written by plan, swapped whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend<A> {
+    /// Number of the (service, network) pair: key of `TURNS`, and what backends name.
+    pub pool: u32,
+    /// Network of the VIP.
+    pub vni: u32,
+    /// First slot of the list of ready backends in `RINGS`.
+    pub turns_at: u32,
+    /// Length of that list: the number of ready backends.
+    pub turns_len: u32,
+    /// First slot of the Maglev ring in `RINGS`; the list itself where a ring of many backends would be long and seldom asked.
+    pub ring_at: u32,
+    /// Its length; 0 without backends.
+    pub ring_len: u32,
+    /// The service's VIP on that network (for host processes that call a published port); 0 with endpoint mode dnsrr.
+    pub vip: A,
+    /// Port the backend listens on; 0 keeps the packet's.
+    pub target_port: u16,
+    /// One of `algorithm::*`.
+    pub algorithm: u8,
+    /// Bits of `frontend_flag::*`.
+    pub flags: u8,
+    /// Seconds a client keeps its backend; 0 without affinity.
+    pub affinity_s: u32,
+    /// Counts the ring's changes.
+    pub generation: u32,
+}
+
+/// Bits of `Frontend::flags`.
+pub mod frontend_flag {
+    /// The host itself uses this published port: calls to this node's own addresses are the host's. The entry stands all the same:
+    /// calls that entered elsewhere are for this node's tasks.
+    pub const NOT_TAKEN: u8 = 0x01;
+}
+
+/// Values of `Frontend::algorithm`.
+pub mod algorithm {
+    /// New flows take turns, strictly, per node.
+    pub const ROUND_ROBIN: u8 = 0;
+    /// The ring decides.
+    pub const MAGLEV: u8 = 1;
+    /// Chance decides.
+    pub const RANDOM: u8 = 2;
+}
+
+/// A task's attachment as a balancing target: `BACKENDS`, keyed by the endpoint number; written by plan.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Overlay address, IPv4 as ::ffff:a.b.c.d.
+    pub addr: [u8; 16],
+    /// Network.
+    pub vni: u32,
+    /// The (service, network) pair it belongs to.
+    pub pool: u32,
+    /// Node it lives on.
+    pub node: u32,
+    /// Host side of its veth on this node; 0 elsewhere.
+    pub ifindex: u32,
+    /// MAC of the task's `eth0`.
+    pub mac: [u8; 6],
+    /// One of `backend_state::*`.
+    pub state: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Values of `Backend::state`.
+pub mod backend_state {
+    /// Gets new flows.
+    pub const READY: u8 = 1;
+    /// Keeps its flows, gets no new ones.
+    pub const DRAINING: u8 = 2;
+}
