@@ -1,7 +1,7 @@
 //! The two address families as types, so that no function of the packet path exists twice.
 //!
 //! A hook is written once, generic over [`Family`]; maps exist once per family. Addresses are in network order: the programs move them as
-//! words ([`Addr4`], [`Addr6`]), user space as arrays of bytes, and both mean the same memory (`schema.rs` checks it).
+//! words ([`Addr4`], [`Addr6`]), user space as arrays of bytes, and both mean the same memory (`schema` checks it).
 
 use crate::checksum;
 

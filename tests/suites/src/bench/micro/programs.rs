@@ -66,7 +66,7 @@ impl Programs {
         let mut frontend: Frontend<[u8; 4]> = zeroed();
         (frontend.pool, frontend.vni) = (1, 4_097);
         let ports = BY_PORT.map(|port| FrontendKey::published(port, protocol::TCP));
-        let addresses = BY_ADDRESS.map(|addr| FrontendKey::vip(addr));
+        let addresses = BY_ADDRESS.map(FrontendKey::vip);
         let frontends = ports.into_iter().chain(addresses).map(|key| (key, frontend));
         batch::fill(programs.map("BARE_FRONTENDS"), frontends).context("filling the bare programs' services")?;
         Ok(programs)
