@@ -62,8 +62,14 @@ pub fn start(namespace: &Namespace, words: &[String], folder: &Path) -> Result<(
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
     let mut command = namespace.command(&words[0])?;
     command.args(&words[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // A group of its own: Ctrl-C ends the benchmark, which ends its servers in order.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    // A session of its own, as every task of ours and of Docker's has: the scheduler shares the CPUs among sessions first (autogroup, sched(7)),
+    // and a server in the client's own is woken at other moments. And Ctrl-C ends the benchmark, which ends its servers in order.
+    // SAFETY: setsid(2) may be called between fork and exec.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            nix::unistd::setsid().map(drop).map_err(Into::into)
+        });
+    }
     let mut child = command.spawn().with_context(|| format!("starting {}: is it installed?", words[0]))?;
     // Reaped as soon as it ends; it is found by its namespace when the lab is taken down.
     std::thread::spawn(move || child.wait());
