@@ -30,8 +30,8 @@ pub fn arrives(flood: &mut Flood, now_s: u32, threshold: u32) -> bool {
 /// New flows a second as one CPU has counted them, at `now_s`: of the last whole second, or of the one that runs where that is more already. 0 where it
 /// has seen none since.
 pub fn rate(flood: &Flood, now_s: u32) -> u32 {
-    match now_s.wrapping_sub(flood.second) {
-        0 => flood.count.max(flood.before),
+    match now_s.wrapping_sub(flood.second) as i32 {
+        ..=0 => flood.count.max(flood.before),
         1 => flood.count,
         _ => 0,
     }
@@ -39,7 +39,8 @@ pub fn rate(flood: &Flood, now_s: u32) -> u32 {
 
 /// Whether a flood was on in the last second or so before `now_s`.
 pub fn is_on(flood: &Flood, now_s: u32) -> bool {
-    flood.is_on != 0 && now_s.wrapping_sub(flood.second) <= 1
+    // Who asks may have read the clock before the program did.
+    flood.is_on != 0 && now_s.wrapping_sub(flood.second) as i32 <= 1
 }
 
 /// Whether this packet shows that a flow was meant: `own` are the `seen` bits of the direction it belongs to and its packets before this one, `other`
@@ -71,6 +72,16 @@ mod tests {
         assert_eq!(second(10, 80), 0, "the calm second is over");
         assert_eq!(second(11, 101), 1);
         assert_eq!(second(13, 50), 0, "a second without any flow is calm");
+    }
+
+    #[test]
+    fn a_clock_read_just_before_does_not_make_a_flood_calm() {
+        let mut flood = Flood::default();
+        (0..300).for_each(|_| _ = arrives(&mut flood, 8, 100));
+        for now_s in [7, 8, 9] {
+            assert!(is_on(&flood, now_s) && rate(&flood, now_s) == 300, "{now_s}");
+        }
+        assert!(!is_on(&flood, 10) && rate(&flood, 10) == 0);
     }
 
     #[test]

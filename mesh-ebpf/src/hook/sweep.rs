@@ -43,9 +43,13 @@ fn obey(b: &[u8; order::RECORD]) -> i32 {
         flow.flags |= flow_flag::DEAD;
         return 1;
     }
-    let other = twin(&key, flow);
+    let reply = twin(&key, flow);
+    let other = reply.as_ref().and_then(|other| Some((other, V4::flow(other)?)));
     // SAFETY: a live map value, read only.
-    let twin = other.as_ref().and_then(V4::flow).map(|twin| unsafe { &*twin });
+    let other = other.map(|(other, found)| (other, unsafe { &*found }));
+    // Where one direction was evicted, another flow may have its tuple since. A hairpin's calling direction is not to be found from here.
+    let other = other.filter(|(other, found)| twin(other, found).is_none_or(|back| back == key));
+    let twin = other.map(|(_, found)| found);
     let seen_at = match twin {
         Some(twin) if twin.last_seen_s > flow.last_seen_s => twin.last_seen_s,
         _ => flow.last_seen_s,
@@ -60,7 +64,7 @@ fn obey(b: &[u8; order::RECORD]) -> i32 {
     }
     let removed = 1 + twin.is_some() as i32;
     V4::remove_flow(&key);
-    if let Some(other) = &other {
+    if let Some((other, _)) = other {
         V4::remove_flow(other);
     }
     removed

@@ -63,7 +63,10 @@ fn decide<F: Tables>(
     // address. What follows is remembered, or every packet of a connection would count as a flow.
     let is_traceless = in_flood && packet.protocol == protocol::TCP && packet.may_open();
     let forward = to_owner(packet, number, backend.node, call.entry, call.from, call.back.ifindex)?;
-    if !(is_traceless && (!from_wire || is_links_own(packet, call.back.ifindex))) {
+    if is_traceless && (!from_wire || is_links_own(packet, call.back.ifindex)) {
+        // The life before on this tuple, which the SYN ended, named another backend perhaps: what follows must not find it.
+        F::remove_flow(&packet.tuple);
+    } else {
         remember(packet, forward);
     }
     Ok(forward)

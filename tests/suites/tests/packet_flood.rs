@@ -272,3 +272,21 @@ fn an_answer_that_must_leave_by_another_link_keeps_its_entry() {
     rig.from_uplink(call().tcp(40_000, 8080).syn());
     assert_eq!((rig.flows().len(), rig.beside().len()), (0, 1));
 }
+
+#[test]
+fn a_port_used_again_in_a_flood_does_not_find_the_old_backend() {
+    let Some(mut rig) = Rig::new() else { return };
+    let backends = two_elsewhere(&mut rig);
+    let mut moved = 0;
+    for port in 40_000..40_016 {
+        rig.flood_is_over();
+        let old = named(&rig.from_uplink(call().tcp(port, 8080).syn()), &backends);
+        rig.from_uplink(call().tcp(port, 8080).seq(1).ack(1).fin());
+        rig.flood_is_on();
+        let new = named(&rig.from_uplink(call().tcp(port, 8080).syn()), &backends);
+        let next = named(&rig.from_uplink(call().tcp(port, 8080).seq(1).ack(1)), &backends);
+        assert_eq!(next, new, "port {port}");
+        moved += usize::from(new != old);
+    }
+    assert!(moved > 0, "turns and ring never differed: it shows nothing");
+}

@@ -326,6 +326,24 @@ fn a_full_table_keeps_its_flows_and_turns_no_new_one_away() {
 }
 
 #[test]
+fn a_flow_whose_reply_tuple_is_anothers_by_now_ends_alone() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    rig.service(VIP, &[&backend]);
+    rig.service("10.0.16.6", &[&backend]);
+    rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
+    let first = rig.flows();
+    let (calling, answering): (Vec<_>, Vec<_>) = first.keys().copied().partition(|key| key.src == client.addr);
+    // As the overflow evicts: one direction alone. Then the same port calls another service of the same task.
+    rig.delete::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", answering[0]);
+    rig.from_task(&client, client.to("10.0.16.6").tcp(40000, 8000).syn());
+    assert_eq!(rig.flows().len(), 3);
+    assert_eq!(rig.sweep(&calling[0], order::EXPIRE, first[&calling[0]].last_seen_s + 1_000), 1);
+    let left = rig.flows();
+    assert!(left.contains_key(&answering[0]) && !left.contains_key(&calling[0]) && left.len() == 2, "{left:?}");
+}
+
+#[test]
 fn a_flow_is_stamped_with_the_time_that_the_sweeper_compares_with() {
     let Some(mut rig) = Rig::new() else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));

@@ -220,12 +220,15 @@ impl FlowTable {
         let mut pass = Pass::new(&self.sweep, now_s, turn, is_in_reach);
         let mut census = Census::default();
         pass.over(&self.map, "FLOWS4", |key, flow| census.count(key, flow, now_s))?;
+        let expired_here = pass.expired()?;
         let mut spilled = 0;
         let mut slowest_tidy = Duration::ZERO;
         if let Some(last_s) = self.overflowed_s(None)? {
             (_, slowest_tidy) = self.tidy(now_s)?;
             pass.over(&self.overflow, "OVERFLOW4", |_, _| spilled += 1)?;
-            if spilled == 0 && now_s.saturating_sub(last_s) > OVERFLOW_SETTLES_S {
+            // Nothing came while the walk was under way, nor shortly before it.
+            let is_settled = self.overflowed_s(None)? == Some(last_s);
+            if spilled == 0 && is_settled && now_s.saturating_sub(last_s) > OVERFLOW_SETTLES_S {
                 self.overflowed_s(Some(0))?;
                 log::info!("the flow table has room for every flow again");
             }
@@ -234,7 +237,7 @@ impl FlowTable {
         swept.slowest_call = swept.slowest_call.max(slowest_tidy);
         let found = census.entries;
         // Some went with their other entry before the walk came by: rather too few than too many, so that none gives way for nothing.
-        census.entries = census.entries.saturating_sub(swept.expired);
+        census.entries = census.entries.saturating_sub(expired_here);
         if let Some(limits) = census.limits(self.sizes.table as usize) {
             let slowest = swept.slowest_call;
             (swept.given_up, swept.slowest_call) = self.give_up(now_s, &limits)?;
@@ -351,6 +354,12 @@ impl<'p, R: Fn(u32) -> bool> Pass<'p, R> {
             // It says nothing of an end: is its other direction still there?
             None => silent_s > AUDIT_S && u32::from(key.sport ^ key.dport) % AUDIT_TURNS == self.turn,
         }
+    }
+
+    /// Entries removed so far.
+    fn expired(&mut self) -> Result<usize, BpfError> {
+        self.expire.send()?;
+        Ok(self.expire.acted)
     }
 
     fn end(mut self) -> Result<Swept, BpfError> {
