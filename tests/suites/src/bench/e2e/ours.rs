@@ -36,7 +36,7 @@ pub fn vip(lab: &Lab, swarm: &Swarm, folder: &Path, name: &str, client: &str, se
 
 /// Published ports of services on `servers`, asked by the lab's client at `entry`, which has no task of theirs.
 pub fn published(lab: &Lab, swarm: &Swarm, folder: &Path, entry: &str, servers: &str) -> Result<Call> {
-    create_web(swarm, servers, folder)?;
+    create_web(swarm, "pub-web", WEB, servers, folder)?;
     let publish = [format!("{STREAM}:{STREAM}"), format!("{STREAM}:{STREAM}/udp")];
     create(swarm, "pub-stream", servers, &["--publish", &publish[0], "--publish", &publish[1]], &server::stream())?;
     let entry = lab.node(entry).address();
@@ -47,10 +47,10 @@ pub fn published(lab: &Lab, swarm: &Swarm, folder: &Path, entry: &str, servers: 
     })
 }
 
-/// Two published web servers on this node.
-pub fn create_web(swarm: &Swarm, servers: &str, folder: &Path) -> Result<()> {
+/// Two web servers on this node, published at `port`.
+pub fn create_web(swarm: &Swarm, name: &str, port: u16, servers: &str, folder: &Path) -> Result<()> {
     let words = server::web(folder, "$(hostname)");
-    create(swarm, "pub-web", servers, &["--replicas", "2", "--publish", &format!("{WEB}:{WEB}")], &words)
+    create(swarm, name, servers, &["--replicas", "2", "--publish", &format!("{port}:{WEB}")], &words)
 }
 
 /// A cluster of these nodes of the lab, and the network that all services are on.

@@ -27,6 +27,11 @@ const SERVERS: &str = "x3";
 /// Until a node knows the next hop to another: two of the agent's rounds.
 const READY: Duration = Duration::from_secs(30);
 
+/// Where the node without XDP is asked. Not the same servers by another entrance: one that has just closed a connection with a client's port keeps
+/// that port (TIME-WAIT, RFC 9293, 3.6.1), and takes the same client's call by another address, whose sequence numbers and time stamps begin
+/// elsewhere, for an old one.
+const TC_WEB: u16 = 81;
+
 /// A lab, its cluster, and the bare program, which ends with it.
 pub struct Wire {
     lab: Lab,
@@ -47,7 +52,8 @@ impl Wire {
         }
         server::start(lab.node(BARE).namespace(), &server::web(folder, BARE), folder)?;
         let swarm = ours::form(&lab, &[XDP, TC, SERVERS])?;
-        ours::create_web(&swarm, SERVERS, folder)?;
+        ours::create_web(&swarm, "xdp-web", WEB, SERVERS, folder)?;
+        ours::create_web(&swarm, "tc-web", TC_WEB, SERVERS, folder)?;
         in_the_drivers_hands(&lab)?;
         Ok(Wire { lab, _bare: bare })
     }
@@ -57,7 +63,7 @@ impl Wire {
         let entry = self.lab.node(node).address();
         Call {
             namespace: self.lab.client().namespace().path(),
-            web: vec![SocketAddrV4::new(entry, WEB)],
+            web: vec![SocketAddrV4::new(entry, if node == TC { TC_WEB } else { WEB })],
             stream: SocketAddrV4::new(entry, STREAM),
         }
     }
