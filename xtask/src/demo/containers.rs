@@ -7,6 +7,9 @@ use mesh_lab::{Engine, eventually, lacks_engine};
 
 use super::stage::{SOON, Stage, take_turns, tasks};
 
+/// Until containers are gone: `sleep` as a first process ignores SIGTERM, and has ten seconds to mind.
+const STOPPED: Duration = Duration::from_secs(30);
+
 /// Three Engines, their containerds and the first container on two busy cores.
 const STARTED: Duration = Duration::from_secs(60);
 
@@ -60,7 +63,7 @@ pub fn images(stage: &Stage) -> Result<()> {
         ensure!(!output.stdout.contains("web.") && !output.stdout.contains("box."), "a container is still there");
         Ok(())
     })?;
-    eventually(SOON, "the Engines to have no container left", || {
+    eventually(STOPPED, "the Engines to have no container left", || {
         engines.iter().try_for_each(|engine| {
             let left = engine.containers()?;
             ensure!(left.is_empty(), "there are {left:?}");

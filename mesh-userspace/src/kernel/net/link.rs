@@ -19,6 +19,7 @@ use netlink_packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::error::{NetError, errno};
+use super::list::list;
 use crate::model::Id;
 use crate::plan::net::{MESH0, TaskLink};
 
@@ -146,8 +147,7 @@ fn vxlan_of(infos: &[InfoVxlan]) -> (u16, bool) {
 
 /// All links of the namespace.
 pub(super) async fn all(handle: &Handle) -> Result<Vec<Link>, NetError> {
-    let messages: Vec<LinkMessage> =
-        handle.link().get().execute().try_collect().await.map_err(|error| NetError::netlink("list links", error))?;
+    let messages: Vec<LinkMessage> = list("links", || handle.link().get().execute()).await?;
     Ok(messages.into_iter().map(Link::from_message).collect())
 }
 
@@ -170,13 +170,7 @@ pub(super) struct Address {
 
 /// All addresses of the namespace, both families.
 pub(super) async fn addresses(handle: &Handle) -> Result<Vec<Address>, NetError> {
-    let messages: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(|error| NetError::netlink("list addresses", error))?;
+    let messages: Vec<AddressMessage> = list("addresses", || handle.address().get().execute()).await?;
     Ok(messages.into_iter().filter_map(address_of).collect())
 }
 
@@ -221,13 +215,7 @@ impl RouteSeen {
 pub(super) async fn routes(handle: &Handle) -> Result<Vec<RouteSeen>, NetError> {
     let mut seen = Vec::new();
     for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
-        let messages: Vec<RouteMessage> = handle
-            .route()
-            .get(message)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| NetError::netlink("list routes", error))?;
+        let messages: Vec<RouteMessage> = list("routes", || handle.route().get(message.clone()).execute()).await?;
         seen.extend(messages.into_iter().filter_map(route_of));
     }
     Ok(seen)

@@ -12,6 +12,7 @@ mod changes;
 mod error;
 mod guest;
 mod link;
+mod list;
 mod mesh0;
 pub mod namespace;
 mod next_hop;

@@ -19,6 +19,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use super::HostNet;
 use super::error::NetError;
 use super::link::{self, Link};
+use super::list::list;
 use crate::plan::maps::NextHop;
 
 /// A neighbour: index of its link, address.
@@ -217,9 +218,8 @@ fn way_of(to: Ipv4Addr, answer: &RouteMessage, entry: &RouteMessage) -> Way {
 }
 
 async fn neighbours(handle: &Handle) -> Result<Macs, NetError> {
-    let request = handle.neighbours().get().set_address_family(AddressFamily::Inet);
-    let messages: Vec<NeighbourMessage> =
-        request.execute().try_collect().await.map_err(|error| NetError::netlink("list neighbours", error))?;
+    let ask = || handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
+    let messages: Vec<NeighbourMessage> = list("neighbours", ask).await?;
     let usable = messages.iter().filter_map(|message| Some((neighbour_of(message)?, mac_of(message)?)));
     Ok(usable.collect())
 }

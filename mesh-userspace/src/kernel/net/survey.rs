@@ -10,6 +10,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 
 use super::error::NetError;
+use super::list::list;
 use super::underlay::is_link_local;
 use super::{HostNet, link, ports};
 use crate::plan::net::Transport;
@@ -77,8 +78,7 @@ impl HostNet {
 
     /// XDP programs and TC filters on these links, with the link's name.
     pub async fn link_programs(&self, on: &[(u32, String)]) -> Result<Vec<(String, LinkProgram)>, NetError> {
-        let messages: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(|e| NetError::netlink("list links", e))?;
+        let messages: Vec<LinkMessage> = list("links", || self.handle.link().get().execute()).await?;
         let mut found = Vec::new();
         for (index, name) in on {
             let message = messages.iter().find(|message| message.header.index == *index);

@@ -378,3 +378,20 @@ fn a_namespace_has_a_cookie_of_its_own() {
         assert!(ours != 0 && ours != other);
     });
 }
+
+#[test]
+fn lists_that_are_asked_for_at_once_are_all_answered() {
+    on_a_host(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        let ask = |_| host.link_programs(&[]);
+        for answer in futures_util::future::join_all((0..64).map(ask)).await {
+            answer.unwrap();
+        }
+        // One that is called off is answered all the same, to nobody.
+        for _ in 0..64 {
+            let _ = tokio::time::timeout(std::time::Duration::ZERO, host.link_programs(&[])).await;
+            host.link_programs(&[]).await.unwrap();
+        }
+    });
+}
