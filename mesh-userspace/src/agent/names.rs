@@ -131,16 +131,7 @@ mod tests {
     fn a_zone_is_made_again_for_what_names_depend_on_and_for_nothing_else() {
         let id = |byte: u8| Id::from_bytes([byte; 16]);
         let mut observed = Observed::default();
-        let status = TaskStatus {
-            state: TaskState::Running,
-            ready: true,
-            message: String::new(),
-            error: None,
-            exit_code: None,
-            pid: None,
-            health: None,
-            since: 1,
-        };
+        let status = TaskStatus::new(TaskState::Running, true, 1);
         observed.tasks.insert(id(1), status);
         let cluster = Cluster::default();
         let basis = (Arc::new(cluster.clone()), Arc::new(observed.clone()));

@@ -69,16 +69,7 @@ mod tests {
     }
 
     fn running() -> TaskStatus {
-        TaskStatus {
-            state: TaskState::Running,
-            ready: true,
-            message: String::new(),
-            error: None,
-            exit_code: None,
-            pid: None,
-            health: None,
-            since: 1,
-        }
+        TaskStatus::new(TaskState::Running, true, 1)
     }
 
     /// Task 7 on node 2.

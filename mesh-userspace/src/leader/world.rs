@@ -304,14 +304,6 @@ impl World {
 }
 
 fn status(state: TaskState, since: UnixMs) -> TaskStatus {
-    TaskStatus {
-        state,
-        ready: state == TaskState::Running,
-        message: String::new(),
-        error: (state == TaskState::Failed).then(|| "exit 1".to_string()),
-        exit_code: None,
-        pid: None,
-        health: None,
-        since,
-    }
+    let error = (state == TaskState::Failed).then(|| "exit 1".to_string());
+    TaskStatus { error, ..TaskStatus::new(state, state == TaskState::Running, since) }
 }

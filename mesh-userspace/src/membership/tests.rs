@@ -15,16 +15,7 @@ fn id(byte: u8) -> Id {
 }
 
 fn status(message: &str) -> TaskStatus {
-    TaskStatus {
-        state: TaskState::Running,
-        ready: true,
-        message: message.to_string(),
-        error: None,
-        exit_code: None,
-        pid: None,
-        health: None,
-        since: 1,
-    }
+    TaskStatus { message: message.to_string(), ..TaskStatus::new(TaskState::Running, true, 1) }
 }
 
 fn node_status(generation: u64) -> NodeStatus {

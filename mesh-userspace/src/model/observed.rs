@@ -26,6 +26,14 @@ pub struct TaskStatus {
     pub since: UnixMs,
 }
 
+impl TaskStatus {
+    /// In this state since then, and nothing more to tell.
+    pub fn new(state: TaskState, ready: bool, since: UnixMs) -> Self {
+        let message = String::new();
+        TaskStatus { state, ready, message, error: None, exit_code: None, pid: None, health: None, since }
+    }
+}
+
 /// What a healthcheck says of a running task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

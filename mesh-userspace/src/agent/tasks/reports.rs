@@ -7,16 +7,7 @@ use crate::model::{TaskHealth, TaskState, TaskStatus, UnixMs};
 use crate::runtime::TaskExit;
 
 pub fn status(state: TaskState, ready: bool, message: &str) -> TaskStatus {
-    TaskStatus {
-        state,
-        ready,
-        message: message.into(),
-        error: None,
-        exit_code: None,
-        pid: None,
-        health: None,
-        since: now(),
-    }
+    TaskStatus { message: message.into(), ..TaskStatus::new(state, ready, now()) }
 }
 
 pub fn ended(state: TaskState, message: &str, error: Option<String>, exit_code: Option<i32>) -> TaskStatus {

@@ -81,14 +81,10 @@ pub fn task(byte: u8, slot: u32, node: u8, age_ms: u64) -> Task {
 
 fn report(state: TaskState, error: Option<&str>, age_ms: u64) -> TaskStatus {
     TaskStatus {
-        state,
-        ready: state == TaskState::Running,
         message: "started".into(),
         error: error.map(str::to_string),
         exit_code: error.map(|_| 1),
-        pid: None,
-        health: None,
-        since: NOW - age_ms,
+        ..TaskStatus::new(state, state == TaskState::Running, NOW - age_ms)
     }
 }
 

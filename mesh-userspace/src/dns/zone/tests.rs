@@ -115,19 +115,7 @@ fn add_task(cluster: &mut Cluster, observed: &mut Observed, number: u8, service:
         not_before: 0,
         adopted: None,
     };
-    observed.tasks.insert(
-        task.id.clone(),
-        TaskStatus {
-            state: TaskState::Running,
-            ready: true,
-            message: String::new(),
-            error: None,
-            exit_code: None,
-            pid: None,
-            health: None,
-            since: 0,
-        },
-    );
+    observed.tasks.insert(task.id.clone(), TaskStatus::new(TaskState::Running, true, 0));
     cluster.tasks.insert(task.id.clone(), task);
 }
 

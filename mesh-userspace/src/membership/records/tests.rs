@@ -19,16 +19,8 @@ fn task(number: u8) -> Subject {
 }
 
 fn status(message: &str) -> Vec<u8> {
-    let status = TaskStatus {
-        state: TaskState::Running,
-        ready: true,
-        message: message.to_string(),
-        error: None,
-        exit_code: None,
-        pid: Some(1),
-        health: None,
-        since: 5,
-    };
+    let status =
+        TaskStatus { message: message.to_string(), pid: Some(1), ..TaskStatus::new(TaskState::Running, true, 5) };
     serde_json::to_vec(&status).unwrap()
 }
 

@@ -262,7 +262,7 @@ fn task(service: u32, slot: u32, node: u32) -> Task {
 }
 
 fn status(state: TaskState, ready: bool) -> TaskStatus {
-    TaskStatus { state, ready, message: String::new(), error: None, exit_code: None, pid: None, health: None, since: 0 }
+    TaskStatus::new(state, ready, 0)
 }
 
 /// A world of ready tasks, `SLOTS` of each service, on other nodes.

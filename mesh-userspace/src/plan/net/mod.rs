@@ -16,6 +16,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use mesh_common::parse::protocol;
+
 use crate::model::Id;
 
 pub use compile::compile;
@@ -91,6 +93,16 @@ pub struct HeldPort {
 pub enum Transport {
     Tcp,
     Udp,
+}
+
+impl HeldPort {
+    /// IP protocol number and port, as the maps know it.
+    pub fn key(&self) -> (u8, u16) {
+        match self.transport {
+            Transport::Tcp => (protocol::TCP, self.port),
+            Transport::Udp => (protocol::UDP, self.port),
+        }
+    }
 }
 
 impl std::fmt::Display for HeldPort {

@@ -204,16 +204,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         tasks: vec![(id(7), task())].into(),
         ..Cluster::default()
     };
-    let running = TaskStatus {
-        state: TaskState::Running,
-        ready: true,
-        message: String::new(),
-        error: None,
-        exit_code: None,
-        pid: None,
-        health: None,
-        since: 0,
-    };
+    let running = TaskStatus::new(TaskState::Running, true, 0);
     (cluster, Observed { tasks: vec![(id(7), running)].into(), ..Default::default() })
 }
 

@@ -205,7 +205,7 @@ impl Node {
             uplinks: [(UPLINK, uplink)].into(),
             next_hops: BTreeMap::new(),
             task_links: self.ifindexes.clone(),
-            ports_not_taken: not_taken.map(as_key).collect(),
+            ports_not_taken: not_taken.map(HeldPort::key).collect(),
             flood_threshold: 0,
             task_mtu: self.image.mesh0.map_or(UNDERLAY.mtu, |mesh0| mesh0.mtu),
             underlay_mtu: UNDERLAY.mtu,
@@ -286,14 +286,7 @@ impl Node {
 /// A report as an agent writes it.
 pub fn status(state: TaskState, ready: bool, since: UnixMs) -> TaskStatus {
     let error = (state == TaskState::Failed).then(|| "task: non-zero exit (1)".to_string());
-    TaskStatus { state, ready, message: String::new(), error, exit_code: None, pid: None, health: None, since }
-}
-
-fn as_key(port: &HeldPort) -> (u8, u16) {
-    match port.transport {
-        Transport::Tcp => (protocol::TCP, port.port),
-        Transport::Udp => (protocol::UDP, port.port),
-    }
+    TaskStatus { error, ..TaskStatus::new(state, ready, since) }
 }
 
 /// The address as the model has it.

@@ -6,29 +6,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
-use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_common::verdict::{DropReason, Hook};
 use tokio::sync::Notify;
+
+mod facts;
+mod sweeping;
+mod unhealthy;
+
+use unhealthy::Unhealthy;
 
 use super::member::Member;
 use super::names::Names;
 use super::{Settings, XdpMode, xdp};
 use crate::dns::ResolverHandle;
 use crate::doctor::Xdp;
-use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, Swept, clock};
+use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
-use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task, TaskHealth, TaskStatus};
-use crate::plan::maps::{self, Facts, MapOp, NextHop, Programmed, Tables};
+use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task};
+use crate::plan::maps::{self, Facts, MapOp, Programmed};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
 /// A round at least so often.
@@ -309,23 +312,6 @@ impl Kernel {
         self.write_maps(cluster, observed, &facts, troubles)
     }
 
-    /// The underlay, or what it was: an address that went with its cable must not keep the maps from being written.
-    async fn underlay(&self, data_path: IpAddr, peers: &[IpAddr], troubles: &mut Troubles) -> anyhow::Result<Underlay> {
-        // Not in the match's head: its guard would live as long as the match.
-        let last = *lock(&self.underlay);
-        match (self.net.underlay(data_path, peers).await, last) {
-            (Ok(underlay), _) => {
-                *lock(&self.underlay) = Some(underlay);
-                Ok(underlay)
-            }
-            (Err(error), Some(last)) => {
-                troubles.warnings.push(error.to_string());
-                Ok(last)
-            }
-            (Err(error), None) => Err(error.into()),
-        }
-    }
-
     async fn converge(&self, image: &NetImage, troubles: &mut Troubles) -> anyhow::Result<()> {
         let namespaces = lock(&self.namespaces).clone();
         let namespace_of = move |task: &Id| File::open(namespaces.get(task)?).ok().map(OwnedFd::from);
@@ -348,84 +334,6 @@ impl Kernel {
             }
         }
         Ok(())
-    }
-
-    async fn facts(
-        &self,
-        member: &Member,
-        image: &NetImage,
-        underlay: &Underlay,
-        not_taken: &[net::HeldPort],
-    ) -> anyhow::Result<Facts> {
-        let mesh0 = self
-            .net
-            .ifindex(MESH0)
-            .await?
-            .ok_or_else(|| anyhow::anyhow!("mesh0 is not there (see the other warnings)"))?;
-        let uplinks = self.uplinks().await?;
-        let mut addresses: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
-        for addr in self.net.local_addresses().await? {
-            if let IpAddr::V4(addr) = addr {
-                addresses.insert(addr, 0);
-            }
-        }
-        for uplink in &uplinks {
-            for addr in &uplink.addrs {
-                if let IpAddr::V4(addr) = addr.addr() {
-                    addresses.insert(addr, uplink.ifindex);
-                }
-            }
-        }
-        let mut task_links = BTreeMap::new();
-        for link in image.task_links.values() {
-            if let Some(ifindex) = self.net.ifindex(&link.name).await? {
-                task_links.insert(link.task_id.clone(), ifindex);
-            }
-        }
-        let mtu = image.mesh0.map_or(underlay.mtu, |mesh0| mesh0.mtu);
-        Ok(Facts {
-            this_node: member.id.clone(),
-            mesh0,
-            netns_cookie: self.netns_cookie,
-            addresses,
-            uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
-            next_hops: BTreeMap::new(),
-            task_links,
-            ports_not_taken: not_taken.iter().map(as_key).collect(),
-            flood_threshold: self.flood_threshold,
-            task_mtu: mtu,
-            underlay_mtu: underlay.mtu,
-        })
-    }
-
-    /// Where the programs may send tunnel packets by themselves; what is not known goes through mesh0.
-    async fn next_hops(
-        &self,
-        data_path: IpAddr,
-        image: &NetImage,
-        peers: &[IpAddr],
-        troubles: &mut Troubles,
-    ) -> BTreeMap<Ipv4Addr, NextHop> {
-        let (true, Some(mesh0), IpAddr::V4(from)) = (self.fast_path, image.mesh0, data_path) else {
-            return BTreeMap::new();
-        };
-        let peers: Vec<Ipv4Addr> = peers
-            .iter()
-            .filter_map(|peer| match peer {
-                IpAddr::V4(addr) => Some(*addr),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        self.net.next_hops(from, mesh0.port, &peers).await.unwrap_or_else(|error| {
-            troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
-            BTreeMap::new()
-        })
-    }
-
-    /// Links that published ports answer on: those with an Ethernet header.
-    async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
-        let uplinks = self.net.uplinks(&self.publish_interfaces).await?;
-        Ok(uplinks.into_iter().filter(|uplink| uplink.has_ethernet).collect())
     }
 
     async fn attach(&self, image: &NetImage, facts: &Facts, troubles: &mut Troubles) -> anyhow::Result<()> {
@@ -501,78 +409,10 @@ impl Kernel {
         self.names.run(&member.id, || (member.desired.get(), member.observed())).await;
     }
 
-    /// Sweeps flows for ever. The walk is a thread's own affair: no lock is held, no other task of the agent waits for it.
-    pub async fn sweep(&self) {
-        let (mut pause, mut before) = (Swept::default().pause(&Swept::default(), EVERY, self.flows.sizes()), None);
-        loop {
-            let _ = tokio::time::timeout(pause, self.sweep_now.notified()).await; // either way it is time
-            let began = Instant::now();
-            let (flows, programmed) = (self.flows.clone(), self.programmed.clone());
-            let swept = tokio::task::spawn_blocking(move || {
-                flows.sweep(clock::now_s(), |backend| is_in_reach(lock(&programmed).tables(), backend))
-            });
-            match swept.await {
-                Ok(Ok(swept)) => {
-                    if swept.expired + swept.killed > 0 {
-                        log::debug!("swept: {swept:?}");
-                    }
-                    let (last, at) = before.replace((swept, began)).unwrap_or((swept, began));
-                    pause = swept.pause(&last, began.saturating_duration_since(at), self.flows.sizes());
-                }
-                Ok(Err(error)) => log::warn!("{error}"),
-                Err(error) => log::error!("sweep the flow table: {error}"),
-            }
-        }
-    }
-
     /// Ends the resolver, as leaving and purging do.
     pub async fn stop_resolver(&self) -> anyhow::Result<()> {
         self.names.stop().await
     }
-}
-
-/// Tasks that are called unhealthy and are in no table for it; their nodes wait for this word before they end them.
-#[derive(Default)]
-struct Unhealthy {
-    /// What was looked at.
-    tasks: OrdMap<Id, TaskStatus>,
-    ids: BTreeSet<Id>,
-}
-
-impl Unhealthy {
-    /// Looks at what changed.
-    fn follow(&mut self, tasks: &OrdMap<Id, TaskStatus>) -> BTreeSet<Id> {
-        let is_out = |status: &TaskStatus| {
-            status.health == Some(TaskHealth::Unhealthy) && !status.ready && !status.state.is_terminal()
-        };
-        for item in self.tasks.diff(tasks) {
-            match item {
-                DiffItem::Add(id, status) | DiffItem::Update { new: (id, status), .. } if is_out(status) => {
-                    self.ids.insert(id.clone());
-                }
-                DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { new: (id, _), .. } => {
-                    self.ids.remove(id);
-                }
-            }
-        }
-        self.tasks = tasks.clone();
-        self.ids.clone()
-    }
-}
-
-fn as_map_value(uplink: &Uplink) -> schema::Uplink {
-    let first = uplink.addrs.iter().find_map(|addr| match addr.addr() {
-        IpAddr::V4(addr) => Some(addr.octets()),
-        IpAddr::V6(_) => None,
-    });
-    schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
-}
-
-/// Flows may go on with this backend: it is there, and its node answers.
-fn is_in_reach(tables: &Tables, backend: u32) -> bool {
-    let is_silent =
-        |node: &u32| tables.peers.get(node).is_some_and(|peer| peer.flags & schema::peer_flag::UNREACHABLE != 0);
-    tables.backends.get(&backend).is_some_and(|backend| !is_silent(&backend.node))
 }
 
 /// `tcp/8000`, as `service ps` looks for it.
@@ -582,12 +422,4 @@ fn as_reported(port: &net::HeldPort) -> String {
         net::Transport::Udp => "udp",
     };
     format!("{transport}/{}", port.port)
-}
-
-/// IP protocol number and port.
-fn as_key(port: &net::HeldPort) -> (u8, u16) {
-    match port.transport {
-        net::Transport::Tcp => (protocol::TCP, port.port),
-        net::Transport::Udp => (protocol::UDP, port.port),
-    }
 }

@@ -1,0 +1,122 @@
+//! What a round is told of this host: its links, addresses, peers' ways, and what could not be had.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use mesh_common::schema;
+
+use super::{Kernel, Troubles, lock};
+use crate::agent::member::Member;
+use crate::kernel::net::NetError;
+use crate::plan::maps::{Facts, NextHop};
+use crate::plan::net::{self, MESH0, NetImage, Underlay, Uplink};
+
+impl Kernel {
+    /// The underlay, or what it was: an address that went with its cable must not keep the maps from being written.
+    pub(super) async fn underlay(
+        &self,
+        data_path: IpAddr,
+        peers: &[IpAddr],
+        troubles: &mut Troubles,
+    ) -> anyhow::Result<Underlay> {
+        // Not in the match's head: its guard would live as long as the match.
+        let last = *lock(&self.underlay);
+        match (self.net.underlay(data_path, peers).await, last) {
+            (Ok(underlay), _) => {
+                *lock(&self.underlay) = Some(underlay);
+                Ok(underlay)
+            }
+            (Err(error), Some(last)) => {
+                troubles.warnings.push(error.to_string());
+                Ok(last)
+            }
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn facts(
+        &self,
+        member: &Member,
+        image: &NetImage,
+        underlay: &Underlay,
+        not_taken: &[net::HeldPort],
+    ) -> anyhow::Result<Facts> {
+        let mesh0 = self
+            .net
+            .ifindex(MESH0)
+            .await?
+            .ok_or_else(|| anyhow::anyhow!("mesh0 is not there (see the other warnings)"))?;
+        let uplinks = self.uplinks().await?;
+        let mut addresses: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+        for addr in self.net.local_addresses().await? {
+            if let IpAddr::V4(addr) = addr {
+                addresses.insert(addr, 0);
+            }
+        }
+        for uplink in &uplinks {
+            for addr in &uplink.addrs {
+                if let IpAddr::V4(addr) = addr.addr() {
+                    addresses.insert(addr, uplink.ifindex);
+                }
+            }
+        }
+        let mut task_links = BTreeMap::new();
+        for link in image.task_links.values() {
+            if let Some(ifindex) = self.net.ifindex(&link.name).await? {
+                task_links.insert(link.task_id.clone(), ifindex);
+            }
+        }
+        let mtu = image.mesh0.map_or(underlay.mtu, |mesh0| mesh0.mtu);
+        Ok(Facts {
+            this_node: member.id.clone(),
+            mesh0,
+            netns_cookie: self.netns_cookie,
+            addresses,
+            uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
+            next_hops: BTreeMap::new(),
+            task_links,
+            ports_not_taken: not_taken.iter().map(net::HeldPort::key).collect(),
+            flood_threshold: self.flood_threshold,
+            task_mtu: mtu,
+            underlay_mtu: underlay.mtu,
+        })
+    }
+
+    /// Where the programs may send tunnel packets by themselves; what is not known goes through mesh0.
+    pub(super) async fn next_hops(
+        &self,
+        data_path: IpAddr,
+        image: &NetImage,
+        peers: &[IpAddr],
+        troubles: &mut Troubles,
+    ) -> BTreeMap<Ipv4Addr, NextHop> {
+        let (true, Some(mesh0), IpAddr::V4(from)) = (self.fast_path, image.mesh0, data_path) else {
+            return BTreeMap::new();
+        };
+        let peers: Vec<Ipv4Addr> = peers
+            .iter()
+            .filter_map(|peer| match peer {
+                IpAddr::V4(addr) => Some(*addr),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        self.net.next_hops(from, mesh0.port, &peers).await.unwrap_or_else(|error| {
+            troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
+            BTreeMap::new()
+        })
+    }
+
+    /// Links that published ports answer on: those with an Ethernet header.
+    pub(super) async fn uplinks(&self) -> Result<Vec<Uplink>, NetError> {
+        let uplinks = self.net.uplinks(&self.publish_interfaces).await?;
+        Ok(uplinks.into_iter().filter(|uplink| uplink.has_ethernet).collect())
+    }
+}
+
+fn as_map_value(uplink: &Uplink) -> schema::Uplink {
+    let first = uplink.addrs.iter().find_map(|addr| match addr.addr() {
+        IpAddr::V4(addr) => Some(addr.octets()),
+        IpAddr::V6(_) => None,
+    });
+    schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
+}
