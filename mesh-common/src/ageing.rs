@@ -121,24 +121,7 @@ mod tests {
     }
 
     fn entry(rewrite: u8, flags: u8, seen: u8, packets: u32) -> Entry {
-        Flow {
-            addr: [10, 0, 16, 4],
-            from: 0,
-            ifindex: 0,
-            vni: 0,
-            backend: 7,
-            port: 0,
-            other_port: 0,
-            node: 0,
-            mac: [0; 6],
-            rewrite,
-            deliver: 0,
-            seen,
-            flags,
-            last_seen_s: 0,
-            packets,
-            bytes: 0,
-        }
+        Flow { addr: [10, 0, 16, 4], backend: 7, rewrite, seen, flags, packets, ..Flow::default() }
     }
 
     /// Every pair of entries that differ in what ageing looks at.

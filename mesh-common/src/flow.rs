@@ -137,24 +137,7 @@ mod tests {
     }
 
     fn entry(rewrite: u8, addr: [u8; 4], port: u16, other_port: u16, flags: u8) -> Entry {
-        Flow {
-            addr,
-            from: 0,
-            ifindex: 0,
-            vni: 0,
-            backend: 0,
-            port,
-            other_port,
-            node: 0,
-            mac: [0; 6],
-            rewrite,
-            deliver: 0,
-            seen: 0,
-            flags,
-            last_seen_s: 0,
-            packets: 0,
-            bytes: 0,
-        }
+        Flow { addr, port, other_port, rewrite, flags, ..Flow::default() }
     }
 
     /// A call to a frontend, as the stage `owner` and the hook `from_task` write it: the destination becomes the task; where the reply's

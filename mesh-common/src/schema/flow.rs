@@ -54,7 +54,7 @@ impl<A: Copy> FlowKey<A> {
 
 /// What to do with packets of one direction; written by the programs, deleted by the sweeper. Self-contained: one lookup a packet.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow<A> {
     /// Replaces the side that `rewrite` names.
     pub addr: A,

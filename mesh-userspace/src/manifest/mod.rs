@@ -128,7 +128,7 @@ fn read_document(tree: &tree::Tree, reader: &mut Reader) -> Result<Document, Pro
     published::check(&services, reader);
     networks
         .entry(DEFAULT_NETWORK.to_string())
-        .or_insert_with(|| DeclaredNetwork::Own { spec: networks::plain(DEFAULT_NETWORK), name: None });
+        .or_insert_with(|| DeclaredNetwork::Own { spec: NetworkSpec::named(DEFAULT_NETWORK), name: None });
     let services = services.into_iter().map(|(_, spec)| spec).collect();
     Ok(Document { services, networks, volumes })
 }

@@ -22,20 +22,6 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<BTreeMap<String
     Ok(networks)
 }
 
-/// A network that says nothing.
-pub(super) fn plain(name: &str) -> NetworkSpec {
-    NetworkSpec {
-        name: name.to_string(),
-        subnet: None,
-        gateway: None,
-        internal: false,
-        attachable: false,
-        mtu: None,
-        labels: BTreeMap::new(),
-        options: BTreeMap::new(),
-    }
-}
-
 fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<DeclaredNetwork, Problem> {
     let fields = reader.fields(network.tree, &network.path, keys::NETWORK)?;
     let name = fields.get("name").filter(|field| !field.is_nothing()).map(Field::text).transpose()?;
@@ -47,7 +33,7 @@ fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<Dec
         return Ok(DeclaredNetwork::External { name });
     }
     let name = name.map(str::to_string);
-    let mut spec = plain(short);
+    let mut spec = NetworkSpec::named(short);
     if let Some(field) = fields.get("driver") {
         reader.word(field, &[("overlay", ())])?;
     }

@@ -26,6 +26,22 @@ pub struct NetworkSpec {
     pub options: BTreeMap<String, String>,
 }
 
+impl NetworkSpec {
+    /// A network of which only the name was said.
+    pub fn named(name: &str) -> Self {
+        NetworkSpec {
+            name: name.to_string(),
+            subnet: None,
+            gateway: None,
+            internal: false,
+            attachable: false,
+            mtu: None,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
 /// A network with what the allocator gave it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

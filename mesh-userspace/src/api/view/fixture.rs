@@ -93,16 +93,7 @@ pub fn facts() -> Facts {
     for node in [node(0xa1, 1, "n1", Role::Manager), node(0xb2, 2, "n2", Role::Worker)] {
         cluster.nodes.insert(node.id.clone(), node);
     }
-    let spec = NetworkSpec {
-        name: "demo".into(),
-        subnet: None,
-        gateway: None,
-        internal: false,
-        attachable: false,
-        mtu: None,
-        labels: Default::default(),
-        options: Default::default(),
-    };
+    let spec = NetworkSpec::named("demo");
     let demo = Network {
         id: id(0xd0),
         spec,
@@ -155,20 +146,14 @@ pub fn flows() -> Vec<FlowFact> {
     let call = Flow {
         addr: [10, 0, 16, 0x11],
         from: 7,
-        ifindex: 0,
         vni: 4097,
         backend: 0x11,
-        port: 0,
-        other_port: 0,
-        node: 0,
-        mac: [0; 6],
         rewrite: rewrite::DESTINATION,
         deliver: 1,
         seen: 1,
-        flags: 0,
-        last_seen_s: 0,
         packets: 6,
         bytes: 600,
+        ..Flow::default()
     };
     let answer =
         Flow { addr: vip, rewrite: rewrite::SOURCE, flags: flow_flag::REVERSE, packets: 4, bytes: 4_000, ..call };

@@ -132,21 +132,13 @@ mod tests {
         let key = FlowKey::new([10, 0, 16, 3], [10, 0, 16, 2], 40_000, 80, protocol);
         let flow = Flow {
             addr: [10, 0, 16, 4],
-            from: 0,
-            ifindex: 0,
-            vni: 0,
             backend: 7,
-            port: 0,
-            other_port: 0,
-            node: 0,
-            mac: [0; 6],
             rewrite: 2,
             deliver: 1,
             seen,
-            flags: 0,
             last_seen_s: NOW - silent_s,
             packets: 1,
-            bytes: 0,
+            ..Flow::default()
         };
         (key, flow)
     }

@@ -1,7 +1,5 @@
 //! `swarm init`: settings, the first node, the network `ingress`.
 
-use std::collections::BTreeMap;
-
 use ipnet::Ipv4Net;
 use mesh_common::wire::vni;
 
@@ -72,16 +70,7 @@ pub fn init_cluster(cluster: &Cluster, request: InitCluster, ctx: &mut Ctx) -> R
     let name = "ingress".to_string();
     let subnet = next_subnet(&mut after, request.address_pool, request.subnet_len)
         .map_err(|source| CommandError::SubnetsUsedUp { network: name.clone(), source })?;
-    let spec = NetworkSpec {
-        name,
-        subnet: None,
-        gateway: None,
-        internal: false,
-        attachable: false,
-        mtu: None,
-        labels: BTreeMap::new(),
-        options: BTreeMap::new(),
-    };
+    let spec = NetworkSpec::named(&name);
     let ingress = Network {
         id: ctx.new_id(),
         spec,

@@ -197,16 +197,7 @@ fn node(number: u32) -> Node {
 }
 
 fn network() -> Network {
-    let spec = NetworkSpec {
-        name: "demo".to_string(),
-        subnet: None,
-        gateway: None,
-        internal: false,
-        attachable: false,
-        mtu: None,
-        labels: BTreeMap::new(),
-        options: BTreeMap::new(),
-    };
+    let spec = NetworkSpec::named("demo");
     Network {
         id: id(2, 1),
         spec,

@@ -151,16 +151,7 @@ pub(super) fn id(n: u8) -> Id {
 pub(super) fn facts() -> (Cluster, Observed) {
     let network = |n: u8, name: &str, vni, subnet: &str, gateway: &str| Network {
         id: id(n),
-        spec: NetworkSpec {
-            name: name.into(),
-            subnet: None,
-            gateway: None,
-            internal: false,
-            attachable: false,
-            mtu: None,
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
-        },
+        spec: NetworkSpec::named(name),
         vni,
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),

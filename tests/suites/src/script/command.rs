@@ -1,7 +1,5 @@
 //! The words of a situation and what each does.
 
-use std::collections::BTreeMap;
-
 use mesh_userspace::leader::command::{self, NodeUpdate};
 use mesh_userspace::manifest;
 use mesh_userspace::model::{Availability, NetworkSpec, Runtime, TaskHealth, TaskState};
@@ -60,16 +58,7 @@ fn change(cluster: &mut Cluster, parts: &[&str], input: Option<&str>) -> Result<
             return cluster.form(number(count)? as u8, &[Runtime::Docker, Runtime::Exec]).map(silent);
         }
         ["network", "create", name] => {
-            let spec = NetworkSpec {
-                name: (*name).to_string(),
-                subnet: None,
-                gateway: None,
-                internal: false,
-                attachable: false,
-                mtu: None,
-                labels: BTreeMap::new(),
-                options: BTreeMap::new(),
-            };
+            let spec = NetworkSpec::named(name);
             cluster.run(|facts, ctx| command::create_network(facts, spec, ctx)).map(quiet).map_err(words)
         }
         ["network", "rm", name] => {

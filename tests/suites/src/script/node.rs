@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use mesh_common::parse::protocol;
 use mesh_common::schema;
 use mesh_userspace::dns::zone::{self, Zone};
 use mesh_userspace::model::{Cluster, Id, Node as Member, Observed, TaskHealth, TaskState, TaskStatus, UnixMs};
 use mesh_userspace::plan::maps::{self, Facts, Tables};
-use mesh_userspace::plan::net::{self, HeldPort, NetImage, NetOp, Programmed, Transport, Underlay};
+use mesh_userspace::plan::net::{self, HeldPort, NetImage, NetOp, Programmed, Underlay};
 
 use super::maps::Maps;
 

@@ -114,16 +114,7 @@ fn node(number: u32) -> Node {
 fn network() -> Network {
     Network {
         id: id(KIND_NETWORK, 1),
-        spec: NetworkSpec {
-            name: "bench".to_owned(),
-            subnet: None,
-            gateway: None,
-            internal: false,
-            attachable: false,
-            mtu: None,
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
-        },
+        spec: NetworkSpec::named("bench"),
         vni: 4_097,
         subnet: "10.0.0.0/8".parse().expect("a prefix"),
         gateway: Ipv4Addr::new(10, 0, 0, 1),
