@@ -1,6 +1,7 @@
 //! The command line against a fake control plane behind a real socket: what is printed, and how it ends.
 
 mod flows;
+mod refusals;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -374,68 +375,6 @@ fn status_shows_everything_on_one_screen() {
     assert_eq!(ok(&agent.socket, &["logs", "--raw", "whoami.1"]), "line 0\n");
     let logs = ok(&agent.socket, &["service", "logs", "whoami"]);
     assert!(logs.starts_with("whoami.1.111111111111@n1    | line 0\n"), "{logs}");
-}
-
-#[test]
-fn refusals_are_one_line_with_the_remedy() {
-    let table: &[(&[&str], u8, &str)] = &[
-        (
-            &["node", "ls"],
-            1,
-            "mesh: cannot reach the agent at /nonexistent/mesh.sock: no such file; start it with 'mesh agent' as root, \
-             or name its socket with --socket",
-        ),
-        (
-            &["service", "create", "--runtime", "exec", "--mount", "source=data,target=/data", "sleep", "1"],
-            1,
-            "mesh: --mount: runtime exec does not have it: volumes need runtime docker; bind a folder of the host \
-             (/host/path:/path)",
-        ),
-        (
-            &["service", "create", "--secret", "key", "nginx"],
-            1,
-            "mesh: --secret: secrets are not there yet; without it the service would run unprotected",
-        ),
-        (
-            &["netwrk", "ls"],
-            2,
-            "mesh: unrecognized subcommand 'netwrk'; a similar subcommand exists: 'network'; see 'mesh --help'",
-        ),
-        (
-            &["service", "ls", "--format", "{{.Name}}"],
-            2,
-            "mesh: invalid value '{{.Name}}' for '--format <FORMAT>': Go templates are not understood; take 'json' and \
-             pick fields with jq; see 'mesh service ls --help'",
-        ),
-        (
-            &["service", "scale", "web"],
-            2,
-            "mesh: invalid value 'web' for '<SERVICE=REPLICAS>...': 'web' is not SERVICE=REPLICAS, e.g. whoami=2; see \
-             'mesh service scale --help'",
-        ),
-        (
-            &["network", "create", "-d", "bridge", "x"],
-            1,
-            "mesh: network driver 'bridge' is not there: the one driver is overlay",
-        ),
-        (
-            &["network", "create", "--subnet", "10.1.2.3/20", "x"],
-            1,
-            "mesh: --subnet 10.1.2.3/20: bits are set behind the prefix; did you mean 10.1.0.0/20?",
-        ),
-        (
-            &["stack", "deploy", "-c", "/nonexistent.yaml", "x"],
-            1,
-            "mesh: cannot read the manifest /nonexistent.yaml: No such file or directory (os error 2)",
-        ),
-    ];
-    for (words, code, line) in table {
-        assert_eq!(refused(words), (*code, line.to_string()), "{words:?}");
-    }
-    let (code, line) = refused(&["network", "create", "--subnet", "10.1.0.0/33", "x"]);
-    assert_eq!((code, line.lines().count()), (2, 1), "{line}");
-    let (code, line) = refused(&["exec", "whoami.1"]);
-    assert_eq!((code, line.lines().count()), (2, 1), "{line}");
 }
 
 #[test]
