@@ -187,6 +187,10 @@ impl Reader {
             }
             self.at += 1;
         }
+        // `use<>` in a return type imports nothing: it says what the type borrows.
+        if segments.is_empty() {
+            return;
+        }
         let mut scope = self.scope();
         scope.test |= test;
         self.paths.push(Path { segments, line, scope, called: false });
@@ -224,6 +228,12 @@ mod tests {
     fn use_trees_are_flattened() {
         let text = "use a::b;\npub(crate) use c::{self, d as e, f::{g, h::*}};\nuse ::i::j;";
         assert_eq!(written(text), ["a::b", "c::self", "c::d", "c::f::g", "c::f::h::*", "i::j"]);
+    }
+
+    #[test]
+    fn what_a_type_borrows_is_no_import() {
+        assert_eq!(written("fn f() -> impl Sized + use<> { a::b() }"), ["a::b"]);
+        assert!(paths("fn f() -> impl Sized + use<> {}").iter().all(|path| !path.segments.is_empty()));
     }
 
     #[test]
