@@ -4,6 +4,7 @@
 //! the same table; when a backend comes or goes, few slots change hands.
 
 use crate::hash;
+use crate::schema::RingSlot;
 
 /// Ring lengths in use, all prime, each about twice the one before: no ring is more than twice as long as it must be.
 pub const LENGTHS: [u32; 17] = [
@@ -21,14 +22,14 @@ pub fn length_for(backends: usize, slots_each: usize) -> u32 {
     LENGTHS.into_iter().find(|length| *length as usize >= needed).unwrap_or(LENGTHS[LENGTHS.len() - 1])
 }
 
-/// Fills `ring` (its length is prime) with the numbers in `backends`; 0 everywhere if there are none.
+/// Fills `ring` (its length is prime) with `backends`; nobody everywhere if there are none.
 ///
 /// The result depends on the set alone where the caller passes it sorted. `next` is scratch of `backends`' length.
 ///
 /// # Panics
 /// If `next` is shorter than `backends`.
-pub fn fill(ring: &mut [u32], backends: &[u32], next: &mut [u32]) {
-    ring.fill(0);
+pub fn fill(ring: &mut [RingSlot], backends: &[RingSlot], next: &mut [u32]) {
+    ring.fill(RingSlot::default());
     let len = ring.len() as u32;
     if backends.is_empty() || len < 2 {
         if let ([slot], Some(only)) = (ring, backends.first()) {
@@ -40,12 +41,12 @@ pub fn fill(ring: &mut [u32], backends: &[u32], next: &mut [u32]) {
     let mut filled = 0;
     loop {
         for (i, &backend) in backends.iter().enumerate() {
-            let offset = hash::words(backend, 0x6d65_7368, 0, 0) % len;
-            let skip = hash::words(backend, 0x7269_6e67, 0, 0) % (len - 1) + 1;
+            let offset = hash::words(backend.backend, 0x6d65_7368, 0, 0) % len;
+            let skip = hash::words(backend.backend, 0x7269_6e67, 0, 0) % (len - 1) + 1;
             loop {
                 let at = ((offset as u64 + next[i] as u64 * skip as u64) % len as u64) as usize;
                 next[i] += 1;
-                if ring[at] == 0 {
+                if ring[at].backend == 0 {
                     ring[at] = backend;
                     break;
                 }
@@ -64,10 +65,18 @@ mod tests {
 
     use super::*;
 
+    /// A ring of so many slots over these backends, by their numbers; each has brought its node along.
+    fn filled(len: u32, backends: &[u32]) -> Vec<u32> {
+        let slots: Vec<RingSlot> =
+            backends.iter().map(|backend| RingSlot { backend: *backend, node: !backend }).collect();
+        let mut ring = vec![RingSlot { backend: 7, node: 7 }; len as usize];
+        fill(&mut ring, &slots, &mut vec![0; slots.len()]);
+        assert!(ring.iter().all(|slot| *slot == RingSlot::default() || slot.node == !slot.backend));
+        ring.iter().map(|slot| slot.backend).collect()
+    }
+
     fn ring_of(backends: &[u32]) -> Vec<u32> {
-        let mut ring = vec![0; length_for(backends.len(), FINE) as usize];
-        fill(&mut ring, backends, &mut vec![0; backends.len()]);
-        ring
+        filled(length_for(backends.len(), FINE), backends)
     }
 
     #[test]
@@ -98,10 +107,7 @@ mod tests {
     #[test]
     fn losing_one_of_ten_moves_few_slots_of_the_others() {
         let all: Vec<u32> = (1..=10).collect();
-        let mut before = vec![0; 4_093];
-        let mut after = before.clone();
-        fill(&mut before, &all, &mut [0; 10]);
-        fill(&mut after, &all[..9], &mut [0; 9]);
+        let (before, after) = (filled(4_093, &all), filled(4_093, &all[..9]));
         let moved = before.iter().zip(&after).filter(|(b, a)| **b != 10 && b != a).count();
         assert!(moved * 100 < 4_093 * 10, "{moved} slots moved needlessly");
     }
@@ -133,9 +139,7 @@ mod tests {
             let all: Vec<u32> = backends.into_iter().collect();
             let gone = all[leaves.index(all.len())];
             let rest: Vec<u32> = all.iter().copied().filter(|backend| *backend != gone).collect();
-            let (mut before, mut after) = (vec![0; 4_093], vec![0; 4_093]);
-            fill(&mut before, &all, &mut vec![0; all.len()]);
-            fill(&mut after, &rest, &mut vec![0; rest.len()]);
+            let (before, after) = (filled(4_093, &all), filled(4_093, &rest));
             let moved = before.iter().zip(&after).filter(|(old, new)| **old != gone && old != new).count();
             prop_assert!(moved * 4 < 4_093, "{} slots moved needlessly", moved);
         }

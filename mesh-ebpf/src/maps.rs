@@ -24,7 +24,7 @@ pub static FRONTENDS4: HashMap<FrontendKey<Addr4>, Frontend<Addr4>, MAX_FRONTEND
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
 #[btf_map]
-pub static RINGS: Array<u32, MIN_RING_SLOTS> = Array::new();
+pub static RINGS: Array<RingSlot, MIN_RING_SLOTS> = Array::new();
 #[btf_map]
 pub static TURNS: HashMap<u32, u64, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]

@@ -17,7 +17,7 @@ pub use flow::*;
 pub use service::*;
 
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Fewest flow entries (two a flow) that a machine gets by itself, `FLOWS4`; the size is chosen at load, by the machine's memory.
 pub const MIN_FLOWS: usize = 1 << 16;
@@ -215,7 +215,7 @@ const _: () = {
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
     assert!(size_of::<Config>() == 40 && size_of::<Backend>() == 40 && size_of::<Peer>() == 36);
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
-    assert!(size_of::<Flood>() == 32);
+    assert!(size_of::<Flood>() == 32 && size_of::<RingSlot>() == 8);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };
@@ -247,6 +247,7 @@ mod pod {
         Frontend<[u8; 4]>,
         Frontend<[u8; 16]>,
         Backend,
+        RingSlot,
         Peer,
         Address,
         Uplink,

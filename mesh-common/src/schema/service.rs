@@ -133,6 +133,19 @@ pub mod algorithm {
     pub const RANDOM: u8 = 2;
 }
 
+/// A slot of a list or ring: `RINGS`, written by plan. All zero: nobody.
+///
+/// The node stands beside the number, for it is all that who sends a call on to another node needs to know of its task. It stays true by itself: a
+/// task never moves, and its number is never another's. Slots are not overwritten while a program may be reading them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingSlot {
+    /// Endpoint number of the backend: key of `BACKENDS`.
+    pub backend: u32,
+    /// Node it lives on.
+    pub node: u32,
+}
+
 /// A task's attachment as a balancing target: `BACKENDS`, keyed by the endpoint number; written by plan.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

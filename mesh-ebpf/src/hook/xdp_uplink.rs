@@ -11,7 +11,8 @@ use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::hash;
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, words_of_6};
 use mesh_common::schema::{
-    Config, Flow, Frontend, Peer, address_flag, algorithm, deliver as way, flow_flag, frontend_flag, origin, peer_flag,
+    Config, Flow, Frontend, Peer, RingSlot, address_flag, algorithm, deliver as way, flow_flag, frontend_flag, origin,
+    peer_flag,
 };
 use mesh_common::wire::{mac, outer, vni};
 
@@ -96,13 +97,10 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
         return None;
     }
     if frontend.algorithm == algorithm::MAGLEV {
-        let number = balance::by_ring(frontend, packet)?;
-        let backend = balance::backend(number)?;
-        if backend.node == config.node {
-            return None;
-        }
-        let peer = peer_here(xdp, backend.node, len)?;
-        return forward(xdp, config, ip, packet, peer, words_of_6(mac::of(mac::KIND_ENDPOINT, number)), len);
+        let RingSlot { backend, node } = balance::by_ring(frontend, packet)?;
+        // No peer has this node's number: what is for a task here finds none.
+        let peer = peer_here(xdp, node, len)?;
+        return forward(xdp, config, ip, packet, peer, words_of_6(mac::of(mac::KIND_ENDPOINT, backend)), len);
     }
     let (flow, is_new) = match flow::find(packet, origin::WIRE) {
         Found::Alive(flow) => (flow, false),

@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use mesh_common::hash;
 use mesh_common::parse::Packet;
-use mesh_common::schema::{Backend, Frontend, FrontendKey, algorithm};
+use mesh_common::schema::{Backend, Frontend, FrontendKey, RingSlot, algorithm};
 use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
@@ -33,7 +33,7 @@ pub fn backend(number: u32) -> Option<&'static Backend> {
     unsafe { BACKENDS.get(number) }
 }
 
-/// The endpoint number for this packet: by the service's algorithm for a first packet, by the ring for a later one without a flow.
+/// The backend for this packet and its node: by the service's algorithm for a first packet, by the ring for a later one without a flow.
 ///
 /// Not `gone` (0: none), which turned this packet back and stands in the tables for a moment still. In a flood the ring chooses, whatever the
 /// algorithm: entries may be lost before the handshake is over, and then every packet has to find the same backend without one.
@@ -43,7 +43,7 @@ pub fn choose<F: Tables>(
     packet: &Packet<F>,
     gone: u32,
     in_flood: bool,
-) -> Result<u32, Stop> {
+) -> Result<RingSlot, Stop> {
     if frontend.turns_len == 0 {
         return Err(Stop::refuse(DropReason::NoBackend));
     }
@@ -55,17 +55,20 @@ pub fn choose<F: Tables>(
     } else {
         frontend.turns_at + take_turn(frontend.pool).checked_rem(frontend.turns_len as u64).unwrap_or(0) as u32
     };
-    let number = match RINGS.get(slot) {
-        Some(number) if *number != 0 => *number,
-        _ => return Err(Stop::refuse(DropReason::NoBackend)),
-    };
-    if number != gone {
-        return Ok(number);
+    let Some(chosen) = at(slot) else { return Err(Stop::refuse(DropReason::NoBackend)) };
+    if chosen.backend != gone {
+        return Ok(chosen);
     }
-    match another(frontend, gone) {
-        number if number != gone => Ok(number),
+    match another(frontend, chosen) {
+        other if other.backend != gone => Ok(other),
         _ => Err(Stop::drop(DropReason::EndpointGone)),
     }
+}
+
+/// Who stands in a slot, if anybody does.
+#[inline(always)]
+fn at(slot: u32) -> Option<RingSlot> {
+    RINGS.get(slot).copied().filter(|there| there.backend != 0)
 }
 
 /// The slot of the ring for this packet.
@@ -74,21 +77,21 @@ fn ring_slot<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> u32
     frontend.ring_at + hash::slot(packet.hash(), frontend.ring_len)
 }
 
-/// The endpoint number that the ring names for this packet, if there is any: the choice for every packet of a service with algorithm
+/// The backend that the ring names for this packet and its node, if there is any: the choice for every packet of a service with algorithm
 /// `maglev`, so that it needs no flow entry where it enters.
 #[inline(always)]
-pub fn by_ring<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Option<u32> {
-    RINGS.get(ring_slot(frontend, packet)).copied().filter(|number| *number != 0 && frontend.turns_len != 0)
+pub fn by_ring<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Option<RingSlot> {
+    if frontend.turns_len == 0 { None } else { at(ring_slot(frontend, packet)) }
 }
 
-/// A ready backend other than `number`, if there is one: the list holds each once, so one of its first two.
+/// A ready backend other than this one, if there is one: the list holds each once, so one of its first two.
 #[inline(always)]
-pub fn another<A>(frontend: &Frontend<A>, number: u32) -> u32 {
-    let first = RINGS.get(frontend.turns_at).copied().unwrap_or(number);
-    if first != number || frontend.turns_len < 2 {
+pub fn another<A>(frontend: &Frontend<A>, than: RingSlot) -> RingSlot {
+    let first = at(frontend.turns_at).unwrap_or(than);
+    if first.backend != than.backend || frontend.turns_len < 2 {
         first
     } else {
-        RINGS.get(frontend.turns_at + 1).copied().unwrap_or(number)
+        at(frontend.turns_at + 1).unwrap_or(than)
     }
 }
 

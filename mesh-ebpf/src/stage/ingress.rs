@@ -2,7 +2,7 @@
 //! unmodified to its node, with the choice in the inner destination MAC and the last hop in the inner source MAC.
 
 use mesh_common::parse::{Packet, protocol};
-use mesh_common::schema::{Flow, Frontend, deliver, flow_flag};
+use mesh_common::schema::{Flow, Frontend, RingSlot, deliver, flow_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 
@@ -53,16 +53,16 @@ fn decide<F: Tables>(
     call: &Call<F::Addr>,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
     let in_flood = flow::begins();
-    let number = balance::choose(frontend, packet, call.gone, in_flood)?;
-    let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    if backend.node == call.node {
+    let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood)?;
+    if node == call.node {
+        let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
         return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, call.gateway);
     }
     let from_wire = call.entry == Entry::Wire;
     // In a flood a SYN leaves no trace here: whatever follows it finds the same backend by the ring, and the answer leaves by the link that has the
     // address. What follows is remembered, or every packet of a connection would count as a flow.
     let is_traceless = in_flood && packet.protocol == protocol::TCP && packet.may_open();
-    let forward = to_owner(packet, number, backend.node, call.entry, call.from, call.back.ifindex)?;
+    let forward = to_owner(packet, number, node, call.entry, call.from, call.back.ifindex)?;
     if is_traceless && (!from_wire || is_links_own(packet, call.back.ifindex)) {
         // The life before on this tuple, which the SYN ended, named another backend perhaps: what follows must not find it.
         F::remove_flow(&packet.tuple);

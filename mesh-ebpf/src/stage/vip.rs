@@ -34,14 +34,15 @@ fn decide<F: Tables>(
         Form::IcmpError | Form::EchoReply => return Err(Stop::drop(DropReason::IcmpError)),
         _ => {}
     }
-    let mut number = balance::choose(frontend, packet, gone, flow::begins())?;
-    if number == source.number && frontend.turns_len > 1 {
+    let mut chosen = balance::choose(frontend, packet, gone, flow::begins())?;
+    if chosen.backend == source.number && frontend.turns_len > 1 {
         // A task that calls its own service gets another task where there is one: the next in turn.
-        let other = balance::another(frontend, number);
-        if other != gone {
-            number = other;
+        let other = balance::another(frontend, chosen);
+        if other.backend != gone {
+            chosen = other;
         }
     }
+    let number = chosen.backend;
     let is_hairpin = number == source.number;
     let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let Some(scratch) = F::scratch() else { return Err(Stop::drop(DropReason::NotConfigured)) };

@@ -22,7 +22,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 16] = [
     ("ENDPOINTS4", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
     ("FRONTENDS4", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
     ("BACKENDS", &[], &["addr", "vni", "pool", "node", "ifindex", "mac", "state"]),
-    ("RINGS", &[], &[]),
+    ("RINGS", &[], &["backend", "node"]),
     ("TURNS", &[], &[]),
     (
         "FLOWS4",

@@ -40,7 +40,7 @@ pub const MAPS: &[Spec] = &[
     spec::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4", MapType::Hash, MAX_ENDPOINTS),
     spec::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", MapType::Hash, MAX_FRONTENDS),
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
-    sized::<u32, u32>("RINGS", MapType::Array),
+    sized::<u32, RingSlot>("RINGS", MapType::Array),
     spec::<u32, u64>("TURNS", MapType::Hash, MAX_FRONTENDS),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::maps::{Array, Map, MapData, MapError};
-use mesh_common::schema::{Config, Frontend, FrontendKey, Peer};
+use mesh_common::schema::{Config, Frontend, FrontendKey, Peer, RingSlot};
 
 use super::{BpfError, Dataplane};
 use crate::plan::maps::{Entry, Key, MapOp, Tables};
@@ -55,7 +55,7 @@ impl Dataplane {
     }
 
     /// The lists and rings that frontends refer to, each read in one call.
-    fn lists(&self, frontends: &Frontends) -> Result<BTreeMap<u32, Arc<Vec<u32>>>, BpfError> {
+    fn lists(&self, frontends: &Frontends) -> Result<BTreeMap<u32, Arc<Vec<RingSlot>>>, BpfError> {
         let (map, slots) = (self.map("RINGS")?, self.ring_slots()?);
         let wanted: BTreeMap<u32, u32> = (frontends.values().filter(|frontend| frontend.turns_len != 0))
             .flat_map(|frontend| [(frontend.turns_at, frontend.turns_len), (frontend.ring_at, frontend.ring_len)])
@@ -159,7 +159,7 @@ impl Dataplane {
         map.set(0, config.unwrap_or(&nothing), ANY).map_err(map_error("write", "CONFIG"))
     }
 
-    fn write_ring(&mut self, at: u32, slots: &[u32]) -> Result<(), BpfError> {
+    fn write_ring(&mut self, at: u32, slots: &[RingSlot]) -> Result<(), BpfError> {
         let data = self.map("RINGS")?;
         let keys: Vec<u32> = (at..at + slots.len() as u32).collect();
         super::batch::update(data, &keys, slots).map_err(|error| BpfError::Map {

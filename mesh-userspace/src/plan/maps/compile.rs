@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use mesh_common::family::{Family, V4};
 use mesh_common::schema::{
-    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, address_flag, algorithm, backend_state, endpoint,
-    endpoint_flag, frontend_flag, peer_flag,
+    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, address_flag, algorithm, backend_state,
+    endpoint, endpoint_flag, frontend_flag, peer_flag,
 };
 use mesh_common::wire::mac;
 
@@ -193,7 +193,7 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
         };
         image.overlaps |= image.backends.insert(*number, backend).is_some();
         if let (Some(pool), true) = (pool, is_ready) {
-            image.pools.entry(pool).or_default().backends.push(*number);
+            image.pools.entry(pool).or_default().backends.push(RingSlot { backend: *number, node: node.number });
         }
     }
 }

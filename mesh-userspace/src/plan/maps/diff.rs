@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
+use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
 
 use super::Tables;
 
@@ -19,7 +19,7 @@ pub enum Entry {
     /// A pool's turn counter; written only where there is none.
     Turn(u32),
     /// Slots from the first one on.
-    Ring(u32, Arc<Vec<u32>>),
+    Ring(u32, Arc<Vec<RingSlot>>),
 }
 
 /// One entry to delete. Rings are not deleted: nobody refers to them any more.

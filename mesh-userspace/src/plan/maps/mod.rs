@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink};
+use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
 
 use crate::model::Id;
 
@@ -90,8 +90,8 @@ pub struct Image {
 /// Who answers for a service on a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// Ready backends (endpoint numbers), ascending.
-    pub backends: Vec<u32>,
+    /// Ready backends, ascending.
+    pub backends: Vec<RingSlot>,
     /// The ring chooses for every flow, so it must be even.
     pub maglev: bool,
 }
@@ -107,7 +107,7 @@ pub struct Tables {
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
     /// First slot → contents, of every list and ring that a frontend refers to.
-    pub rings: BTreeMap<u32, Arc<Vec<u32>>>,
+    pub rings: BTreeMap<u32, Arc<Vec<RingSlot>>>,
     /// Pools that have a turn counter; its value is the programs'.
     pub turns: BTreeSet<u32>,
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_common::maglev::{self, COARSE, FINE};
-use mesh_common::schema::MIN_RING_SLOTS;
+use mesh_common::schema::{MIN_RING_SLOTS, RingSlot};
 
 use super::room::Room;
 use super::{Image, Pool, Tables};
@@ -31,11 +31,11 @@ pub struct Placed {
 /// Where one pool's lists are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    backends: Arc<Vec<u32>>,
+    backends: Arc<Vec<RingSlot>>,
     turns_at: u32,
     /// The list's own first slot where it serves as the ring.
     ring_at: u32,
-    ring: Arc<Vec<u32>>,
+    ring: Arc<Vec<RingSlot>>,
     generation: u32,
 }
 
@@ -160,8 +160,8 @@ fn ranges(place: &Place) -> impl Iterator<Item = (u32, u32)> {
     [Some(list), is_own.then_some(ring)].into_iter().flatten().filter(|(_, len)| *len > 0)
 }
 
-fn ring(backends: &[u32], len: u32) -> Vec<u32> {
-    let mut ring = vec![0; len as usize];
+fn ring(backends: &[RingSlot], len: u32) -> Vec<RingSlot> {
+    let mut ring = vec![RingSlot::default(); len as usize];
     maglev::fill(&mut ring, backends, &mut vec![0; backends.len()]);
     ring
 }

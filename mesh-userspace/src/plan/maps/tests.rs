@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::schema::{Frontend, FrontendKey, MIN_RING_SLOTS, algorithm};
+use mesh_common::schema::{Frontend, FrontendKey, MIN_RING_SLOTS, RingSlot, algorithm};
 use proptest::prelude::*;
 
 use super::{Entry, Image, Key, MapOp, Placed, Pool, Tables, diff, place};
 
+/// Of a backend that lives on one of three nodes.
+fn slot(backend: &u32) -> RingSlot {
+    RingSlot { backend: *backend, node: backend % 3 + 1 }
+}
+
 fn image_of(lists: &BTreeMap<u32, Vec<u32>>) -> Image {
-    let pool =
-        |(pool, backends): (&u32, &Vec<u32>)| (*pool, Pool { backends: backends.clone(), maglev: pool % 2 == 0 });
+    let pool = |(pool, backends): (&u32, &Vec<u32>)| {
+        (*pool, Pool { backends: backends.iter().map(slot).collect(), maglev: pool % 2 == 0 })
+    };
     let pools: BTreeMap<u32, Pool> = lists.iter().map(pool).collect();
     let frontends = pools
         .keys()

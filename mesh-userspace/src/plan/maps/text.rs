@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!   frontend *:8000/tcp to 8000 vip 10.0.16.2 pool 1 vni 4097 round-robin turns 0+2 ring 2+251 generation 1
-//!   ring 0+2 = 1 2
+//!   ring 0+2 = 1@1 2@3
 //! ```
 //! Every field of an entry is in its line (they are taken apart by name, so that a new one is not forgotten), zeros left out; a Maglev
-//! ring is told by its shares. Pure: who wants to show them prints the lines. Must not: look anything up, so that the text is what the map holds and nothing else.
+//! ring is told by its shares. A slot is `backend@node`. Pure: who wants to show them prints the lines. Must not: look anything up, so that the text is what the map holds and nothing else.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_common::schema::{
-    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, Uplink, address_flag, algorithm, backend_state,
-    endpoint, endpoint_flag, frontend_flag, peer_flag,
+    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink, address_flag, algorithm,
+    backend_state, endpoint, endpoint_flag, frontend_flag, peer_flag,
 };
 
 use super::{Entry, Key, MapOp, Tables};
@@ -251,15 +251,20 @@ fn frontend(key: &FrontendKey<[u8; 4]>, value: &Frontend<[u8; 4]>) -> String {
 }
 
 /// A list where nobody stands twice is told as it is; a ring by how many slots each has.
-fn shares(slots: &[u32]) -> String {
-    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+fn shares(slots: &[RingSlot]) -> String {
+    let mut counts: BTreeMap<RingSlot, usize> = BTreeMap::new();
     slots.iter().for_each(|slot| *counts.entry(*slot).or_default() += 1);
     let words: Vec<String> = if counts.len() == slots.len() {
-        slots.iter().map(u32::to_string).collect()
+        slots.iter().map(slot).collect()
     } else {
-        counts.iter().map(|(backend, count)| format!("{count}×{backend}")).collect()
+        counts.iter().map(|(one, count)| format!("{count}×{}", slot(one))).collect()
     };
     words.join(" ")
+}
+
+fn slot(slot: &RingSlot) -> String {
+    let RingSlot { backend, node } = slot;
+    format!("{backend}@{node}")
 }
 
 /// ` name value`, where it is not zero.
@@ -323,9 +328,10 @@ mod tests {
 
     #[test]
     fn a_list_is_told_slot_by_slot_and_a_ring_by_its_shares() {
-        assert_eq!(Entry::Ring(7, vec![3, 1].into()).to_string(), "ring 7+2 = 3 1");
-        assert_eq!(Entry::Ring(9, vec![3, 1, 3].into()).to_string(), "ring 9+3 = 1×1 2×3");
-        assert_eq!(Entry::Ring(9, vec![5].into()).to_string(), "ring 9+1 = 5");
+        let [one, three] = [RingSlot { backend: 1, node: 4 }, RingSlot { backend: 3, node: 2 }];
+        assert_eq!(Entry::Ring(7, vec![three, one].into()).to_string(), "ring 7+2 = 3@2 1@4");
+        assert_eq!(Entry::Ring(9, vec![three, one, three].into()).to_string(), "ring 9+3 = 1×1@4 2×3@2");
+        assert_eq!(Entry::Ring(9, vec![one].into()).to_string(), "ring 9+1 = 1@4");
     }
 
     #[test]

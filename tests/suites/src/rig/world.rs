@@ -172,15 +172,15 @@ impl Rig {
     pub fn service(&mut self, vip: &str, tasks: &[&Task]) -> Service {
         self.numbers += 1;
         let pool = self.numbers;
-        let numbers: Vec<u32> = tasks.iter().map(|task| task.number).collect();
-        let mut ring =
-            if tasks.is_empty() { Vec::new() } else { vec![0; maglev::length_for(tasks.len(), maglev::FINE) as usize] };
-        maglev::fill(&mut ring, &numbers, &mut vec![0; numbers.len()]);
+        let list: Vec<RingSlot> = tasks.iter().map(|task| RingSlot { backend: task.number, node: task.node }).collect();
+        let ring_len = if tasks.is_empty() { 0 } else { maglev::length_for(tasks.len(), maglev::FINE) };
+        let mut ring = vec![RingSlot::default(); ring_len as usize];
+        maglev::fill(&mut ring, &list, &mut vec![0; list.len()]);
         let turns_at = self.slots;
-        let ring_at = turns_at + numbers.len() as u32;
+        let ring_at = turns_at + list.len() as u32;
         self.slots = ring_at + ring.len() as u32;
-        for (slot, number) in (turns_at..).zip(numbers.iter().chain(&ring)) {
-            self.set("RINGS", slot, *number);
+        for (slot, backend) in (turns_at..).zip(list.iter().chain(&ring)) {
+            self.set("RINGS", slot, *backend);
         }
         for task in tasks {
             self.put("BACKENDS", task.number, backend(task, pool));
@@ -191,7 +191,7 @@ impl Rig {
             pool,
             vni: network_of(vip).0,
             turns_at,
-            turns_len: numbers.len() as u32,
+            turns_len: list.len() as u32,
             ring_at,
             ring_len: ring.len() as u32,
             vip,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::schema::Frontend;
+use mesh_common::schema::{Frontend, RingSlot};
 use mesh_userspace::plan::maps::{Entry, MapOp, Tables};
 
 type FrontendOf = Frontend<[u8; 4]>;
@@ -13,7 +13,7 @@ type FrontendOf = Frontend<[u8; 4]>;
 pub struct Maps {
     /// All but `RINGS`: its lists are read out of the array.
     entries: Tables,
-    rings: BTreeMap<u32, u32>,
+    rings: BTreeMap<u32, RingSlot>,
 }
 
 impl Maps {
@@ -28,8 +28,8 @@ impl Maps {
     }
 
     /// Slots never written are zero, as in an array of the kernel.
-    fn slots(&self, at: u32, len: u32) -> Vec<u32> {
-        (at..at + len).map(|slot| self.rings.get(&slot).copied().unwrap_or(0)).collect()
+    fn slots(&self, at: u32, len: u32) -> Vec<RingSlot> {
+        (at..at + len).map(|slot| self.rings.get(&slot).copied().unwrap_or_default()).collect()
     }
 
     /// Applies the operations one by one. The error says after which one a packet would have been led astray.
@@ -52,7 +52,7 @@ impl Maps {
         Ok(())
     }
 
-    fn lists(&self, frontend: &FrontendOf) -> (Vec<u32>, Vec<u32>) {
+    fn lists(&self, frontend: &FrontendOf) -> (Vec<RingSlot>, Vec<RingSlot>) {
         let Frontend { turns_at, turns_len, ring_at, ring_len, .. } = *frontend;
         (self.slots(turns_at, turns_len), self.slots(ring_at, ring_len))
     }
@@ -72,8 +72,9 @@ impl Maps {
                 return Err(format!("frontend {key:?} has neither its old nor its new lists"));
             }
             let slots = lists.0.iter().chain(&lists.1);
-            if let Some(slot) = slots.into_iter().find(|slot| !entries.backends.contains_key(slot)) {
-                return Err(format!("frontend {key:?} leads to backend {slot}, which is not there"));
+            let is_true = |slot: &RingSlot| entries.backends.get(&slot.backend).is_some_and(|it| it.node == slot.node);
+            if let Some(slot) = slots.into_iter().find(|slot| !is_true(slot)) {
+                return Err(format!("frontend {key:?} leads to {slot:?}, which is not there"));
             }
             if !entries.turns.contains(&frontend.pool) {
                 return Err(format!("frontend {key:?} has no turn counter {}", frontend.pool));

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::SchedClassifier;
 use mesh_common::maglev;
 use mesh_common::schema::{
-    Backend, Config, Endpoint, FlowKey, Frontend, FrontendKey, algorithm, backend_state, endpoint,
+    Backend, Config, Endpoint, FlowKey, Frontend, FrontendKey, RingSlot, algorithm, backend_state, endpoint,
 };
 use mesh_common::wire::mac;
 use mesh_packet::eth;
@@ -208,7 +208,7 @@ fn world() -> Vec<MapOp> {
         Entry::Endpoint(CALLER, task(CALLER_NUMBER)),
         Entry::Endpoint(BACKEND, task(BACKEND_NUMBER)),
         Entry::Backend(BACKEND_NUMBER, backend),
-        Entry::Ring(1, Arc::new(vec![BACKEND_NUMBER; 1 + ring as usize])),
+        Entry::Ring(1, Arc::new(vec![RingSlot { backend: BACKEND_NUMBER, node: 1 }; 1 + ring as usize])),
         Entry::Turn(1),
         Entry::Frontend(FrontendKey::vip(VIP), frontend),
     ];
