@@ -6,7 +6,7 @@
 use mesh_common::checksum;
 use mesh_common::family::{Family, V4};
 use mesh_common::hash;
-use mesh_common::parse::{Cursor, ETHERNET_LEN};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -127,6 +127,19 @@ fn fits(tc: &Tc, peer: &Peer) -> bool {
     }
 }
 
+/// The beginning of a frame between nodes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Wrapped {
+    outer: [u16; outer::LEN / 2],
+    ethernet: [u16; ETHERNET_LEN / 2],
+    /// Up to the addresses and, where there are no options, ports.
+    packet: [u16; (V4::SRC_OFFSET + 12) / 2],
+}
+
+// SAFETY: words, without padding.
+unsafe impl Plain for Wrapped {}
+
 /// The fast way: writes the outer headers and sends the frame out of the uplink, past mesh0 and the host's stack (docs/decisions/0020). A real
 /// call: its buffers get a stack frame of their own.
 #[inline(never)]
@@ -137,12 +150,14 @@ fn send_fast(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Code {
 #[inline(always)]
 fn wrap(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Result<i32, Stop> {
     const SHORT: Stop = Stop::drop(DropReason::Malformed);
-    let Some(inner) = tc.load::<[u16; ETHERNET_LEN / 2]>(0) else { return Err(SHORT) };
-    let Some([version_tos, _, id]) = tc.load::<[u16; 3]>(ETHERNET_LEN) else { return Err(SHORT) };
-    // Addresses and, where there are no options, ports.
-    let Some([a, b, c, d, e, f]) = tc.load::<[u16; 6]>(ETHERNET_LEN + V4::SRC_OFFSET) else { return Err(SHORT) };
-    let (hash, inner_len) = (hash::spread(a ^ c ^ e, b ^ d ^ f), tc.len() as u16);
+    let Some(ethernet) = tc.load::<[u16; ETHERNET_LEN / 2]>(0) else { return Err(SHORT) };
+    let inner_len = tc.len() as u16;
     tc.make_outer_room()?;
+    // All else is read after the call, and in one piece: what is kept over a call is kept on the stack, of which older kernels have less
+    // (docs/decisions/0006).
+    let Ok(to) = tc.place::<Wrapped>(0) else { return Err(SHORT) };
+    to.ethernet = ethernet;
+    let [version_tos, _, id, _, _, _, a, b, c, d, e, f] = to.packet;
     let headers = Outer {
         next_hop: peer.next_hop_words(),
         link_mac: peer.link_mac_words(),
@@ -150,14 +165,13 @@ fn wrap(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Result<i32, Stop> {
         dst: peer.addr4_words(),
         port: config.data_port,
         vni,
-        hash,
+        hash: hash::spread(a ^ c ^ e, b ^ d ^ f),
         id,
         tos: version_tos.to_ne_bytes()[1],
         inner_len,
     };
-    let added = headers.write(tc.place(0)?);
-    tc.store(outer::LEN, &inner)?;
-    tc.add_to_sum(checksum::sum(added, &inner));
+    let added = headers.write(&mut to.outer);
+    tc.add_to_sum(checksum::sum(added, &ethernet));
     Ok(tc.redirect(peer.ifindex))
 }
 
