@@ -5,6 +5,8 @@
 //! build is not disturbed, and is incremental through cargo. The object's file is rewritten only when its bytes
 //! changed: an unchanged one doesn't rebuild the agent. Always optimised: the verifier takes nothing else.
 
+mod stack;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -66,6 +68,9 @@ fn publish(workspace: &Workspace, name: &str) -> Result<()> {
                 built.display()
             );
         }
+    }
+    if name == CRATES[0] {
+        stack::check(&object)?;
     }
     let place = workspace.object(name);
     if std::fs::read(&place).is_ok_and(|present| present == object) {
