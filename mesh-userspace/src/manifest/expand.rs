@@ -5,11 +5,14 @@ use super::errors::{Place, Problem};
 use super::reader::Reader;
 use super::tree::{Node, Tree};
 
+/// How deep a default may stand in a default: nobody writes three, and each costs stack.
+const MAX_DEPTH: u32 = 16;
+
 /// The tree with every value expanded; problems are errors of meaning.
 pub(super) fn expand(tree: Tree, reader: &mut Reader) -> Tree {
     let place = tree.place;
     let node = match tree.node {
-        Node::Scalar(text) if text.contains('$') => match expand_text(&text, place, reader) {
+        Node::Scalar(text) if text.contains('$') => match expand_text(&text, 0, place, reader) {
             Ok(expanded) => Node::Scalar(expanded),
             Err(told) => {
                 reader.problem(Problem::new(place, "", told));
@@ -23,7 +26,10 @@ pub(super) fn expand(tree: Tree, reader: &mut Reader) -> Tree {
     Tree { place, node }
 }
 
-fn expand_text(text: &str, place: Place, reader: &mut Reader) -> Result<String, String> {
+fn expand_text(text: &str, depth: u32, place: Place, reader: &mut Reader) -> Result<String, String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("'${{' within '${{' more than {MAX_DEPTH} times: write the default itself"));
+    }
     let mut expanded = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -34,7 +40,7 @@ fn expand_text(text: &str, place: Place, reader: &mut Reader) -> Result<String, 
             tail
         } else if let Some(inside) = tail.strip_prefix('{') {
             let end = closing(inside).ok_or_else(|| format!("'${{' in '{text}' is not closed"))?;
-            expanded.push_str(&braced(&inside[..end], text, place, reader)?);
+            expanded.push_str(&braced(&inside[..end], text, depth, place, reader)?);
             &inside[end + 1..]
         } else {
             let end = name_end(tail);
@@ -50,7 +56,7 @@ fn expand_text(text: &str, place: Place, reader: &mut Reader) -> Result<String, 
 }
 
 /// What stands between the braces.
-fn braced(inside: &str, text: &str, place: Place, reader: &mut Reader) -> Result<String, String> {
+fn braced(inside: &str, text: &str, depth: u32, place: Place, reader: &mut Reader) -> Result<String, String> {
     let (name, operation) = inside.split_at(name_end(inside));
     if name.is_empty() {
         return Err(format!("'${{{inside}}}' in '{text}' names no variable"));
@@ -64,8 +70,8 @@ fn braced(inside: &str, text: &str, place: Place, reader: &mut Reader) -> Result
     let word = word.unwrap_or_default();
     match operator {
         None if operation.is_empty() => Ok(plain(name, place, reader)),
-        Some('-') => value_if_set.map_or_else(|| expand_text(word, place, reader), Ok),
-        Some('+') if value_if_set.is_some() => expand_text(word, place, reader),
+        Some('-') => value_if_set.map_or_else(|| expand_text(word, depth + 1, place, reader), Ok),
+        Some('+') if value_if_set.is_some() => expand_text(word, depth + 1, place, reader),
         Some('+') => Ok(String::new()),
         Some('?') => match (value_if_set, word) {
             (Some(value), _) => Ok(value),
@@ -115,7 +121,7 @@ mod tests {
         };
         let around = Around { folder: None, variable: &variable, read: &|_| Err(String::new()) };
         let mut reader = Reader::new(&[], &around);
-        expand_text(text, Place::START, &mut reader).unwrap_or_else(|told| format!("error: {told}"))
+        expand_text(text, 0, Place::START, &mut reader).unwrap_or_else(|told| format!("error: {told}"))
     }
 
     #[test]

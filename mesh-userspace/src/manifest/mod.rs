@@ -28,6 +28,8 @@ mod tree;
 mod volumes;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

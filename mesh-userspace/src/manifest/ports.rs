@@ -2,6 +2,9 @@
 
 use crate::model::{PortSpec, Protocol, PublishMode};
 
+/// Most ports of one service: each node holds a socket for each.
+pub(super) const MAX_PORTS: usize = 4_096;
+
 /// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, or `published=,target=,protocol=,mode=`.
 pub fn parse_publish(text: &str) -> Result<Vec<PortSpec>, String> {
     if text.contains('=') { parse_long(text) } else { parse_short(text) }
@@ -72,6 +75,9 @@ fn spread(
     {
         return Err(format!("'{text}': both ranges must have the same number of ports"));
     }
+    if usize::from(count) >= MAX_PORTS {
+        return Err(format!("'{text}' is more than {MAX_PORTS} ports, which is the most that a service can publish"));
+    }
     let port = |offset: u16| PortSpec {
         protocol,
         target: target.0 + offset,
@@ -127,6 +133,7 @@ mod tests {
     fn wrong_ones_are_told() {
         assert_eq!(told("0:80"), "'0' is not a port: 1 to 65535 are allowed");
         assert_eq!(told("8000-8001:80"), "'8000-8001:80': both ranges must have the same number of ports");
+        assert!(told("1-65535:1-65535").contains("is more than 4096 ports"));
         assert_eq!(told("80/icmp"), "'icmp' is not a protocol: allowed are tcp, udp, sctp");
         assert!(told("127.0.0.1:80:80").contains("names a host address"));
         assert_eq!(told("published=80"), "'published=80' lacks target=PORT");

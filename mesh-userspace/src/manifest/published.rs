@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::errors::{Place, Problem};
-use super::ports::parse_host;
+use super::ports::{MAX_PORTS, parse_host};
 use super::reader::{Field, Reader};
 use super::{keys, parse_protocol, parse_publish};
 use crate::model::{PortSpec, Protocol, PublishMode, ServiceSpec};
@@ -16,6 +16,11 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<PortSpec>, 
         } else {
             ports.extend(reader.parsed(&item, parse_publish)?.unwrap_or_default());
         }
+    }
+    if ports.len() > MAX_PORTS {
+        let told = format!("{} ports: {MAX_PORTS} are the most that a service can publish", ports.len());
+        reader.problem(field.problem(told));
+        ports.truncate(MAX_PORTS);
     }
     // The order in which they were written says nothing.
     ports.sort_by_key(|port: &PortSpec| (port.published, port.target, port.protocol, port.mode));

@@ -41,11 +41,15 @@ impl Tree {
     }
 }
 
+/// How deep lists and mappings may stand in each other. Compose needs eight; reading one takes up to 40 KiB of stack, of which a thread has 2 MiB.
+const MAX_DEPTH: usize = 24;
+
 /// The document's tree, or what is wrong with its YAML.
 /// `file`: which of several, for the places.
 pub(super) fn parse(file: usize, text: &str) -> Result<Tree, Problem> {
     let start = Place { file, ..Place::START };
-    match serde_yaml::from_str::<Spanned<Raw>>(text) {
+    let options = serde_yaml::options! { budget: serde_yaml::budget! { max_depth: MAX_DEPTH } };
+    match serde_yaml::from_str_with_options::<Spanned<Raw>>(text, options) {
         Ok(raw) => Ok(locate(raw, file, text)),
         Err(error) => {
             let place = error.location().map_or(start, |at| Place { file, line: at.line(), column: at.column() });
