@@ -35,6 +35,12 @@ pub fn tuple<F: Family>(source: F::Addr, destination: F::Addr, sport: u16, dport
     words(F::fold(source), F::fold(destination), ((sport as u32) << 16) | dport as u32, protocol as u32)
 }
 
+/// Hashes a client by its address alone: what it calls, and from which port, makes no difference.
+#[inline(always)]
+pub fn client<F: Family>(source: F::Addr) -> u32 {
+    words(F::fold(source), 0, 0, 0)
+}
+
 /// Maps a hash onto `0..len` without division; `len` 0 gives 0.
 #[inline(always)]
 pub const fn slot(hash: u32, len: u32) -> u32 {
@@ -55,6 +61,7 @@ mod tests {
             [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
         );
         assert_eq!(tuple::<V6>(a.into(), b.into(), 1, 2, 6), VECTORS[2]);
+        assert_eq!((client::<V4>([192, 0, 2, 1].into()), client::<V6>(a.into())), (0xf702_18a8, 0x9404_869e));
     }
 
     /// Computed once by an independent script from the definition above; see docs/reference/wire.md.

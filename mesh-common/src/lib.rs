@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
+pub mod affinity;
 pub mod ageing;
 pub mod checksum;
 pub mod clock;

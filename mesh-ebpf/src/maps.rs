@@ -28,6 +28,8 @@ pub static RINGS: Array<RingSlot, MIN_RING_SLOTS> = Array::new();
 #[btf_map]
 pub static TURNS: HashMap<u32, u64, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
+pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_CLIENTS> = LruHashMap::new();
+#[btf_map]
 pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_FLOWS> = HashMap::new();
 #[btf_map]
 pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_OVERFLOW> = LruHashMap::new();
@@ -68,6 +70,9 @@ pub trait Tables: ParseIp {
     fn address(addr: &Self::Addr) -> Option<&'static Address>;
     fn endpoint(addr: &Self::Addr) -> Option<&'static Endpoint<Self::Addr>>;
     fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>>;
+    /// What a client of a service with affinity keeps.
+    fn affinity(key: &AffinityKey<Self::Addr>) -> Option<*mut Affinity>;
+    fn keep_affinity(key: &AffinityKey<Self::Addr>, kept: &Affinity);
     fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
     /// Writes an entry of a new flow: into the table, or beside it while that is full or a flood is on, and then marks it as such.
     fn put_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
@@ -167,6 +172,14 @@ impl Tables for V4 {
     fn frontend(key: &FrontendKey<Addr4>) -> Option<&'static Frontend<Addr4>> {
         // SAFETY: as above.
         unsafe { FRONTENDS4.get(key) }
+    }
+    #[inline(always)]
+    fn affinity(key: &AffinityKey<Addr4>) -> Option<*mut Affinity> {
+        AFFINITY4.get_ptr_mut(key)
+    }
+    #[inline(always)]
+    fn keep_affinity(key: &AffinityKey<Addr4>, kept: &Affinity) {
+        let _ = AFFINITY4.insert(key, kept, ANY); // the ring names the same one while it does not change
     }
     #[inline(always)]
     fn flow(key: &FlowKey<Addr4>) -> Option<*mut Flow<Addr4>> {

@@ -35,6 +35,8 @@ pub const MAX_ENDPOINTS: usize = 1 << 18;
 pub const MAX_FRONTENDS: usize = 1 << 16;
 /// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
+/// Most clients that services with affinity remember, `AFFINITY4`; past it the longest silent is forgotten.
+pub const MAX_CLIENTS: usize = 1 << 16;
 /// Most host sockets with a rewritten destination, `SOCKETS`.
 pub const MAX_SOCKETS: usize = 1 << 16;
 
@@ -217,6 +219,8 @@ const _: () = {
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
     assert!(size_of::<Flood>() == 32 && size_of::<RingSlot>() == 8);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
+    assert!(size_of::<AffinityKey<[u8; 4]>>() == 8 && size_of::<AffinityKey<[u8; 16]>>() == 20);
+    assert!(size_of::<Affinity>() == 8);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };
 
@@ -248,6 +252,9 @@ mod pod {
         Frontend<[u8; 16]>,
         Backend,
         RingSlot,
+        AffinityKey<[u8; 4]>,
+        AffinityKey<[u8; 16]>,
+        Affinity,
         Peer,
         Address,
         Uplink,
@@ -274,6 +281,7 @@ macro_rules! same_layout {
 same_layout! {
     FlowKey { src, dst, sport, dport, protocol }
     FrontendKey { addr, port, protocol }
+    AffinityKey { addr, pool }
     Flow { addr, from, mac, bytes }
     Endpoint { gateway, mac, pad }
     Frontend { vip, target_port, generation }

@@ -110,7 +110,7 @@ pub struct Frontend<A> {
     pub algorithm: u8,
     /// Bits of `frontend_flag::*`.
     pub flags: u8,
-    /// Seconds a client keeps its backend; 0 without affinity.
+    /// Seconds a client keeps its backend after its last new flow, with `algorithm::CLIENT`; else 0.
     pub affinity_s: u32,
     /// Counts the ring's changes.
     pub generation: u32,
@@ -131,6 +131,28 @@ pub mod algorithm {
     pub const MAGLEV: u8 = 1;
     /// Chance decides.
     pub const RANDOM: u8 = 2;
+    /// The client's address decides, by the ring, and keeps what it got: a service with affinity, whatever its algorithm would be without.
+    pub const CLIENT: u8 = 3;
+}
+
+/// A client of a service with affinity: `AFFINITY4`, written by the programs.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AffinityKey<A> {
+    /// The client's address.
+    pub addr: A,
+    /// The (service, network) pair that it called, `Frontend::pool`.
+    pub pool: u32,
+}
+
+/// The backend that a client of a service with affinity keeps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Its endpoint number.
+    pub backend: u32,
+    /// When the client's last new flow began, seconds of the monotonic clock.
+    pub last_new_s: u32,
 }
 
 /// A slot of a list or ring: `RINGS`, written by plan. All zero: nobody.

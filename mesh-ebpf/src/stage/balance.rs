@@ -10,6 +10,7 @@ use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
 use crate::maps::{BACKENDS, RINGS, TURNS, Tables};
+use crate::stage::affinity;
 
 /// The service behind a VIP: every port and protocol.
 #[inline(always)]
@@ -47,6 +48,16 @@ pub fn choose<F: Tables>(
     if frontend.turns_len == 0 {
         return Err(Stop::refuse(DropReason::NoBackend));
     }
+    if frontend.algorithm == algorithm::CLIENT {
+        return match affinity::choose(frontend, packet, gone, in_flood) {
+            0 => Err(Stop::refuse(DropReason::NoBackend)),
+            number if number == gone => Err(Stop::drop(DropReason::EndpointGone)),
+            number => match backend(number) {
+                Some(it) => Ok(RingSlot { backend: number, node: it.node }),
+                None => Err(Stop::drop(DropReason::NotConfigured)),
+            },
+        };
+    }
     let slot = if in_flood || !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
         ring_slot(frontend, packet)
     } else if frontend.algorithm == algorithm::RANDOM {
@@ -67,7 +78,7 @@ pub fn choose<F: Tables>(
 
 /// Who stands in a slot, if anybody does.
 #[inline(always)]
-fn at(slot: u32) -> Option<RingSlot> {
+pub fn at(slot: u32) -> Option<RingSlot> {
     RINGS.get(slot).copied().filter(|there| there.backend != 0)
 }
 

@@ -6,7 +6,7 @@ use mesh_common::verdict::DropReason;
 
 use crate::hook::{Code, Stop, encode};
 use crate::maps::Tables;
-use crate::stage::{balance, flow};
+use crate::stage::{affinity, balance, flow};
 
 /// Decides a new flow of a task of this node to a VIP; it stands in the scratch then. `gone` is the endpoint that turned the packet back
 /// (0: none). A real call, as `nat::apply_apart`.
@@ -40,6 +40,7 @@ fn decide<F: Tables>(
         let other = balance::another(frontend, chosen);
         if other.backend != gone {
             chosen = other;
+            affinity::keep(frontend, packet, other.backend);
         }
     }
     let number = chosen.backend;

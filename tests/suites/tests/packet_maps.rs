@@ -12,7 +12,7 @@ use mesh_userspace::kernel::bpf::{Attachment, Dataplane, FlowSizes, XdpAttachmen
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 16] = [
+const FIELDS: [(&str, &[&str], &[&str]); 17] = [
     (
         "CONFIG",
         &[],
@@ -24,6 +24,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 16] = [
     ("BACKENDS", &[], &["addr", "vni", "pool", "node", "ifindex", "mac", "state"]),
     ("RINGS", &[], &["backend", "node"]),
     ("TURNS", &[], &[]),
+    ("AFFINITY4", &["addr", "pool"], &["backend", "last_new_s"]),
     (
         "FLOWS4",
         &["src", "dst", "sport", "dport", "protocol"],

@@ -1,6 +1,6 @@
 //! The player of situations, watched itself: it must find what is wrong, or its silence means nothing.
 
-use mesh_common::schema::{Frontend, FrontendKey};
+use mesh_common::schema::{Frontend, FrontendKey, RingSlot};
 use mesh_tests::script::{Ids, Maps, play};
 use mesh_userspace::plan::maps::{Image, MapOp, Placed, Pool, Tables, diff, place};
 
@@ -40,7 +40,8 @@ fn tables(backends: &[u32]) -> Tables {
         affinity_s: 0,
         generation: 0,
     };
-    let pool = Pool { backends: backends.to_vec(), maglev: false };
+    let backends = backends.iter().map(|backend| RingSlot { backend: *backend, node: 1 }).collect();
+    let pool = Pool { backends, maglev: false };
     let image = Image { frontends: [(key, frontend)].into(), pools: [(1, pool)].into(), ..Default::default() };
     place(image, &mut Placed::default()).0
 }
@@ -49,7 +50,7 @@ fn tables(backends: &[u32]) -> Tables {
 fn a_frontend_that_leads_nowhere_is_found_at_its_operation() {
     let wanted = tables(&[7]);
     let error = Maps::default().apply(&diff(&Tables::default(), &wanted), &wanted).expect_err("no backend 7");
-    assert!(error.contains("after `put frontend 10.0.16.2") && error.contains("backend 7"), "{error}");
+    assert!(error.contains("after `put frontend 10.0.16.2") && error.contains("backend: 7"), "{error}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ situations! {
     a_port_the_host_uses
     a_removed_node_comes_back
     a_task_fails
+    affinity_goes_by_the_client
     an_agent_is_away
     an_unready_task_gets_no_calls
     dnsrr_has_no_vip

@@ -8,9 +8,6 @@ pub fn refuse_not_yet(spec: &ServiceSpec) -> Result<(), ApiError> {
     let refuse = |what: &str, instead: &str| {
         Err(ApiError::bad_request(format!("service '{}': {what} is not there yet: {instead}", spec.name)))
     };
-    if spec.affinity.is_some() {
-        return refuse("affinity", "leave it out");
-    }
     if spec.ports.iter().any(|port| port.mode == PublishMode::Host) {
         return refuse(
             "publishing with mode=host",

@@ -42,6 +42,7 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
     sized::<u32, RingSlot>("RINGS", MapType::Array),
     spec::<u32, u64>("TURNS", MapType::Hash, MAX_FRONTENDS),
+    spec::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4", MapType::LruHash, MAX_CLIENTS),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 1),

@@ -212,7 +212,7 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         }
         let pool = image.pools.entry(vip.pool).or_default();
         pool.backends.sort_unstable();
-        pool.maglev = service.spec.lb == Algorithm::Maglev;
+        pool.maglev = service.spec.lb == Algorithm::Maglev || service.spec.affinity.is_some();
         if has_vip {
             let key = FrontendKey::vip(vip.addr.octets());
             put_frontend(image, key, frontend(service, vip.pool, network.vni, vip.addr.octets(), 0));
@@ -251,6 +251,7 @@ fn frontend(service: &Service, pool: u32, vni: u32, vip: [u8; 4], target_port: u
         vip,
         target_port,
         algorithm: match service.spec.lb {
+            _ if service.spec.affinity.is_some() => algorithm::CLIENT,
             Algorithm::RoundRobin => algorithm::ROUND_ROBIN,
             Algorithm::Maglev => algorithm::MAGLEV,
             Algorithm::Random => algorithm::RANDOM,

@@ -237,6 +237,7 @@ fn frontend(key: &FrontendKey<[u8; 4]>, value: &Frontend<[u8; 4]>) -> String {
         algorithm::ROUND_ROBIN => line.push_str(" round-robin"),
         algorithm::MAGLEV => line.push_str(" maglev"),
         algorithm::RANDOM => line.push_str(" random"),
+        algorithm::CLIENT => line.push_str(" client-ip"),
         other => line.push_str(&format!(" algorithm-{other}")),
     }
     if turns_len == 0 && ring_len == 0 {

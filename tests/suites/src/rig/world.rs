@@ -172,6 +172,30 @@ impl Rig {
     pub fn service(&mut self, vip: &str, tasks: &[&Task]) -> Service {
         self.numbers += 1;
         let pool = self.numbers;
+        self.put("TURNS", pool, 0u64);
+        let vip = ip(vip);
+        let frontend = Frontend {
+            pool,
+            vni: network_of(vip).0,
+            turns_at: 0,
+            turns_len: 0,
+            ring_at: 0,
+            ring_len: 0,
+            vip,
+            target_port: 0,
+            algorithm: algorithm::ROUND_ROBIN,
+            flags: 0,
+            affinity_s: 0,
+            generation: 1,
+        };
+        let service = self.staffed(&Service { pool, frontend }, tasks);
+        self.put("FRONTENDS4", FrontendKey::vip(vip), service.frontend);
+        service
+    }
+
+    /// The same service over these tasks, with lists of their own; its frontends are yet to be written.
+    pub fn staffed(&mut self, service: &Service, tasks: &[&Task]) -> Service {
+        let pool = service.pool;
         let list: Vec<RingSlot> = tasks.iter().map(|task| RingSlot { backend: task.number, node: task.node }).collect();
         let ring_len = if tasks.is_empty() { 0 } else { maglev::length_for(tasks.len(), maglev::FINE) };
         let mut ring = vec![RingSlot::default(); ring_len as usize];
@@ -185,24 +209,8 @@ impl Rig {
         for task in tasks {
             self.put("BACKENDS", task.number, backend(task, pool));
         }
-        self.put("TURNS", pool, 0u64);
-        let vip = ip(vip);
-        let frontend = Frontend {
-            pool,
-            vni: network_of(vip).0,
-            turns_at,
-            turns_len: list.len() as u32,
-            ring_at,
-            ring_len: ring.len() as u32,
-            vip,
-            target_port: 0,
-            algorithm: algorithm::ROUND_ROBIN,
-            flags: 0,
-            affinity_s: 0,
-            generation: 1,
-        };
-        self.put("FRONTENDS4", FrontendKey::vip(vip), frontend);
-        Service { pool, frontend }
+        let (turns_len, ring_len) = (list.len() as u32, ring.len() as u32);
+        Service { pool, frontend: Frontend { turns_at, turns_len, ring_at, ring_len, ..service.frontend } }
     }
 
     /// Publishes a port of a service.
