@@ -1,12 +1,12 @@
 //! `cargo xtask bench [micro|e2e|scale|all]`: what things cost, beside what they are compared with; a table, JSON and a plot.
 //!
-//! The measuring is mesh-bench's (tests/suites/src/bench); this verb builds it and the programs, and runs it as root. Files go to
-//! target/bench. How to read them stands in docs/performance.md.
+//! The measuring is mesh-bench's (tests/suites/src/bench); this verb makes a release build of it, of the agent and of the lab's servers, and runs
+//! it as root: it starts the agent that lies beside it. Files go to target/bench. How to read them stands in docs/performance.md.
 
 use anyhow::Result;
 
 use crate::setup::{self, Consent};
-use crate::workspace::Workspace;
+use crate::workspace::{Profile, Workspace};
 use crate::{build, process};
 
 #[derive(clap::Args)]
@@ -51,8 +51,8 @@ pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result
     if matches!(options.part, Part::E2e | Part::All) {
         setup::rivals::ensure(consent)?;
     }
-    build::everything(workspace, consent)?;
-    let mut command = process::as_root(&workspace.binary("mesh-bench").to_string_lossy())?;
+    build::released(workspace, consent)?;
+    let mut command = process::as_root(&workspace.built(Profile::Release, "mesh-bench").to_string_lossy())?;
     command.arg(options.part.name()).arg("--out").arg(workspace.target.join("bench"));
     if options.quick {
         command.arg("--quick");

@@ -1,4 +1,5 @@
-//! What `test`, `lab` and `demo` share: everything built once, in one profile, and a way to run it as root.
+//! What `test`, `lab`, `demo` and `bench` share: everything built once, and a way to run it as root. All but `bench` have one profile, the debug
+//! build; what is measured is what users get, the release build.
 //!
 //! Building is done as the user who called, running as root: a target directory full of root's files is a nuisance.
 
@@ -7,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::setup::{self, Consent};
-use crate::workspace::Workspace;
+use crate::workspace::{Profile, Workspace};
 use crate::{build_ebpf, process};
 
 /// Everything of the workspace but the packet programs, which have another target, and ourselves, who must not be replaced while
@@ -16,12 +17,26 @@ pub const PACKAGES: [&str; 5] = ["mesh-common", "mesh-userspace", "mesh-packet",
 
 /// Sets up what is missing, builds the packet programs and the binaries: `mesh`, `whoami`.
 pub fn everything(workspace: &Workspace, consent: Consent) -> Result<()> {
+    binaries(workspace, Profile::Debug, &PACKAGES, consent)
+}
+
+/// The same as users get it, for measurements: the agent, the lab's servers and the benchmark itself.
+pub fn released(workspace: &Workspace, consent: Consent) -> Result<()> {
+    binaries(workspace, Profile::Release, &["mesh-userspace", "mesh-lab", "mesh-tests"], consent)
+}
+
+fn binaries(workspace: &Workspace, profile: Profile, packages: &[&str], consent: Consent) -> Result<()> {
     setup::runtime::ensure(consent)?;
     build_ebpf::run(workspace, &build_ebpf::Options::default(), consent)?;
-    let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
-    process::run(workspace.cargo().args(["build", "--bins"]).args(packages))?;
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    let mut command = workspace.cargo();
+    command.args(["build", "--bins"]).args(packages);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    process::run(&mut command)?;
     for name in ["mesh", "whoami"] {
-        let binary = workspace.binary(name);
+        let binary = workspace.built(profile, name);
         if !binary.is_file() {
             bail!("the build left no {}", binary.display());
         }

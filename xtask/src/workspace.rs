@@ -18,6 +18,15 @@ pub struct Workspace {
     pub target: PathBuf,
 }
 
+/// How the workspace's binaries are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// For whatever asks whether something works.
+    Debug,
+    /// For whatever asks how fast it is.
+    Release,
+}
+
 impl Workspace {
     /// Asks cargo, from wherever in the tree the verb was called.
     pub fn find() -> Result<Self> {
@@ -47,7 +56,16 @@ impl Workspace {
 
     /// A binary of the workspace's debug build: the one profile of tests, lab and demo, so nothing is built twice.
     pub fn binary(&self, name: &str) -> PathBuf {
-        self.target.join("debug").join(name)
+        self.built(Profile::Debug, name)
+    }
+
+    /// A binary of either build.
+    pub fn built(&self, profile: Profile, name: &str) -> PathBuf {
+        let folder = match profile {
+            Profile::Debug => "debug",
+            Profile::Release => "release",
+        };
+        self.target.join(folder).join(name)
     }
 
     /// A cargo command in the clone's root.

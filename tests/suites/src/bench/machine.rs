@@ -18,6 +18,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Of the clone that this was built from.
     pub commit: String,
+    /// Ours as users get it, and not the debug build, whose times say nothing of our user space.
+    pub is_release: bool,
     /// RFC 3339, UTC.
     pub when: String,
     /// Load average of the last minute.
@@ -34,6 +36,7 @@ impl Machine {
             cpu: field(&cpus, "model name").unwrap_or("unknown").to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             commit: commit(),
+            is_release: !cfg!(debug_assertions),
             when: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             load: load.split(' ').next().and_then(|word| word.parse().ok()).context("/proc/loadavg has no number")?,
         })
@@ -45,7 +48,7 @@ impl Machine {
     }
 
     pub fn json(&self) -> Value {
-        json!({"kernel": self.kernel, "cpu": self.cpu, "cpus": self.cpus, "commit": self.commit, "when": self.when,
+        json!({"kernel": self.kernel, "cpu": self.cpu, "cpus": self.cpus, "commit": self.commit, "release": self.is_release, "when": self.when,
                "load": self.load, "busy": self.is_busy()})
     }
 
@@ -56,8 +59,9 @@ impl Machine {
         } else {
             ""
         };
+        let build = if self.is_release { "" } else { " (DEBUG BUILD)" };
         format!(
-            "{}, kernel {}, {} × {}, commit {}, load {}{busy}",
+            "{}, kernel {}, {} × {}, commit {}{build}, load {}{busy}",
             self.when, self.kernel, self.cpus, self.cpu, self.commit, self.load
         )
     }

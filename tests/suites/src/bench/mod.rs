@@ -45,12 +45,13 @@ pub fn show(part: &str, machine: &Machine, rows: &[Row]) -> String {
     table::table(&format!("{part}: {}", machine.line()), rows)
 }
 
-/// Writes `PART.json` and `PART.svg` of this run into a folder; the last run's are replaced.
-pub fn write(folder: &Path, part: &str, machine: &Machine, rows: &[Row]) -> Result<[PathBuf; 2]> {
+/// Writes `PART.json`, `PART.md` and `PART.svg` of this run into a folder; the last run's are replaced.
+pub fn write(folder: &Path, part: &str, machine: &Machine, rows: &[Row]) -> Result<[PathBuf; 3]> {
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let paths = [folder.join(format!("{part}.json")), folder.join(format!("{part}.svg"))];
+    let paths = ["json", "md", "svg"].map(|ending| folder.join(format!("{part}.{ending}")));
     let record = serde_json::to_string_pretty(&json::record(part, machine, rows))? + "\n";
-    for (path, text) in paths.iter().zip([record, plot::plot(part, &machine.line(), rows)]) {
+    let page = table::page(&format!("# {part}\n\n{}", machine.line()), rows);
+    for (path, text) in paths.iter().zip([record, page, plot::plot(part, &machine.line(), rows)]) {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(paths)

@@ -1,4 +1,4 @@
-//! Rows as text: what `cargo xtask bench` prints.
+//! Rows as text: what `cargo xtask bench` prints, and the same as a page of Markdown.
 //!
 //! Columns are as wide as their widest cell, counted in characters. Invariant: every row of the run is a line, missing ones with
 //! their reason.
@@ -28,6 +28,19 @@ pub fn table(title: &str, rows: &[Row]) -> String {
         text += "\n";
     }
     text + &summary(rows) + "\n"
+}
+
+/// The table of one part in Markdown, for docs/performance.md and for whoever compares two runs.
+pub fn page(title: &str, rows: &[Row]) -> String {
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut text = format!("{title}\n\n");
+    text += &line(HEAD.iter().map(|head| head.to_lowercase()).chain(["note".to_owned()]).collect());
+    text += &line(vec!["---".to_owned(); HEAD.len() + 1]);
+    for row in rows {
+        let note = row.note.clone().unwrap_or_default();
+        text += &line(cells(row).into_iter().chain([note]).map(|cell| cell.replace('|', "\\|")).collect());
+    }
+    text + "\n" + &summary(rows) + "\n"
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -100,6 +113,17 @@ new flow    -       -    -  ns          -                  -    ≤ 400  -  (no 
 1 of 2 targets met, 0 not surely (?), 1 not measured
 ";
         assert_eq!(table("micro", &rows), expected);
+        let expected = "\
+# micro
+
+| what | min | median | max | unit | beside | ratio | target | met | note |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| forward | 80 | 85 | 90 | ns | 73 bare | 1.16 [1.11, 1.22] | ≤ 1.25× | yes |  |
+| new flow | - | - | - | ns | - | - | ≤ 400 | - | no program xdp_uplink |
+
+1 of 2 targets met, 0 not surely (?), 1 not measured
+";
+        assert_eq!(page("# micro", &rows), expected);
     }
 
     #[test]

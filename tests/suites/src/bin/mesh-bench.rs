@@ -42,18 +42,33 @@ fn options(words: impl Iterator<Item = String>) -> Result<Options> {
     Ok(options)
 }
 
+/// Measures a part, prints and writes it.
+fn one(part: &str, measure: Measure, options: &Options) -> Result<()> {
+    let machine = Machine::here()?;
+    let rows = measure(&options.wish).with_context(|| format!("measuring {part}"))?;
+    ensure!(!rows.is_empty(), "{part} has no row that --only asks for");
+    println!("{}", bench::show(part, &machine, &rows));
+    if let Some(folder) = &options.out {
+        for path in bench::write(folder, part, &machine, &rows)? {
+            println!("{}", path.display());
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let options = options(std::env::args().skip(1))?;
-    for (part, measure) in options.parts {
-        let machine = Machine::here()?;
-        let rows = measure(&options.wish).with_context(|| format!("measuring {part}"))?;
-        ensure!(!rows.is_empty(), "{part} has no row that --only asks for");
-        println!("{}", bench::show(part, &machine, &rows));
-        if let Some(folder) = &options.out {
-            for path in bench::write(folder, part, &machine, &rows)? {
-                println!("{}", path.display());
+    let mut failed = Vec::new();
+    // An hour of one part must not be lost by another's failure.
+    for (part, measure) in &options.parts {
+        if let Err(error) = one(part, *measure, &options) {
+            eprintln!("{error:#}");
+            failed.push(*part);
+            if bench::e2e::is_interrupted() {
+                break;
             }
         }
     }
+    ensure!(failed.is_empty(), "not measured: {}; the reason stands above", failed.join(", "));
     Ok(())
 }

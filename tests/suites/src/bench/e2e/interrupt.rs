@@ -11,17 +11,34 @@ extern "C" fn note(_: i32) {
     ASKED.store(true, Ordering::Relaxed);
 }
 
-/// From here on the two signals only leave a note.
-pub fn watch() -> Result<()> {
-    for one in [Signal::SIGINT, Signal::SIGTERM] {
+/// While this lives, the two signals only leave a note.
+pub struct Watch([(Signal, SigHandler); 2]);
+
+pub fn watch() -> Result<Watch> {
+    let catch = |one: Signal| -> Result<(Signal, SigHandler)> {
         // SAFETY: the handler stores to an atomic, which is allowed in a signal handler.
-        unsafe { signal(one, SigHandler::Handler(note)) }.with_context(|| format!("catching {one}"))?;
+        let before = unsafe { signal(one, SigHandler::Handler(note)) }.with_context(|| format!("catching {one}"))?;
+        Ok((one, before))
+    };
+    Ok(Watch([catch(Signal::SIGINT)?, catch(Signal::SIGTERM)?]))
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        for (one, before) in self.0 {
+            // SAFETY: what stood there before us is put back. Where that fails, the note stays, which ends the run too.
+            let _ = unsafe { signal(one, before) };
+        }
     }
-    Ok(())
+}
+
+/// A signal came.
+pub fn was_asked() -> bool {
+    ASKED.load(Ordering::Relaxed)
 }
 
 /// An error once a signal came.
 pub fn check() -> Result<()> {
-    ensure!(!ASKED.load(Ordering::Relaxed), "interrupted: the lab is taken down, nothing is written");
+    ensure!(!was_asked(), "interrupted: the lab is taken down, nothing is written");
     Ok(())
 }

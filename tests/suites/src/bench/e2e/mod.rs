@@ -29,6 +29,7 @@ use mesh_lab::{Lab, eventually};
 use nix::sched::{CloneFlags, setns};
 
 use super::{PAIRS, Row, Wish};
+pub use interrupt::was_asked as is_interrupted;
 use tool::{Call, Kind, Reading};
 use wanted::{Wanted, Way};
 use wire::Wire;
@@ -56,7 +57,7 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
         return Ok(Vec::new());
     }
     ensure_installed()?;
-    interrupt::watch()?;
+    let _watch = interrupt::watch()?;
     // Our nodes, and the rivals' hosts on the same switch, where no agent is started.
     let nodes = NODES.into_iter().chain(SLOW_NODES).chain(rival::overlay::HOSTS);
     // A table as this machine would have it: every closed connection stays in it for a minute.

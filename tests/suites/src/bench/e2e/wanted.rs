@@ -199,17 +199,17 @@ fn same_node() -> Vec<Wanted> {
         for number in EFFORT {
             let target = ((kind, number) == (Requests, Number::P99)).then_some(RatioAtMost(0.8));
             rows.push(Wanted::new(OurVip, kind, number, Some(Iptables), target));
-            rows.push(Wanted::new(OurVip, kind, number, Some(Direct), None));
+            rows.extend([Direct, Nftables, Haproxy].map(|way| Wanted::new(OurVip, kind, number, Some(way), None)));
         }
     }
-    for kind in [Stream, Datagrams] {
-        rows.push(Wanted::new(OurVip, kind, Number::Cpu, Some(Direct), None));
-    }
+    rows.extend(BULK.map(|kind| Wanted::new(OurVip, kind, Number::Cpu, Some(Direct), None)));
     rows
 }
 
 /// What else a run of requests shows.
 const EFFORT: [Number; 4] = [Number::P50, Number::P99, Number::P999, Number::Cpu];
+/// What is sent one way, and has no latency to tell.
+const BULK: [Kind; 3] = [Stream, Streams, Datagrams];
 
 fn across_nodes() -> Vec<Wanted> {
     let mut rows = Vec::new();
@@ -223,7 +223,10 @@ fn across_nodes() -> Vec<Wanted> {
     }
     for kind in [Requests, Connections] {
         rows.extend(EFFORT.map(|number| Wanted::new(OurVipAcross, kind, number, Some(Vxlan), None)));
+        rows.extend(EFFORT.map(|number| Wanted::new(OurVipMesh0, kind, number, Some(Vxlan), None)));
+        rows.extend(EFFORT.map(|number| Wanted::new(OurVipAcross, kind, number, Some(VxlanIptables), None)));
     }
+    rows.extend(BULK.map(|kind| Wanted::new(OurVipAcross, kind, Number::Cpu, Some(Vxlan), None)));
     rows
 }
 
@@ -238,6 +241,7 @@ fn published_port() -> Vec<Wanted> {
     for kind in [Requests, Connections] {
         rows.extend(EFFORT.map(|number| Wanted::new(OurPort, kind, number, Some(DockerPort), None)));
     }
+    rows.extend(BULK.map(|kind| Wanted::new(OurPort, kind, Number::Cpu, Some(DockerPort), None)));
     rows
 }
 

@@ -21,8 +21,10 @@ use super::{Row, Wish, stay_on_last_cpu};
 use crate::rig::Rig;
 pub use floors::{Floor, floors};
 pub use frames::Tuple;
+pub(super) use frames::{Bytes, Template, shuffled};
 pub use live::{LIVE_FLOWS, rows as live_rows};
 pub use measure::{Bench, Effort};
+pub(super) use programs::{Kind, Programs, clear as clear_flows, count as count_flows};
 pub use walks::{Walk, flows_in_words};
 
 /// Distinct flows, each number a row. The last is beyond every cache.

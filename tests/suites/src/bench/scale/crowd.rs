@@ -7,8 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
-use aya::programs::SchedClassifier;
+use anyhow::{Result, ensure};
 use mesh_common::maglev;
 use mesh_common::schema::{
     Backend, Config, Endpoint, FlowKey, Frontend, FrontendKey, RingSlot, algorithm, backend_state, endpoint,
@@ -68,9 +67,7 @@ impl Crowd {
         for op in world() {
             stage.dataplane().apply(&op)?;
         }
-        let pin = stage.dataplane().dir().join("progs/from_task");
-        let program = SchedClassifier::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
-        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let program = stage.program("from_task")?;
         let frame = |number, from: [u8; 4], to: [u8; 4]| {
             eth(mac::of(mac::KIND_TASK, number), mac::GATEWAY).ipv4(from, to).tcp(1, 1).ack(1).seq(1).bytes()
         };

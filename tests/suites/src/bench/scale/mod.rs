@@ -6,6 +6,7 @@
 
 pub mod crowd;
 mod live;
+mod new_flow;
 mod stage;
 mod world;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use mesh_common::schema::MAX_ENDPOINTS;
 use mesh_userspace::plan::maps::{Facts, Programmed, Round};
+use nix::time::{ClockId, clock_gettime};
 
 use super::{PAIRS, Row, Target, Wish};
 use stage::Stage;
@@ -41,7 +43,10 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
             "adoption after a restart",
             "one backend changed p50",
             "one backend changed p99",
+            "agent CPU of a changed backend",
             "map operations a changed backend",
+            "agent CPU of a round without news",
+            "agent CPU of the first start",
         ];
         if !names.iter().any(|what| wish.wants(&name(what))) {
             continue;
@@ -62,6 +67,7 @@ pub fn rows(wish: &Wish) -> Result<Vec<Row>> {
         rows.extend(made);
     }
     rows.retain(|row| wish.wants(&row.name));
+    rows.extend(new_flow::rows(wish)?);
     rows.extend(live::rows(wish)?);
     Ok(rows)
 }
@@ -91,18 +97,25 @@ struct Readings {
     /// The worst hundredth of each batch.
     worst_ms: Vec<f64>,
     change_ops: Vec<f64>,
+    /// Of the thread that does the agent's work: averages of a batch.
+    changes_cpu_ms: Vec<f64>,
+    idle_cpu_ms: Vec<f64>,
+    start_cpu_ms: f64,
 }
 
 impl Readings {
-    fn rows(&self, names: &[&str; 7], name: &impl Fn(&str) -> String) -> Vec<Row> {
-        let readings: [&[f64]; 7] = [
+    fn rows(&self, names: &[&str; 10], name: &impl Fn(&str) -> String) -> Vec<Row> {
+        let readings: [&[f64]; 10] = [
             &[self.memory_mib],
             &[self.start_ms],
             &[self.start_ops],
             &[self.adoption_ms],
             &self.changes_ms,
             &self.worst_ms,
+            &self.changes_cpu_ms,
             &self.change_ops,
+            &self.idle_cpu_ms,
+            &[self.start_cpu_ms],
         ];
         names.iter().zip(readings).map(|(what, readings)| Row::alone(name(what), unit(what), readings)).collect()
     }
@@ -140,15 +153,16 @@ fn measure(services: u32, backends: u32, quick: bool) -> Result<Readings> {
     let mut stage = Stage::new()?;
     give_back();
     let before = resident_mib()?;
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), thread_time());
     stage.open()?;
-    let opened = began.elapsed();
+    let (opened, opened_cpu) = (began.elapsed(), thread_time() - cpu);
     let mut world = World::new(services, backends);
     let facts = world.facts();
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), thread_time());
     let mut agent = Agent::begin(&mut stage)?;
     readings.start_ops = agent.round(&world, &facts)? as f64;
     readings.start_ms = millis(opened + began.elapsed());
+    readings.start_cpu_ms = millis(opened_cpu + (thread_time() - cpu));
     readings.memory_mib = resident_mib()? - before;
     ensure!(agent.round(&world, &facts)? == 0, "a second round on the same facts writes something");
 
@@ -156,6 +170,7 @@ fn measure(services: u32, backends: u32, quick: bool) -> Result<Readings> {
     let end = Instant::now() + BUDGET;
     for batch_number in 0..PAIRS as u32 {
         let mut times = Vec::new();
+        let cpu = thread_time();
         for change in 0..batch {
             let number = batch_number * batch + change;
             world.toggle(number % services, number / services % backends);
@@ -165,8 +180,12 @@ fn measure(services: u32, backends: u32, quick: bool) -> Result<Readings> {
             ensure!(ops > 0, "a changed backend wrote nothing");
             readings.change_ops.push(ops as f64);
         }
+        readings.changes_cpu_ms.push(millis(thread_time() - cpu) / f64::from(batch));
         readings.worst_ms.push(worst_hundredth(&times));
         readings.changes_ms.extend(times);
+        let cpu = thread_time();
+        ensure!(agent.round(&world, &facts)? == 0, "a round without news writes something");
+        readings.idle_cpu_ms.push(millis(thread_time() - cpu));
         if Instant::now() > end {
             break;
         }
@@ -189,6 +208,11 @@ fn adoption(stage: &mut Stage, world: &World, facts: &Facts) -> Result<f64> {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+/// What this thread has had of a CPU.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The reading that one in a hundred is above; of fewer than a hundred, the greatest.

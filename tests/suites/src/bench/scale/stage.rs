@@ -2,10 +2,13 @@
 //!
 //! Invariant: everything bears this process's number and its own, and goes with the value, also after a failure.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use aya::maps::MapData;
+use aya::programs::SchedClassifier;
 use mesh_common::schema::MIN_FLOWS;
 use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes};
 
@@ -42,6 +45,19 @@ impl Stage {
     /// Before [`Stage::open`].
     pub fn dataplane(&mut self) -> &mut Dataplane {
         self.dataplane.as_mut().expect("the stage is open")
+    }
+
+    /// A program of the data plane, by its pin.
+    pub fn program(&mut self, name: &str) -> Result<OwnedFd> {
+        let pin = self.dataplane().dir().join("progs").join(name);
+        let program = SchedClassifier::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+    }
+
+    /// A map of the data plane, by its pin.
+    pub fn map(&mut self, name: &str) -> Result<MapData> {
+        let pin = self.dataplane().dir().join("maps").join(name);
+        MapData::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))
     }
 
     pub fn remove(mut self) -> Result<()> {

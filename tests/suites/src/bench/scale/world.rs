@@ -9,6 +9,9 @@ use mesh_userspace::model::{
 };
 use mesh_userspace::plan::maps::Facts;
 
+/// Number and gateway of the network that everything is in.
+pub const VNI: u32 = 4_097;
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Nodes besides this one.
 const PEERS: u32 = 10;
 const KIND_NODE: u8 = 1;
@@ -82,6 +85,11 @@ impl World {
         }
     }
 
+    /// Where the services are called.
+    pub fn vips(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.cluster.services.values().flat_map(|service| &service.vips).map(|vip| vip.addr)
+    }
+
     /// A task becomes ready, or ceases to be: the gossip's word of another node.
     pub fn toggle(&mut self, service: u32, backend: u32) {
         let task = id(KIND_TASK, service * self.backends + backend);
@@ -115,9 +123,9 @@ fn network() -> Network {
     Network {
         id: id(KIND_NETWORK, 1),
         spec: NetworkSpec::named("bench"),
-        vni: 4_097,
+        vni: VNI,
         subnet: "10.0.0.0/8".parse().expect("a prefix"),
-        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        gateway: GATEWAY,
         ingress: false,
         removing: false,
         created_at: 0,
