@@ -161,6 +161,8 @@ pub mod address_flag {
     pub const OWN: u8 = 0x01;
     /// A peer's data path address: tunnel packets from it are taken.
     pub const TUNNEL: u8 = 0x02;
+    /// Its tunnel packets are taken from mesh0 alone, behind what the host's stack demands of them (an IPsec policy).
+    pub const BY_MESH0: u8 = 0x04;
 }
 
 /// A link of the host that leads to the world: `UPLINKS`, keyed by interface index; written by plan.

@@ -53,12 +53,16 @@ fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address
         return Ok(None);
     }
     let peer = match V4::address(&Addr4::of_words([ip[6], ip[7]])) {
-        Some(address) if address.flags & address_flag::TUNNEL != 0 => address,
+        Some(address) if address.flags & (address_flag::TUNNEL | address_flag::BY_MESH0) == address_flag::TUNNEL => {
+            address
+        }
         _ => return Ok(None),
     };
     let (Some(id), Some(words)) = (outer::vni(tc), tc.load::<[u16; 7]>(outer::LEN)) else { return Ok(None) };
-    // A packet of several segments keeps the mark of the tunnel, which a device that sends it must not see.
-    if words[6] != V4::ETHERTYPE.to_be() || (id == vni::REPLY_WIRE && tc.gso_size() != 0) {
+    // A packet of several segments keeps the mark of the tunnel. A device that sends it must not see that, nor a socket of UDP, which cuts what it
+    // gets by what the marks say; TCP takes it whole.
+    let is_several = tc.gso_size() != 0;
+    if words[6] != V4::ETHERTYPE.to_be() || (is_several && (id == vni::REPLY_WIRE || !carries_tcp(tc))) {
         return Ok(None);
     }
     tc.take_outer_room()?;
@@ -67,6 +71,13 @@ fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address
         Some(inner) => Ok(Some((inner, config, peer, id))),
         None => Err(Stop::drop(DropReason::Malformed)),
     }
+}
+
+/// The packet in the tunnel is TCP over IPv4.
+#[inline(always)]
+fn carries_tcp(tc: &Tc) -> bool {
+    const TTL_AND_PROTOCOL: usize = outer::LEN + ETHERNET_LEN + 8;
+    tc.load::<[u16; 1]>(TTL_AND_PROTOCOL).is_some_and(|[word]| word.to_ne_bytes()[1] == protocol::TCP)
 }
 
 #[inline(never)]

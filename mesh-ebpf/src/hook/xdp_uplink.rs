@@ -228,7 +228,8 @@ fn answer(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, outer: &Packet<V4
     if outer::vni(xdp)? != vni::REPLY_WIRE {
         return None;
     }
-    V4::address(&outer.src).filter(|address| address.flags & address_flag::TUNNEL != 0)?;
+    let way = address_flag::TUNNEL | address_flag::BY_MESH0;
+    V4::address(&outer.src).filter(|address| address.flags & way == address_flag::TUNNEL)?;
     let inner = Inner(xdp);
     let frame = parse::ethernet(&inner)?;
     if frame.ethertype != V4::ETHERTYPE {

@@ -6,7 +6,7 @@
 use mesh_common::checksum;
 use mesh_common::family::{Family, V4};
 use mesh_common::hash;
-use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, protocol};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -21,8 +21,10 @@ pub const KEYED: u32 = 0x6d65_7368;
 
 /// Longest packet that the kernel takes for one (IPv4's total length).
 const LONGEST: u32 = 0xffff;
-/// Headers of each segment of a packet that is several, at most: Ethernet, IPv4 without options, TCP with all its options.
-const HEADERS: u32 = 14 + 20 + 60;
+/// Headers of a segment before those of TCP or UDP: Ethernet, and IPv4 without options.
+const HEADERS: usize = ETHERNET_LEN + V4::HEADER_LEN;
+/// Of a UDP segment.
+const UDP_HEADER: u32 = 8;
 
 /// This node's facts.
 #[inline(always)]
@@ -119,12 +121,33 @@ pub fn to_peer(
 /// Whether a packet goes over the path to the peer as it is. One that is too large is mesh0's: the kernel knows what to do then.
 #[inline(always)]
 fn fits(tc: &Tc, peer: &Peer) -> bool {
-    let (frame, segment) = (tc.len() + outer::LEN as u32, tc.gso_size());
-    if segment == 0 {
-        frame <= peer.mtu as u32 + ETHERNET_LEN as u32
-    } else {
-        frame <= LONGEST && segment + HEADERS + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
+    let longest = match tc.gso_size() {
+        0 => tc.len(),
+        size => segment_len(tc, size),
+    };
+    longest + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
+}
+
+/// Length of each frame that a packet of several segments becomes, without the tunnel's headers: all of them have the first one's. Beyond every
+/// MTU where those are not plain, or the packet has no room for the tunnel's. A real call: bulk pays for it once in many segments.
+#[inline(never)]
+fn segment_len(tc: &Tc, size: u32) -> u32 {
+    const TOO_LONG: u32 = 1 << 17;
+    let Some(ip) = tc.load::<[u16; V4::HEADER_LEN / 2]>(ETHERNET_LEN) else { return TOO_LONG };
+    let [[version, _], [_, number]] = [ip[0], ip[4]].map(u16::to_ne_bytes);
+    if version != 0x45 || tc.len() + outer::LEN as u32 > LONGEST {
+        return TOO_LONG;
     }
+    let header = match number {
+        protocol::UDP => UDP_HEADER,
+        protocol::TCP => match tc.load::<[u16; 7]>(HEADERS) {
+            // The upper half of the byte counts words (RFC 9293, 3.1).
+            Some(tcp) => (tcp[6].to_ne_bytes()[0] >> 4) as u32 * 4,
+            None => return TOO_LONG,
+        },
+        _ => return TOO_LONG,
+    };
+    HEADERS as u32 + header + size
 }
 
 /// The beginning of a frame between nodes.

@@ -104,6 +104,17 @@ pub struct Network {
     pub others: Vec<OtherProgram>,
     /// None where no agent in a cluster runs.
     pub xdp: Option<Xdp>,
+    /// What the host's IPsec policies do with packets between nodes, or why that is not known; None where no agent in a cluster runs.
+    pub ipsec: Option<Result<Ipsec, String>>,
+}
+
+/// Nodes by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ipsec {
+    /// Tunnel packets from or to them are to be encrypted or authenticated.
+    pub protected: Vec<String>,
+    /// They are to be dropped.
+    pub blocked: Vec<String>,
 }
 
 /// What the drivers of the uplinks run of ours.

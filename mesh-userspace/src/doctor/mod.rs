@@ -16,8 +16,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{
-    Api, Clock, Engine, Facts, Machine, Network, Occasion, OtherProgram, PathMtu, Peer, Peers, PortFact, PortUser,
-    Programs, Purpose, StateDir, Xdp,
+    Api, Clock, Engine, Facts, Ipsec, Machine, Network, Occasion, OtherProgram, PathMtu, Peer, Peers, PortFact,
+    PortUser, Programs, Purpose, StateDir, Xdp,
 };
 pub use machine::{OLDEST_KERNEL, kernel_version};
 pub use ports::clash;

@@ -11,6 +11,7 @@ pub(super) fn judge(network: &Network) -> Vec<Finding> {
     findings.extend(routes(network));
     findings.extend(programs(network));
     findings.extend(drivers(network));
+    findings.extend(ipsec(network));
     // Not looked at, because nothing there can matter: docs/decisions/0015-firewalls-by-behaviour.md.
     findings.push(Finding::ok(
         "forward",
@@ -108,6 +109,31 @@ fn drivers(network: &Network) -> Vec<Finding> {
         Finding::warning("xdp", format!("{what}; published ports are served at TC there"), remedy.clone())
     };
     xdp.refused.iter().map(finding).collect()
+}
+
+/// What the host's IPsec policies do with packets between nodes. Nothing has to be set for it: docs/decisions/0020-fast-way.md.
+fn ipsec(network: &Network) -> Option<Finding> {
+    const CHECK: &str = "ipsec";
+    Some(match network.ipsec.as_ref()? {
+        Err(why) => Finding::warning(
+            CHECK,
+            format!("{why}: packets to other nodes go the slower way, through mesh0, where policies hold"),
+            "`ip xfrm policy` may tell more; an agent in a container needs CAP_NET_ADMIN for the host's network",
+        ),
+        Ok(ipsec) if !ipsec.blocked.is_empty() => Finding::warning(
+            CHECK,
+            format!("an IPsec policy of this host drops the tunnel's packets from or to {}", ipsec.blocked.join(", ")),
+            "`ip xfrm policy` lists them: let the data port pass between the nodes' data path addresses, or be encrypted",
+        ),
+        Ok(ipsec) if !ipsec.protected.is_empty() => Finding::ok(
+            CHECK,
+            format!(
+                "policies of this host are for packets from or to {}: they go through mesh0, and never past the policies",
+                ipsec.protected.join(", ")
+            ),
+        ),
+        Ok(_) => Finding::ok(CHECK, "no policy of this host is for packets between nodes"),
+    })
 }
 
 fn programs(network: &Network) -> Vec<Finding> {

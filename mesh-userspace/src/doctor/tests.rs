@@ -39,6 +39,7 @@ fn good() -> Facts {
             reported: Some(Vec::new()),
             others: Vec::new(),
             xdp: None,
+            ipsec: Some(Ok(Ipsec::default())),
         },
         peers: Some(Peers {
             overlay_mtu: Some(1450),
@@ -114,6 +115,7 @@ fn a_good_machine_has_nothing_to_complain_of() {
             "ports",
             "routes",
             "hooks",
+            "ipsec",
             "forward",
             "peers",
             "clock",
@@ -304,4 +306,21 @@ fn an_engine_in_a_swarm_is_no_trouble_where_mesh_has_other_ports() {
     facts.machine.engine = swarm();
     facts.network.ports = vec![port("12377/tcp", Purpose::Api, PortUser::Ours)];
     assert!(judge(&facts).iter().all(|finding| finding.state == State::Ok));
+}
+
+#[test]
+fn packets_between_nodes_that_an_ipsec_policy_takes_are_told() {
+    let ipsec = |protected: &[&str], blocked: &[&str]| {
+        let [protected, blocked] = [protected, blocked].map(|names| names.iter().map(ToString::to_string).collect());
+        Some(Ok(Ipsec { protected, blocked }))
+    };
+    let mut facts = good();
+    facts.network.ipsec = ipsec(&["n2", "n3"], &[]);
+    let findings = judge(&facts);
+    let finding = findings.iter().find(|finding| finding.check == "ipsec").expect("it is looked at");
+    assert!(finding.state == State::Ok && finding.found.contains("n2, n3"), "{finding:?}");
+    let finding = bad(|facts| facts.network.ipsec = ipsec(&["n2"], &["n3"]));
+    says(&finding, "ipsec", State::Warning, &["from or to n3", "ip xfrm policy"]);
+    let finding = bad(|facts| facts.network.ipsec = Some(Err("list the host's IPsec policies: no".into())));
+    says(&finding, "ipsec", State::Warning, &["through mesh0", "CAP_NET_ADMIN"]);
 }

@@ -105,6 +105,12 @@ impl Host {
         Ok((Whoami::parse(&text)?, local))
     }
 
+    /// Datagrams in one go to a `whoami` and back ([`traffic::burst`]).
+    pub fn udp_burst(&self, address: impl Into<IpAddr>, port: u16, count: u32, size: u16) -> Result<()> {
+        let to = SocketAddr::new(address.into(), port);
+        self.run_inside(|| traffic::burst(to, count, size, PATIENCE))?.with_context(|| self.from())
+    }
+
     /// One attempt to connect, told apart by how it ended.
     pub fn tcp_connect(&self, address: impl Into<IpAddr>, port: u16) -> Result<Connection> {
         let to = SocketAddr::new(address.into(), port);

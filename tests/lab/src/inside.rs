@@ -67,6 +67,11 @@ impl<'a> Inside<'a> {
         self.ask(&["download", &host.to_string(), &port.to_string(), &bytes.to_string()]).map(drop)
     }
 
+    /// Datagrams in one go and back ([`crate::traffic::burst`]).
+    pub fn burst(&self, host: impl ToString, port: u16, count: u32, size: u16) -> Result<()> {
+        self.ask(&["burst", &host.to_string(), &port.to_string(), &count.to_string(), &size.to_string()]).map(drop)
+    }
+
     /// Addresses of a name, sorted; an error where there is none.
     pub fn names(&self, name: &str) -> Result<Vec<IpAddr>> {
         let text = self.ask(&["names", name])?;

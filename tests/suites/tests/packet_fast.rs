@@ -19,6 +19,7 @@ mod services;
 #[path = "packet_tasks.rs"]
 mod tasks;
 
+use mesh_common::schema::{Address, address_flag};
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{any, eth};
 use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig};
@@ -69,6 +70,11 @@ fn what_the_programs_do_not_read_themselves_is_left_to_mesh0() {
         println!("{what}");
         rig.from_uplink(frame).left_alone();
     }
+    println!("a peer whose packets the host's stack has to judge first");
+    let flags = address_flag::TUNNEL | address_flag::BY_MESH0;
+    rig.put("ADDRESSES4", PEER_2, Address { node: 2, ifindex: 0, flags, pad: [0; 3] });
+    rig.from_uplink(tunnelled(outer()).carrying(&inner)).left_alone();
+    rig.from_overlay(PEER_2, 4_097, &inner).sent(&inner);
 }
 
 #[test]

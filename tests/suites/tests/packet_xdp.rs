@@ -344,6 +344,10 @@ fn what_is_not_plainly_an_answer_is_left_to_tc() {
         no_entries(rig.xdp_uplink(&frame).left_alone());
     }
     rig.xdp_uplink(inside(outer(PEER_2, HERE))).acted_as(Action::Redirect);
+    // A peer whose packets the host's stack has to judge first.
+    let flags = address_flag::TUNNEL | address_flag::BY_MESH0;
+    rig.put("ADDRESSES4", PEER_2, Address { node: 2, ifindex: 0, flags, pad: [0; 3] });
+    rig.xdp_uplink(inside(outer(PEER_2, HERE))).left_alone();
 }
 
 #[test]

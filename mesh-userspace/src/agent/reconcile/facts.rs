@@ -1,6 +1,6 @@
 //! What a round is told of this host: its links, addresses, peers' ways, and what could not be had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_common::schema;
@@ -74,6 +74,7 @@ impl Kernel {
             addresses,
             uplinks: uplinks.iter().map(|uplink| (uplink.ifindex, as_map_value(uplink))).collect(),
             next_hops: BTreeMap::new(),
+            protected: Default::default(),
             task_links,
             ports_not_taken: not_taken.iter().map(net::HeldPort::key).collect(),
             flood_threshold: self.flood_threshold,
@@ -93,17 +94,29 @@ impl Kernel {
         let (true, Some(mesh0), IpAddr::V4(from)) = (self.fast_path, image.mesh0, data_path) else {
             return BTreeMap::new();
         };
-        let peers: Vec<Ipv4Addr> = peers
-            .iter()
-            .filter_map(|peer| match peer {
-                IpAddr::V4(addr) => Some(*addr),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        self.net.next_hops(from, mesh0.port, &peers).await.unwrap_or_else(|error| {
+        self.net.next_hops(from, mesh0.port, &of_ipv4(peers)).await.unwrap_or_else(|error| {
             troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
             BTreeMap::new()
         })
+    }
+
+    /// Peers whose tunnel packets the host's IPsec policies are for: programs leave those to mesh0 and the host's stack, both ways.
+    pub(super) fn protected(
+        &self,
+        data_path: IpAddr,
+        image: &NetImage,
+        peers: &[IpAddr],
+        troubles: &mut Troubles,
+    ) -> BTreeSet<Ipv4Addr> {
+        let (Some(mesh0), IpAddr::V4(from)) = (image.mesh0, data_path) else { return BTreeSet::new() };
+        let peers = of_ipv4(peers);
+        match self.net.protected(from, mesh0.port, &peers) {
+            Ok(protected) => protected.into_keys().collect(),
+            Err(error) => {
+                troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
+                peers.into_iter().collect()
+            }
+        }
     }
 
     /// Links that published ports answer on: those with an Ethernet header.
@@ -111,6 +124,14 @@ impl Kernel {
         let uplinks = self.net.uplinks(&self.publish_interfaces).await?;
         Ok(uplinks.into_iter().filter(|uplink| uplink.has_ethernet).collect())
     }
+}
+
+fn of_ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let of_ipv4 = |addr: &IpAddr| match addr {
+        IpAddr::V4(addr) => Some(*addr),
+        IpAddr::V6(_) => None,
+    };
+    addresses.iter().filter_map(of_ipv4).collect()
 }
 
 fn as_map_value(uplink: &Uplink) -> schema::Uplink {

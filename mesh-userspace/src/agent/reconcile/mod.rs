@@ -307,6 +307,7 @@ impl Kernel {
         self.converge(&image, troubles).await?;
         let mut facts = self.facts(member, &image, &underlay, &troubles.ports_not_taken).await?;
         facts.next_hops = self.next_hops(node.data_path_addr, &image, &peers, troubles).await;
+        facts.protected = self.protected(node.data_path_addr, &image, &peers, troubles);
         *lock(&self.mesh0) = Some((node.number, facts.mesh0));
         self.attach(&image, &facts, troubles).await?;
         self.write_maps(cluster, observed, &facts, troubles)

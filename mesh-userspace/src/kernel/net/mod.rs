@@ -18,6 +18,7 @@ pub mod namespace;
 mod next_hop;
 mod observe;
 mod on_mesh0;
+mod policy;
 mod ports;
 mod survey;
 mod sysctl;
@@ -35,6 +36,7 @@ use rtnetlink::Handle;
 
 pub use changes::Changes;
 pub use error::NetError;
+pub use policy::Protection;
 pub use survey::{LinkProgram, PortHolder};
 
 use crate::model::Id;

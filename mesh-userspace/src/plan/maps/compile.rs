@@ -78,7 +78,9 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
 fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Image) {
     for node in cluster.nodes.values().filter(|node| node.id != facts.this_node) {
         let is_unreachable = observed.unreachable_since.contains_key(&node.id);
-        for (addr, flags) in [(node.advertise_addr, 0), (node.data_path_addr, address_flag::TUNNEL)] {
+        let is_protected = matches!(node.data_path_addr, IpAddr::V4(addr) if facts.protected.contains(&addr));
+        let tunnel = address_flag::TUNNEL | if is_protected { address_flag::BY_MESH0 } else { 0 };
+        for (addr, flags) in [(node.advertise_addr, 0), (node.data_path_addr, tunnel)] {
             if let IpAddr::V4(addr) = addr {
                 let entry = image.addresses.entry(addr.octets());
                 let address = entry.or_insert(Address { node: node.number, ifindex: 0, flags: 0, pad: [0; 3] });
@@ -87,7 +89,7 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
         }
         if let IpAddr::V4(addr) = node.data_path_addr {
             let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
-            let hop = facts.next_hops.get(&addr);
+            let hop = facts.next_hops.get(&addr).filter(|_| !is_protected);
             let peer = Peer {
                 addr: V4::to_16(addr.octets().into()),
                 ifindex: hop.map_or(0, |hop| hop.ifindex),

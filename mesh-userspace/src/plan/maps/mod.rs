@@ -44,6 +44,8 @@ pub struct Facts {
     pub uplinks: BTreeMap<u32, Uplink>,
     /// Peers' data path addresses that have a neighbour on an Ethernet link of this host in their way.
     pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// Peers' data path addresses whose packets fall under an IPsec policy of this host: mesh0's, both ways.
+    pub protected: BTreeSet<Ipv4Addr>,
     /// Task id → host side of its veth.
     pub task_links: BTreeMap<Id, u32>,
     /// Published ports (IP protocol number, port) that the host itself uses.

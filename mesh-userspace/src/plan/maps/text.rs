@@ -137,7 +137,11 @@ fn address(addr: [u8; 4], value: &Address) -> String {
     let Address { node, ifindex, flags, pad: _ } = *value;
     let mut line = format!("address {} node {node}", Ipv4Addr::from(addr));
     field(&mut line, "ifindex", ifindex);
-    bits(&mut line, flags, &[(address_flag::OWN, "own"), (address_flag::TUNNEL, "tunnel")]);
+    bits(
+        &mut line,
+        flags,
+        &[(address_flag::OWN, "own"), (address_flag::TUNNEL, "tunnel"), (address_flag::BY_MESH0, "by-mesh0")],
+    );
     line
 }
 

@@ -4,6 +4,7 @@
 //! ask get HOST PORT [TIMES]       ask udp HOST PORT [TIMES]    a line each: task, caller as seen, own address
 //! ask connect HOST PORT           connected | refused | unreachable | silent, then milliseconds
 //! ask upload HOST PORT BYTES      ask download HOST PORT BYTES
+//! ask burst HOST PORT COUNT SIZE  so many datagrams in one go and back, every byte checked
 //! ask names NAME                  its addresses, one a line
 //! ask ping HOST COUNT             answered and sent
 //! ```
@@ -40,10 +41,15 @@ fn answer(words: &[&str]) -> Result<String> {
         ["connect", host, port] => connect(host, number(port)?),
         ["upload", host, port, bytes] => traffic::upload(host, number(port)?, number(bytes)?, PATIENCE).map(took),
         ["download", host, port, bytes] => traffic::download(host, number(port)?, number(bytes)?, PATIENCE).map(took),
+        ["burst", host, port, count, size] => {
+            let to = first(host, number(port)?)?;
+            traffic::burst(to, number(count)?, number(size)?, PATIENCE).map(|()| String::new())
+        }
         ["names", name] => Ok(addresses(name, 0)?.iter().map(|address| format!("{}\n", address.ip())).collect()),
         ["ping", host, count] => ping(host, number(count)?),
         _ => bail!(
-            "usage: ask get|udp HOST PORT [TIMES], connect HOST PORT, upload|download HOST PORT BYTES, names NAME, ping HOST COUNT"
+            "usage: ask get|udp HOST PORT [TIMES], connect HOST PORT, upload|download HOST PORT BYTES, \
+             burst HOST PORT COUNT SIZE, names NAME, ping HOST COUNT"
         ),
     }
 }

@@ -6,7 +6,10 @@
 //!                from <caller's address>:<port>
 //! GET /bytes/N   N bytes of the pattern 0, 1, … 250, 0, 1, …
 //! POST, PUT      the two lines, then `received N bytes` and `fnv1a <16 hex digits>` of the body
-//! UDP            the two lines, as one datagram
+//! UDP            the two lines, as one datagram; but
+//!   echo…        comes back as it is
+//!   burst N SIZE N datagrams of SIZE bytes, handed to the kernel as one packet (UDP_SEGMENT, udp(7)): each its number in four bytes, big
+//!                endian, then the pattern
 //! ```
 //! It stands behind published ports and VIPs in every scenario, so it does nothing clever: it binds the wildcard address, never
 //! chooses a source address, and a datagram's answer leaves as the kernel routes it, as with most servers.
@@ -14,6 +17,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::thread;
 
@@ -93,13 +97,51 @@ fn introduction(caller: SocketAddr) -> String {
 }
 
 fn answer_datagrams(socket: &UdpSocket) {
-    let mut ignored = [0; 2048];
+    let mut request = vec![0; 1 << 16];
     loop {
         // An error here is an ICMP answer to an earlier datagram of ours: nobody waits for it any more.
-        if let Ok((_, caller)) = socket.recv_from(&mut ignored) {
-            let _ = socket.send_to(introduction(caller).as_bytes(), caller);
+        if let Ok((size, caller)) = socket.recv_from(&mut request) {
+            let _ = answer_datagram(socket, &request[..size], caller);
         }
     }
+}
+
+fn answer_datagram(socket: &UdpSocket, request: &[u8], caller: SocketAddr) -> io::Result<usize> {
+    if request.starts_with(b"echo") {
+        return socket.send_to(request, caller);
+    }
+    let words = std::str::from_utf8(request).unwrap_or_default().strip_prefix("burst ");
+    let numbers = words.and_then(|words| words.trim().split_once(' '));
+    match numbers.map(|(count, size)| (count.parse::<u32>(), size.parse::<u16>())) {
+        Some((Ok(count), Ok(size))) => send_burst(socket, count, size, caller),
+        _ => socket.send_to(introduction(caller).as_bytes(), caller),
+    }
+}
+
+/// So many datagrams of one size in one call, for the kernel or a device to cut.
+fn send_burst(socket: &UdpSocket, count: u32, size: u16, caller: SocketAddr) -> io::Result<usize> {
+    let datagram = |n: u32| n.to_be_bytes().into_iter().chain((0..251u8).cycle()).take(usize::from(size));
+    let all: Vec<u8> = (0..count).flat_map(datagram).collect();
+    cut_at(socket, size)?;
+    let sent = socket.send_to(&all, caller);
+    cut_at(socket, 0)?;
+    sent
+}
+
+/// What is sent from now on is cut into datagrams of this size; 0: as it is.
+fn cut_at(socket: &UdpSocket, size: u16) -> io::Result<()> {
+    let size = libc::c_int::from(size);
+    // SAFETY: the kernel reads one int behind the pointer, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn accept_forever(listener: &TcpListener) {
@@ -307,6 +349,23 @@ mod tests {
         let size = socket.recv(&mut buffer).unwrap();
         let text = String::from_utf8_lossy(&buffer[..size]);
         assert!(text.ends_with(&format!("\nfrom {}\n", socket.local_addr().unwrap())), "{text}");
+    }
+
+    #[test]
+    fn datagrams_come_back_as_they_are_or_in_a_burst() {
+        let (port, socket) = (started(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut buffer = [0; 2048];
+        let mut ask = |request: &[u8]| {
+            socket.send_to(request, ("127.0.0.1", port)).unwrap();
+            let size = socket.recv(&mut buffer).unwrap();
+            buffer[..size].to_vec()
+        };
+        assert_eq!(ask(b"echo 1 2 3"), b"echo 1 2 3");
+        assert_eq!(ask(b"burst 3 8"), [0, 0, 0, 0, 0, 1, 2, 3]);
+        for second in 1..3 {
+            let size = socket.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..size], [0, 0, 0, second, 0, 1, 2, 3]);
+        }
     }
 
     #[test]

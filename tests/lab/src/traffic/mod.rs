@@ -3,6 +3,7 @@
 //! Plain blocking sockets of the namespace that the calling thread is in; [`crate::Host`] puts its threads there. Every verb has
 //! a time limit. Nothing here knows mesh; [`Whoami`] is the answer of the lab's own test server.
 
+mod burst;
 mod connect;
 mod echo;
 mod http;
@@ -10,6 +11,7 @@ mod probe;
 mod syn_flood;
 mod whoami;
 
+pub use burst::burst;
 pub use connect::{Connection, datagram, tcp_connect};
 pub use echo::{Echoes, echo};
 pub use http::{Answer, Session, download, http_get, upload};

@@ -203,6 +203,7 @@ impl Node {
             addresses: [(Ipv4Addr::LOCALHOST, 0), (self.addr, UPLINK)].into(),
             uplinks: [(UPLINK, uplink)].into(),
             next_hops: BTreeMap::new(),
+            protected: Default::default(),
             task_links: self.ifindexes.clone(),
             ports_not_taken: not_taken.map(HeldPort::key).collect(),
             flood_threshold: 0,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::bed::*;
-use crate::kernel::net::{Changes, HostNet};
+use crate::kernel::net::{Changes, HostNet, Protection};
 use crate::plan::maps::NextHop;
 
 const FROM: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
@@ -96,5 +96,30 @@ fn a_neighbour_that_changes_is_told_at_once_and_one_that_ages_is_not() {
         assert_eq!(hop(&host, PEER).await.map(|hop| hop.mac), Some(MAC));
         ip("rule add to 10.77.0.0/16 table 77");
         assert!(is_told(&mut changes, PATIENCE).await, "a rule");
+    });
+}
+
+#[test]
+fn ipsec_policies_are_found_as_the_host_has_them() {
+    on_a_host(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        let protected = || host.protected(FROM, 4789, &[PEER, FAR]).unwrap();
+        assert_eq!(protected(), [].into());
+        let esp = "tmpl src 192.168.7.1 dst 192.168.7.2 proto esp mode transport";
+        ip(&format!("xfrm policy add dir out src 0.0.0.0/0 dst 192.168.7.0/24 proto udp dport 4789 {esp}"));
+        assert_eq!(protected(), [(PEER, Protection::Ipsec)].into());
+        ip("xfrm policy add dir in src 10.9.9.9/32 dst 0.0.0.0/0 action block");
+        assert_eq!(protected(), [(PEER, Protection::Ipsec), (FAR, Protection::Blocked)].into());
+        ip("xfrm policy flush");
+        for other in ["proto udp dport 4790", "proto tcp", "mark 7"] {
+            ip(&format!("xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 {other} {esp}"));
+            assert_eq!(protected(), [].into(), "{other}");
+        }
+        // Many answers do not fit one message.
+        for third in 0..200 {
+            ip(&format!("xfrm policy add dir out src 0.0.0.0/0 dst 10.9.{third}.9/32 {esp}"));
+        }
+        assert_eq!(protected(), [(FAR, Protection::Ipsec)].into());
     });
 }

@@ -77,6 +77,7 @@ impl World {
             addresses: BTreeMap::from([(Ipv4Addr::new(192, 0, 2, 1), 2)]),
             uplinks: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            protected: Default::default(),
             task_links: BTreeMap::new(),
             ports_not_taken: Default::default(),
             flood_threshold: 0,
