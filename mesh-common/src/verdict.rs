@@ -1,6 +1,7 @@
 //! What happens to a packet, and the one list of reasons why it may be dropped.
 //!
-//! A reason is counted per hook in the map `DROPS`, at index `hook * 64 + reason`; docs/reference/drops.md has a line and a test for each.
+//! A reason is counted per hook in the map `DROPS`, at index `hook * 64 + reason`; the table of docs/reference/drops.md is made of this list
+//! (`packet_drops.rs` writes and compares it), and each reason has a packet test.
 
 /// The packet hooks, in the order of their rows in `DROPS`.
 #[repr(u8)]
@@ -32,7 +33,9 @@ impl Hook {
 }
 
 macro_rules! drop_reasons {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal {
+        hooks: $hooks:literal, meaning: $meaning:literal, remedy: $remedy:literal,
+    })+) => {
         /// Why a packet was dropped or refused.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,67 +53,200 @@ macro_rules! drop_reasons {
                     $(DropReason::$variant => $name,)+
                 }
             }
+
+            /// Where it is met, as docs/reference/drops.md writes it: in *italics* where the sender is told.
+            pub const fn hooks(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $hooks,)+
+                }
+            }
+
+            /// What it means, in the words of docs/reference/drops.md.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $meaning,)+
+                }
+            }
+
+            /// What to do about it, likewise.
+            pub const fn remedy(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $remedy,)+
+                }
+            }
         }
     };
 }
 
 drop_reasons! {
     /// Shorter than its headers say, or headers that contradict each other.
-    Malformed = 1, "malformed";
+    Malformed = 1, "malformed" {
+        hooks: "from_task, from_overlay, from_host",
+        meaning: "shorter than its headers say, or headers that contradict each other (ARP and echo frames too)",
+        remedy: "a few are noise; many: capture on that link",
+    }
     /// A protocol or EtherType that the overlay does not carry.
-    Unsupported = 2, "unsupported";
+    Unsupported = 2, "unsupported" {
+        hooks: "from_task, from_overlay",
+        meaning: "not IPv4 or ARP (IPv6 from tasks); another protocol than TCP, UDP, SCTP and echo to the gateway or to the outside",
+        remedy: "IPv6 and other protocols are not carried; nothing is broken if the task does not need them",
+    }
     /// A task sent from an address that is not its own.
-    SpoofedSource = 3, "spoofed-source";
+    SpoofedSource = 3, "spoofed-source" {
+        hooks: "from_task",
+        meaning: "the task sent from an address that is not its own (IP or ARP)",
+        remedy: "look for bridges, VMs or containers inside the task; just after a start: the endpoint is not written yet",
+    }
     /// A task sent from a MAC address that is not its own.
-    SpoofedMac = 4, "spoofed-mac";
+    SpoofedMac = 4, "spoofed-mac" {
+        hooks: "from_task",
+        meaning: "the right address, another MAC than `eth0` was given",
+        remedy: "somebody changed the MAC inside the task",
+    }
     /// Multicast or broadcast: the overlay floods nothing.
-    Multicast = 5, "multicast";
+    Multicast = 5, "multicast" {
+        hooks: "from_task",
+        meaning: "multicast or broadcast: the overlay floods nothing",
+        remedy: "use names (`tasks.SERVICE`) instead of discovery by multicast",
+    }
     /// No task, VIP or gateway has this overlay address. The sender is told.
-    NoEndpoint = 6, "no-endpoint";
+    NoEndpoint = 6, "no-endpoint" {
+        hooks: "*from_task*, from_overlay, *from_host*",
+        meaning: "no task, VIP or gateway has this address of the sender's network; on from_overlay: the task does not live here (any more) and the packet opens nothing, or came back and nobody else can answer it",
+        remedy: "`mesh service ps`: the task ended, or the caller remembers an old address",
+    }
     /// The destination is on a network that the sender is not on. The sender is told.
-    OtherNetwork = 7, "other-network";
+    OtherNetwork = 7, "other-network" {
+        hooks: "*from_task*",
+        meaning: "the destination is on a network that the sender is not on",
+        remedy: "attach both services to one network",
+    }
     /// The service has no ready task. The sender is told.
-    NoBackend = 8, "no-backend";
+    NoBackend = 8, "no-backend" {
+        hooks: "*from_task*, *from_host*, *from_uplink*",
+        meaning: "the service has no ready task that can be reached",
+        remedy: "`mesh service ps NAME`",
+    }
     /// Nothing listens at this port of the gateway. The sender is told.
-    ClosedPort = 9, "closed-port";
+    ClosedPort = 9, "closed-port" {
+        hooks: "*from_task*",
+        meaning: "the gateway answers echo and port 53 only",
+        remedy: "address the node itself, not the gateway",
+    }
     /// A task tried to reach the data port of a node.
-    DataPort = 10, "data-port";
+    DataPort = 10, "data-port" {
+        hooks: "from_task",
+        meaning: "a task sent UDP to the data port, of a node or of anybody outside",
+        remedy: "nobody but the programs may; look at the task",
+    }
     /// A task of an internal network tried to leave the overlay.
-    Internal = 11, "internal";
+    Internal = 11, "internal" {
+        hooks: "from_task",
+        meaning: "all networks of the task are internal, and the packet would leave the overlay",
+        remedy: "attach it to a network that is not internal",
+    }
     /// No route to the outside destination.
-    NoRoute = 12, "no-route";
+    NoRoute = 12, "no-route" {
+        hooks: "*from_task*",
+        meaning: "the node has no route to the outside destination, or the route leaves by a link without an Ethernet header, or by one that `--publish-interface` left out",
+        remedy: "`ip route get ADDRESS` on the node",
+    }
     /// No source port left for this outside destination.
-    NoSnatPort = 13, "no-snat-port";
+    NoSnatPort = 13, "no-snat-port" {
+        hooks: "from_task",
+        meaning: "16 source ports were tried for this outside destination and all are taken",
+        remedy: "fewer connections to one destination and port from this node; see table-full",
+    }
     /// A tunnel packet from an address that is no peer's.
-    UnknownPeer = 14, "unknown-peer";
+    UnknownPeer = 14, "unknown-peer" {
+        hooks: "from_overlay",
+        meaning: "a tunnel packet from an address that is no member's data path address, or one that came over IPv6",
+        remedy: "a removed node, a foreign VXLAN device on the same port, or a node behind NAT; just after a join: this node has not heard yet",
+    }
     /// A tunnel packet whose inner source does not live on that peer.
-    WrongPeer = 15, "wrong-peer";
+    WrongPeer = 15, "wrong-peer" {
+        hooks: "from_overlay",
+        meaning: "the inner source is not a task of that network on that peer, or the source of a call lives elsewhere than where it entered",
+        remedy: "just after a start or an end: views differ for a moment; constant: a member lies, or `mesh status` shows that this node is behind",
+    }
     /// A tunnel packet with a VNI that means nothing here.
-    UnknownVni = 16, "unknown-vni";
+    UnknownVni = 16, "unknown-vni" {
+        hooks: "from_overlay",
+        meaning: "a VNI that means nothing here",
+        remedy: "another program's VXLAN on our port, or another version of mesh",
+    }
     /// A frame whose MAC carries another version of the wire format or a kind that does not belong there.
-    WireFormat = 17, "wire-format";
+    WireFormat = 17, "wire-format" {
+        hooks: "from_overlay, from_host",
+        meaning: "a MAC of another wire version, or of a kind that does not belong there",
+        remedy: "all nodes must run the same wire version; on from_host: somebody sends frames with our EtherType",
+    }
     /// A request that names a task which is not here (any more).
-    EndpointGone = 18, "endpoint-gone";
+    EndpointGone = 18, "endpoint-gone" {
+        hooks: "from_overlay",
+        meaning: "a second choice for a task that is not here (any more), a middle packet of a connection to one, a call that came back and has no other task to go to, or a reply for a calling task that is gone",
+        remedy: "a few while tasks end are normal: first packets are turned back and go to another task",
+    }
     /// A request for a task whose service does not publish that frontend.
-    NotPublished = 19, "not-published";
+    NotPublished = 19, "not-published" {
+        hooks: "from_overlay",
+        meaning: "a request for a task whose service does not publish that port at that address",
+        remedy: "constant: the ingress node was called at an address that is neither its advertised nor its data path address; call one of those",
+    }
     /// A reply whose source is no frontend of this node's.
-    ForgedReply = 20, "forged-reply";
+    ForgedReply = 20, "forged-reply" {
+        hooks: "from_overlay",
+        meaning: "a reply whose source is no frontend of this node, or a packet turned back that this node did not send",
+        remedy: "just after `service rm` or `update`: late replies; constant: look at that peer",
+    }
     /// A fragment without ports where ports are needed.
-    Fragment = 21, "fragment";
+    Fragment = 21, "fragment" {
+        hooks: "from_task, from_overlay, from_host",
+        meaning: "a later fragment where ports are needed (to a VIP, in a request, or to the outside)",
+        remedy: "keep datagrams below the MTU (1450 by default)",
+    }
     /// The flow's backend is gone. The sender is told.
-    BackendGone = 22, "backend-gone";
+    BackendGone = 22, "backend-gone" {
+        hooks: "*from_task*, from_overlay, *from_host*, *from_uplink*",
+        meaning: "the flow's backend has ended; the flow is forgotten with this packet",
+        remedy: "nothing: the client connects again",
+    }
     /// The node of the flow's backend does not answer. The sender is told.
-    PeerUnreachable = 23, "peer-unreachable";
+    PeerUnreachable = 23, "peer-unreachable" {
+        hooks: "*from_task*, *from_host*, *from_uplink*",
+        meaning: "the node of the flow's backend does not answer echoes",
+        remedy: "bring that node or the path to its data port back; new flows go elsewhere",
+    }
     /// A kernel helper refused to change or send the packet.
-    HelperFailed = 24, "helper-failed";
+    HelperFailed = 24, "helper-failed" {
+        hooks: "all",
+        meaning: "a kernel helper refused to change or send the packet",
+        remedy: "should not happen; report it with the kernel's version",
+    }
     /// The node's own tables lack an entry that must be there (the agent is starting).
-    NotConfigured = 25, "not-configured";
+    NotConfigured = 25, "not-configured" {
+        hooks: "all",
+        meaning: "this node's tables lack an entry that must be there",
+        remedy: "normal while the agent sets up; else `mesh status` shows what a round could not do",
+    }
     /// An ICMP error about a translated flow; not carried yet.
-    IcmpError = 26, "icmp-error";
+    IcmpError = 26, "icmp-error" {
+        hooks: "from_task",
+        meaning: "an ICMP error, or an echo reply, sent to a VIP; such packets are not translated yet",
+        remedy: "nothing",
+    }
     /// A packet from outside for an overlay address.
-    FromOutside = 27, "from-outside";
+    FromOutside = 27, "from-outside" {
+        hooks: "from_uplink, from_host",
+        meaning: "a packet for a task, VIP or gateway that came in by an uplink, or that the host forwards and did not make itself",
+        remedy: "a host routes the overlay to this node: take that route away; or a network overlaps a real one",
+    }
     /// The flow table has no room for a flow that must be remembered.
-    TableFull = 28, "table-full";
+    TableFull = 28, "table-full" {
+        hooks: "all",
+        meaning: "a flow that must be remembered could not be written: four source ports were tried for a caller whose tuple another flow has at that task, or the kernel refused. A full `FLOWS4` is no reason: new flows go to `OVERFLOW4` then",
+        remedy: "one caller with very many connections to one task by several addresses of its service",
+    }
 }
 
 /// Counters per hook: `DROPS[hook * STRIDE + reason]`.

@@ -266,6 +266,22 @@ mod pod {
     );
 }
 
+/// The same for keys and values with addresses as the programs have them: for who asks the maps by the programs' own code.
+#[cfg(feature = "user")]
+mod pod_of_words {
+    use super::*;
+
+    macro_rules! pod {
+        ($($ty:ty),+ $(,)?) => {
+            // SAFETY: as above; words where there were bytes.
+            $(unsafe impl aya::Pod for $ty {})+
+        };
+    }
+
+    pod!(Addr4, AffinityKey<Addr4>, FlowKey<Addr4>, Flow<Addr4>, Endpoint<Addr4>, FrontendKey<Addr4>, Frontend<Addr4>);
+    pod!(Addr6, AffinityKey<Addr6>, FlowKey<Addr6>, Flow<Addr6>, Endpoint<Addr6>, FrontendKey<Addr6>, Frontend<Addr6>);
+}
+
 /// What user space calls an address and what the programs do lie in a key or value alike.
 macro_rules! same_layout {
     ($($of:ident { $($field:ident),+ })+) => { $(

@@ -289,7 +289,20 @@ pub struct StatusAnswer {
     pub services: Vec<ServiceRow>,
     /// Tasks of this node that should run.
     pub local_tasks: Vec<TaskRow>,
+    /// Packets that this node's programs dropped since they were loaded, the most first.
+    #[serde(default)]
+    pub drops: Vec<DropRow>,
     pub warnings: Vec<String>,
+}
+
+/// Packets dropped at one hook for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRow {
+    pub hook: String,
+    pub reason: String,
+    pub packets: u64,
+    pub meaning: String,
+    pub remedy: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{
-    ApiError, Caller, Created, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer, InitRequest, JoinAnswer,
-    JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogQuery, NodeUpdate, PurgeAnswer, ScaleItem,
-    ServiceUpdate, StackAnswer, StackDeploy,
+    ApiError, Caller, Created, ExplainQuery, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer, InitRequest,
+    JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogQuery, NodeUpdate, PurgeAnswer,
+    ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
 };
 use crate::doctor::Finding;
+use crate::explain::Explanation;
 use crate::model::{ExecEvent, ExecInput, ExecRequest, Id, LogLine, NetworkSpec, ServiceSpec};
 
 /// A running command: both ends of it. Dropping `input` or closing `events` means that the caller is gone.
@@ -62,6 +63,9 @@ pub trait ControlPlane: Send + Sync + 'static {
     async fn flows(&self, caller: &Caller, query: FlowQuery) -> Result<FlowFeed, ApiError>;
     /// How full the flow table is, and with what.
     async fn flow_summary(&self, caller: &Caller) -> Result<FlowSummary, ApiError>;
+
+    /// What the programs of this node would do with a packet now.
+    async fn explain(&self, caller: &Caller, query: ExplainQuery) -> Result<Explanation, ApiError>;
 
     /// A check-up of this node, made now.
     async fn doctor(&self, caller: &Caller) -> Result<Vec<Finding>, ApiError>;

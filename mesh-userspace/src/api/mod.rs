@@ -10,6 +10,7 @@ mod caller;
 pub mod client;
 mod control;
 mod error;
+mod explain;
 mod flows;
 mod request;
 pub mod server;
@@ -18,14 +19,16 @@ pub mod tls;
 pub mod view;
 
 pub use answer::{
-    Created, InitAnswer, JoinAnswer, JoinTokenAnswer, Listing, LogRecord, ManagerStatus, NetworkDetail, NetworkPeer,
-    NetworkRow, NetworkService, NetworkTask, NodeDetail, NodeRow, NodeState, PurgeAnswer, ServiceDetail, ServiceRow,
-    ServiceVip, StackAnswer, StackRow, StackStep, StatusAnswer, StepAction, StepKind, SwarmInfo, TaskDetail, TaskRow,
+    Created, DropRow, InitAnswer, JoinAnswer, JoinTokenAnswer, Listing, LogRecord, ManagerStatus, NetworkDetail,
+    NetworkPeer, NetworkRow, NetworkService, NetworkTask, NodeDetail, NodeRow, NodeState, PurgeAnswer, ServiceDetail,
+    ServiceRow, ServiceVip, StackAnswer, StackRow, StackStep, StatusAnswer, StepAction, StepKind, SwarmInfo,
+    TaskDetail, TaskRow,
 };
 pub use caller::Caller;
 pub use client::Client;
 pub use control::{ControlPlane, ExecSession, LogFeed};
 pub use error::{ApiError, ErrorKind};
+pub use explain::{ExplainQuery, ExplainRequest};
 pub use flows::{Ends, FlowFact, FlowFeed, FlowQuery, FlowRequest, FlowRow, FlowState, FlowSummary, protocol_name};
 pub use request::{
     InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest, LogQuery, LogRequest, NodeUpdate, ScaleItem,

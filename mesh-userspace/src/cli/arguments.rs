@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::agent::AgentFlags;
-use super::{completions, doctor, exec, flows, logs, network, node, purge, service, stack, status, swarm, task};
+use super::{
+    completions, doctor, exec, explain, flows, logs, network, node, purge, service, stack, status, swarm, task,
+};
 
 /// Service networks in eBPF: overlay, VIPs, DNS and routing mesh as Docker Swarm has them.
 ///
@@ -58,6 +60,8 @@ pub(super) enum Command {
     Status(status::Status),
     /// This node's flow table: who talks with whom, by which task; or how full it is
     Flows(flows::Flows),
+    /// Where a packet would go now, as this node's programs decide: service, task, node, way back – or why it would be dropped
+    Explain(explain::Explain),
     /// Check this machine and the way to the other nodes; each trouble comes with its remedy
     Doctor(doctor::Doctor),
     /// Stop this node's tasks and remove every trace of mesh from its kernel

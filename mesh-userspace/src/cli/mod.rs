@@ -11,6 +11,7 @@ mod arguments;
 mod completions;
 mod doctor;
 mod exec;
+mod explain;
 mod fault;
 mod flows;
 mod inspect;
@@ -167,6 +168,7 @@ async fn ask(command: Command, socket: PathBuf, screen: &mut Screen<'_>) -> Resu
         Command::Ps(flags) => task::ps(flags, &client, screen).await,
         Command::Exec(flags) => exec::run(flags, &client, screen).await,
         Command::Logs(flags) => logs::run(flags, &client, screen).await,
+        Command::Explain(flags) => explain::run(flags, &client, screen).await,
         Command::Flows(flags) => flows::run(flags, &client, screen).await,
         Command::Status(flags) => status::run(flags, &client, screen).await,
     }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::fault::Fault;
 use super::render::{Format, Look, parse_format, pretty};
 use super::{Screen, node, service, task};
-use crate::api::{Client, StatusAnswer};
+use crate::api::{Client, DropRow, StatusAnswer};
 use crate::model::Role;
 
 #[derive(Debug, Args)]
@@ -53,6 +53,13 @@ fn text(status: &StatusAnswer) -> String {
             text.push_str(&format!("\nNODES\n{}", node::table(&status.nodes, &look).text()));
             text.push_str(&format!("\nSERVICES\n{}", service::table(&status.services, &look).text()));
             text.push_str(&format!("\nTASKS HERE\n{}", task::table(status.at, &status.local_tasks, &look).text()));
+        }
+    }
+    if !status.drops.is_empty() {
+        text.push_str("\nDROPS since the packet programs were loaded\n");
+        for row in &status.drops {
+            let DropRow { hook, reason, packets, remedy, .. } = row;
+            text.push_str(&format!("  {packets} {reason} at {hook}: {remedy}\n"));
         }
     }
     if !status.warnings.is_empty() {

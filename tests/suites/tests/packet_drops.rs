@@ -1,4 +1,4 @@
-//! The list of drop reasons is one list: each has a line in docs/reference/drops.md and a packet test that provokes it.
+//! The list of drop reasons is one list: the table of docs/reference/drops.md is made of it, and each has a packet test that provokes it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,31 +8,42 @@ fn clone() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The rows of the table: number, name, the cell with the hooks.
-fn documented() -> Vec<(u8, String, String)> {
-    let text = std::fs::read_to_string(clone().join("docs/reference/drops.md")).unwrap();
-    let rows = text.lines().filter_map(|line| {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let [_, number, name, hooks, meaning, remedy, _] = cells[..] else { return None };
-        let number = number.parse().ok()?;
-        assert!(!meaning.is_empty() && !remedy.is_empty(), "{name} says what it means and what to do");
-        Some((number, name.to_owned(), hooks.to_owned()))
-    });
-    rows.collect()
+fn page() -> PathBuf {
+    clone().join("docs/reference/drops.md")
+}
+
+/// The page's table as the list of reasons has it.
+fn table() -> String {
+    let mut table = String::from("| number | name | hooks | meaning | what to do |\n|---|---|---|---|---|\n");
+    for reason in DropReason::ALL {
+        let cells = [reason.name(), reason.hooks(), reason.meaning(), reason.remedy()];
+        assert!(cells.iter().all(|cell| !cell.is_empty() && !cell.contains(['|', '\n'])), "{reason:?}: {cells:?}");
+        table += &format!("| {} | {} |\n", *reason as u8, cells.join(" | "));
+    }
+    table
+}
+
+/// `WRITE_PAGES=1` writes the table into the page instead.
+#[test]
+fn the_page_has_the_list_of_reasons_as_its_table() {
+    let text = std::fs::read_to_string(page()).unwrap();
+    let from = text.find("| number | name |").expect("the page has the table");
+    let len = text[from..].find("\n\n").expect("text goes on behind it") + 1;
+    if std::env::var_os("WRITE_PAGES").is_some() {
+        std::fs::write(page(), format!("{}{}{}", &text[..from], table(), &text[from + len..])).unwrap();
+        return;
+    }
+    for (found, wanted) in text[from..from + len].lines().zip(table().lines()) {
+        assert_eq!(found, wanted, "the page is behind mesh-common/src/verdict.rs: run this test with WRITE_PAGES=1");
+    }
+    assert_eq!(text[from..from + len].lines().count(), table().lines().count());
 }
 
 #[test]
-fn the_page_lists_every_reason_and_no_other() {
-    let wanted: Vec<(u8, String)> = DropReason::ALL.iter().map(|r| (*r as u8, r.name().to_owned())).collect();
-    let found: Vec<(u8, String)> = documented().into_iter().map(|(number, name, _)| (number, name)).collect();
-    assert_eq!(found, wanted);
-}
-
-#[test]
-fn the_page_names_hooks_by_their_names() {
-    for (_, name, hooks) in documented() {
-        for hook in hooks.replace('*', "").split(", ") {
-            assert!(hook == "all" || Hook::ALL.iter().any(|known| known.name() == hook), "{name}: {hook}");
+fn reasons_name_hooks_by_their_names() {
+    for reason in DropReason::ALL {
+        for hook in reason.hooks().replace('*', "").split(", ") {
+            assert!(hook == "all" || Hook::ALL.iter().any(|known| known.name() == hook), "{reason:?}: {hook}");
         }
     }
 }

@@ -23,12 +23,13 @@ const fn edge(module: &'static str, layer: u8) -> Room {
 }
 
 /// Rooms of one layer don't know each other.
-const ROOMS: [Room; 16] = [
+const ROOMS: [Room; 17] = [
     pure("model", 0),
     pure("manifest", 1),
     pure("leader", 1),
     pure("dns::zone", 1),
     pure("doctor", 1),
+    pure("explain", 1),
     pure("plan", 2),
     edge("store", 3),
     edge("membership", 3),

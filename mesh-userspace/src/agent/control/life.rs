@@ -31,6 +31,7 @@ pub async fn facts(agent: &Agent) -> Facts {
         observed,
         me,
         xdp: member.as_ref().and_then(|member| member.kernel.xdp()).map(|xdp| xdp.summary),
+        drops: member.as_ref().and_then(|member| member.kernel.drops().ok()).unwrap_or_default(),
         node_name: agent.name.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_string(),
         warnings,

@@ -7,10 +7,12 @@
 //! | desired | networks, services, stacks |
 //! | tasks | commands in tasks, their output |
 //! | flows | what the flow table holds |
+//! | explain | where a packet would go |
 //! | seat | where a change is made |
 //! | not_yet | what a service may not ask for yet |
 
 mod desired;
+mod explain;
 mod flows;
 mod life;
 mod nodes;
@@ -25,11 +27,12 @@ use async_trait::async_trait;
 use super::member::Member;
 use super::{Agent, doctor};
 use crate::api::{
-    ApiError, Caller, ControlPlane, Created, ExecSession, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer,
-    InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed, LogQuery,
-    NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
+    ApiError, Caller, ControlPlane, Created, ExecSession, ExplainQuery, Facts, FlowFeed, FlowQuery, FlowSummary,
+    InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed,
+    LogQuery, NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
 };
 use crate::doctor::Finding;
+use crate::explain::Explanation;
 use crate::model::{ExecRequest, Id, NetworkSpec, ServiceSpec};
 
 /// The control plane of this agent.
@@ -121,6 +124,10 @@ impl ControlPlane for Control {
 
     async fn flow_summary(&self, _caller: &Caller) -> Result<FlowSummary, ApiError> {
         flows::summary(&*self.member().await?).await
+    }
+
+    async fn explain(&self, _caller: &Caller, query: ExplainQuery) -> Result<Explanation, ApiError> {
+        explain::explained(&*self.member().await?, query).await
     }
 
     async fn doctor(&self, _caller: &Caller) -> Result<Vec<Finding>, ApiError> {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mesh_common::family::Family;
 use mesh_common::schema;
 use mesh_common::verdict::{DropReason, Hook};
 use tokio::sync::Notify;
@@ -28,7 +29,7 @@ use super::names::Names;
 use super::{Settings, XdpMode, xdp};
 use crate::dns::ResolverHandle;
 use crate::doctor::Xdp;
-use crate::kernel::bpf::{Attachment, Dataplane, FlowTable, clock};
+use crate::kernel::bpf::{Attachment, BpfError, Dataplane, FlowTable, Lookups, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task};
 use crate::plan::maps::{self, Facts, MapOp, Programmed};
@@ -164,6 +165,21 @@ impl Kernel {
     /// The flow table, to look at.
     pub fn flow_table(&self) -> Arc<FlowTable> {
         self.flows.clone()
+    }
+
+    /// The maps of a family, to be asked.
+    pub fn lookups<F: Family>(&self) -> Result<Lookups<F>, BpfError> {
+        lock(&self.dataplane).lookups()
+    }
+
+    /// Names of this host's links, and the link by which its routes lead to an address: for a task's packet as the programs ask.
+    pub async fn ways(
+        &self,
+        from: Option<IpAddr>,
+        to: IpAddr,
+    ) -> anyhow::Result<(std::collections::HashMap<u32, String>, Option<u32>)> {
+        let mesh0 = self.mesh0().map_or(0, |(_, ifindex)| ifindex);
+        Ok((self.net.link_names().await?, self.net.way_out(from, to, mesh0).await?))
     }
 
     /// Drops since the programs were loaded, by hook and reason.

@@ -4,12 +4,13 @@ use hyper::Method;
 
 use super::{Client, segment};
 use crate::api::{
-    ApiError, Created, FlowSummary, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer,
+    ApiError, Created, ExplainRequest, FlowSummary, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer,
     JoinTokenRequest, LeaveRequest, Listing, NetworkDetail, NetworkRow, NodeDetail, NodeRow, NodeUpdate, PurgeAnswer,
     ScaleItem, ServiceDetail, ServiceRow, ServiceUpdate, StackAnswer, StackDeploy, StackRow, StatusAnswer, TaskDetail,
     TaskRow,
 };
 use crate::doctor::Finding;
+use crate::explain::Explanation;
 use crate::model::{NetworkSpec, ServiceSpec};
 
 type Answer<T> = Result<T, ApiError>;
@@ -75,6 +76,10 @@ impl Client {
 
 /// This node's kernel.
 impl Client {
+    pub async fn explain(&self, request: &ExplainRequest) -> Answer<Explanation> {
+        self.call(Method::POST, "/v1/explain", Some(request)).await
+    }
+
     pub async fn flow_summary(&self) -> Answer<FlowSummary> {
         self.get("/v1/flows/summary").await
     }

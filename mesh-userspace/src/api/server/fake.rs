@@ -258,6 +258,35 @@ impl ControlPlane for Fake {
         })
     }
 
+    async fn explain(&self, _: &Caller, query: ExplainQuery) -> Result<crate::explain::Explanation, ApiError> {
+        let step = |asked: &str, found: &str| crate::explain::Step {
+            hook: "from_task".into(),
+            asked: asked.into(),
+            found: found.into(),
+        };
+        let packet = format!("{}:{}", query.dst, query.dport);
+        if query.dport == 9 {
+            return Ok(crate::explain::Explanation {
+                packet,
+                steps: vec![step("FRONTENDS[10.0.16.2]", "service whoami, 0 ready tasks, round-robin, demo")],
+                verdict: "dropped".into(),
+                sentence: "refused, and the sender is told: no-backend – no task is ready".into(),
+                reason: "no-backend".into(),
+                remedy: "mesh service ps NAME".into(),
+                ..Default::default()
+            });
+        }
+        Ok(crate::explain::Explanation {
+            packet,
+            steps: vec![step("TURNS[1]", "turn 4: place 0 of 2"), step("BACKENDS[18]", "whoami.2 at 10.0.16.18 on n2")],
+            verdict: "delivered".into(),
+            sentence: "delivered to whoami.2 on n2".into(),
+            task: "whoami.2".into(),
+            rewritten: "10.0.16.17:49152 → 10.0.16.18:8000 tcp".into(),
+            ..Default::default()
+        })
+    }
+
     async fn doctor(&self, _caller: &Caller) -> Result<Vec<crate::doctor::Finding>, ApiError> {
         Ok(vec![
             crate::doctor::Finding::ok("kernel", "6.12.9, BTF, TCX"),

@@ -1,4 +1,5 @@
 //! `POST /v1/flows`: one JSON object a line, as the table is walked; a line `{"error": …}` ends the stream. `GET /v1/flows/summary`: counts.
+//! `POST /v1/explain`: what the programs would do with a packet.
 //!
 //! Invariant: a few hundred flows at most are in memory, whatever the table holds: who reads slowly slows the walk.
 
@@ -12,15 +13,28 @@ use axum::routing::{get, post};
 use super::Control;
 use super::body::JsonBody;
 use super::logs::Record;
-use crate::api::view::{FlowNames, flow_query};
-use crate::api::{ApiError, Caller, FlowFeed, FlowRequest, FlowRow, FlowSummary};
+use crate::api::view::{FlowNames, explain_query, flow_query};
+use crate::api::{ApiError, Caller, ExplainRequest, FlowFeed, FlowRequest, FlowRow, FlowSummary};
+use crate::explain::Explanation;
 
 pub(super) fn routes() -> Router<Control> {
-    Router::new().route("/v1/flows", post(flows)).route("/v1/flows/summary", get(summary))
+    Router::new()
+        .route("/v1/flows", post(flows))
+        .route("/v1/flows/summary", get(summary))
+        .route("/v1/explain", post(explain))
 }
 
 async fn summary(State(control): State<Control>, caller: Caller) -> Result<JsonBody<FlowSummary>, ApiError> {
     control.flow_summary(&caller).await.map(JsonBody)
+}
+
+async fn explain(
+    State(control): State<Control>,
+    caller: Caller,
+    JsonBody(request): JsonBody<ExplainRequest>,
+) -> Result<JsonBody<Explanation>, ApiError> {
+    let query = explain_query(&control.facts().await, &request)?;
+    control.explain(&caller, query).await.map(JsonBody)
 }
 
 async fn flows(

@@ -134,6 +134,7 @@ pub fn facts() -> Facts {
         node_name: "n1".into(),
         agent_version: "0.1.0".into(),
         xdp: None,
+        drops: Vec::new(),
         warnings: Vec::new(),
         now: NOW,
     }

@@ -3,6 +3,7 @@
 //! Every read of the API goes through here, so that all nodes and both transports answer alike.
 //! Must not: wait, read a clock, or guess beyond the facts handed in.
 
+mod explain;
 mod find;
 mod flows;
 mod network;
@@ -14,9 +15,12 @@ mod task;
 
 use std::sync::Arc;
 
+use mesh_common::verdict::{DropReason, Hook};
+
 use super::ApiError;
 use crate::model::{Cluster, Id, Node, Observed, Role, UnixMs};
 
+pub use explain::explain_query;
 pub use flows::{FlowNames, flow_query};
 pub use network::{network_detail, networks};
 pub use node::{node_detail, nodes};
@@ -37,6 +41,8 @@ pub struct Facts {
     pub agent_version: String,
     /// What the drivers of this node's uplinks run of ours, in words.
     pub xdp: Option<String>,
+    /// Packets that this node's programs dropped since they were loaded.
+    pub drops: Vec<(Hook, DropReason, u64)>,
     /// What this agent itself has to say: a missing ability, the store away since when.
     pub warnings: Vec<String>,
     pub now: UnixMs,

@@ -1,10 +1,12 @@
 //! `mesh status`: one screen of what matters, warnings last and complete.
 
+use mesh_common::verdict::{DropReason, Hook};
+
 use super::Facts;
 use super::node::{node_state, nodes};
 use super::service::service_rows;
 use super::task::local_tasks;
-use crate::api::{NodeState, StatusAnswer, SwarmInfo};
+use crate::api::{DropRow, NodeState, StatusAnswer, SwarmInfo};
 use crate::model::Role;
 
 /// Always has an answer, in a cluster or not.
@@ -26,8 +28,23 @@ pub fn status(facts: &Facts) -> StatusAnswer {
         nodes: nodes(facts).map(|listing| listing.rows).unwrap_or_default(),
         services: if facts.me.is_some() { service_rows(facts, |_| true) } else { Vec::new() },
         local_tasks: local_tasks(facts).map(|listing| listing.rows).unwrap_or_default(),
+        drops: drops(facts),
         warnings: warnings(facts),
     }
+}
+
+/// The most first.
+fn drops(facts: &Facts) -> Vec<DropRow> {
+    let mut drops = facts.drops.clone();
+    drops.sort_by_key(|(hook, reason, packets)| (std::cmp::Reverse(*packets), *hook as u8, *reason as u8));
+    let row = |(hook, reason, packets): (Hook, DropReason, u64)| DropRow {
+        hook: hook.name().into(),
+        reason: reason.name().into(),
+        packets,
+        meaning: reason.meaning().into(),
+        remedy: reason.remedy().into(),
+    };
+    drops.into_iter().map(row).collect()
 }
 
 fn warnings(facts: &Facts) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! The command line against a fake control plane behind a real socket: what is printed, and how it ends.
 
+mod explain;
 mod flows;
 mod refusals;
 
@@ -401,13 +402,14 @@ fn help_shows_what_is_there_and_nothing_else() {
         "logs",
         "status",
         "flows",
+        "explain",
         "doctor",
         "purge",
         "completions",
     ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb} in {help}");
     }
-    for later in ["top", "monitor", "explain", "verify", "manual-pages", "supervise", "resolver"] {
+    for later in ["top", "monitor", "verify", "manual-pages", "supervise", "resolver"] {
         assert!(!help.lines().any(|line| line.trim_start().starts_with(later)), "{later} in {help}");
     }
     let help = ok(&PathBuf::from("/nonexistent"), &["agent", "--help"]);

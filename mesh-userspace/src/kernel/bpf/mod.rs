@@ -8,6 +8,7 @@ mod attach;
 mod batch;
 pub mod clock;
 mod flows;
+mod lookups;
 mod pin;
 mod pressure;
 mod size;
@@ -25,6 +26,7 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
 pub use attach::Attachment;
 pub use flows::{FloodSeen, FlowSeen, FlowTable, Swept};
+pub use lookups::Lookups;
 pub use pin::check_file_system;
 pub use size::FlowSizes;
 pub use xdp::{XdpAttachment, XdpError};

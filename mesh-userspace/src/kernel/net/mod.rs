@@ -26,6 +26,7 @@ mod task_link;
 #[cfg(test)]
 mod tests;
 mod underlay;
+mod way_out;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::schema::{Flow, FlowKey};
@@ -251,6 +251,12 @@ impl Rig {
             .expect("a map of a kind that the rig knows")
     }
 
+    /// A map by itself, for who asks it as user space does.
+    pub fn map_data(&self, name: &str) -> Result<MapData, aya::maps::MapError> {
+        let map = self.ebpf.map(name).expect("the object has this map");
+        MapData::from_id(map_data_of(map).info().expect("the kernel knows its maps").id())
+    }
+
     /// The flow table now.
     pub fn flows(&self) -> Flows {
         self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4")
@@ -273,6 +279,22 @@ impl Rig {
             }
         }
         counters
+    }
+
+    /// One of them by its index.
+    pub fn drops_of(&self, index: u32) -> u64 {
+        let map = PerCpuArray::<&MapData, u64>::try_from(self.ebpf.map("DROPS").expect("a map")).expect("its type");
+        map.get(&index, 0).expect("a counter can be read").iter().sum()
+    }
+
+    /// One entry of the flow table, by its place in a walk; None past the end.
+    pub fn some_flow(&self, place: usize) -> Option<FlowEntry> {
+        self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4").iter().nth(place)?.ok()
+    }
+
+    /// The entry with this key.
+    pub fn flow(&self, key: &FlowKey<[u8; 4]>) -> Option<Flow<[u8; 4]>> {
+        self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4").get(key, 0).ok()
     }
 
     /// A hash map, to read.
@@ -306,6 +328,13 @@ impl Rig {
         let map = self.ebpf.map_mut(name).expect("the object has this map");
         let mut map = Array::<&mut MapData, V>::try_from(map).expect("its value fits");
         map.set(index, value, 0).unwrap_or_else(|error| panic!("{name}[{index}]: {error}"));
+    }
+}
+
+fn map_data_of(map: &Map) -> &MapData {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => data,
+        _ => panic!("a map of a kind that nobody asks"),
     }
 }
 

@@ -53,6 +53,20 @@ pub enum Action {
     Redirect,
 }
 
+impl Action {
+    /// Of what a TC program returned.
+    #[track_caller]
+    pub fn of_code(code: i32) -> Action {
+        match code {
+            -1 => Action::Next,
+            0 => Action::Ok,
+            2 => Action::Shot,
+            7 => Action::Redirect,
+            other => panic!("no verdict is {other}"),
+        }
+    }
+}
+
 /// A flow and its key.
 pub type FlowEntry = (FlowKey<[u8; 4]>, Flow<[u8; 4]>);
 
@@ -76,13 +90,7 @@ pub struct Outcome {
 impl Outcome {
     #[track_caller]
     pub(super) fn new(hook: Hook, sent: &[u8], ran: Ran, drops: (&Drops, &Drops), flows: (&Flows, &Flows)) -> Self {
-        let action = match ran.code {
-            -1 => Action::Next,
-            0 => Action::Ok,
-            2 => Action::Shot,
-            7 => Action::Redirect,
-            other => panic!("{}: no verdict is {other}", hook.name()),
-        };
+        let action = Action::of_code(ran.code);
         let moved = drops.1.iter().filter_map(|(key, now)| {
             let before = drops.0.get(key).copied().unwrap_or(0);
             (*now != before).then_some((key.0, key.1, now - before))

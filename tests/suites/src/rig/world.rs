@@ -103,6 +103,28 @@ impl Rig {
         }
     }
 
+    /// Back to the world that every rig begins with: nobody there, no flow.
+    pub fn empty(&mut self) {
+        self.clear::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4");
+        self.clear::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4");
+        self.clear::<u32, Backend>("BACKENDS");
+        self.clear::<u32, u64>("TURNS");
+        self.clear::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4");
+        self.clear::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4");
+        (self.numbers, self.slots, self.links) = (0, 1, 0);
+        self.furnish();
+    }
+
+    fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {
+        super::batch::clear(self.map(name), size_of::<K>(), size_of::<V>())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// A task as a backend of a pool.
+    pub fn put_backend(&mut self, task: &Task, pool: u32) {
+        self.put("BACKENDS", task.number, backend(task, pool));
+    }
+
     /// Writes the node's facts, changed by `change`.
     pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         let mut config = Config {

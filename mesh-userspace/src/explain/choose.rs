@@ -1,0 +1,310 @@
+//! Decides a new flow to a service: `stage/balance.rs`, `vip.rs`, `ingress.rs`, `owner.rs` and `flow::remember_pair` of the programs.
+//!
+//! Invariant: the same arithmetic over the same slots, so that the task named is the one that the next packet gets.
+
+use mesh_common::family::Family;
+use mesh_common::flow::{is_closing, note};
+use mesh_common::parse::Form;
+use mesh_common::schema::{
+    AffinityKey, Backend, Endpoint, Flow, FlowKey, Frontend, RingSlot, algorithm, backend_state, deliver, flow_flag,
+    origin, rewrite,
+};
+use mesh_common::snat;
+use mesh_common::verdict::DropReason;
+use mesh_common::wire::{mac, vni};
+use mesh_common::{affinity, hash};
+
+use super::fields::backend_addr;
+use super::tables::Tables;
+use super::trace::{ip, tuple};
+use super::walk::{End, Going, Walk};
+
+/// How the reply gets back to the caller: `WayBack` of the programs.
+#[derive(Clone, Copy)]
+pub struct WayBack {
+    pub deliver: u8,
+    pub ifindex: u32,
+    pub node: u32,
+    pub vni: u32,
+    pub mac: [u8; 6],
+}
+
+/// Where a call came into the cluster.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    Wire,
+    Host,
+    Client,
+}
+
+/// A call to a frontend as it came in.
+pub struct Call<A> {
+    pub entry: Entry,
+    pub from: u32,
+    pub target_port: u16,
+    pub node: u32,
+    pub back: WayBack,
+    pub gateway: A,
+    pub sender: u32,
+}
+
+/// A call's entry, and the answers' with its key.
+type Pair<A> = (Flow<A>, (FlowKey<A>, Flow<A>));
+
+impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
+    fn choose(&mut self, frontend: &Frontend<F::Addr>) -> Result<RingSlot, End> {
+        let packet = self.packet();
+        if frontend.turns_len == 0 {
+            return Err(End::Refuse(DropReason::NoBackend));
+        }
+        if frontend.algorithm == algorithm::CLIENT {
+            return self.client_keeps(frontend);
+        }
+        let len = frontend.turns_len;
+        let slot = if self.tables.in_flood() || !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
+            let hash = packet.hash();
+            let at = hash::slot(hash, frontend.ring_len);
+            let why = if frontend.algorithm == algorithm::MAGLEV {
+                "maglev"
+            } else if packet.may_open() {
+                "a flood is on, so the ring chooses"
+            } else {
+                "no first packet, so the ring chooses"
+            };
+            self.trace.note("hash", format!("{why}: {hash:08x} of the tuple is slot {at} of {}", frontend.ring_len));
+            frontend.ring_at + at
+        } else if frontend.algorithm == algorithm::RANDOM {
+            let at = hash::slot(self.question.chance, len);
+            self.trace.note("chance", format!("any of {len}; shown as if it said {at}"));
+            frontend.turns_at + at
+        } else {
+            let turn = self.tables.turn(frontend.pool).unwrap_or(0);
+            let at = (turn % u64::from(len)) as u32;
+            self.trace.note(format!("TURNS[{}]", frontend.pool), format!("turn {turn}: place {at} of {len}"));
+            frontend.turns_at + at
+        };
+        self.slot(slot).ok_or(End::Refuse(DropReason::NoBackend))
+    }
+
+    /// A service with affinity: what the client keeps, else the ring by its address alone.
+    fn client_keeps(&mut self, frontend: &Frontend<F::Addr>) -> Result<RingSlot, End> {
+        let packet = self.packet();
+        let key = AffinityKey { addr: packet.src, pool: frontend.pool };
+        let asked = format!("AFFINITY[{}, {}]", ip::<F>(packet.src), frontend.pool);
+        let kept = self.tables.kept(key);
+        let number = match kept {
+            Some(kept)
+                if affinity::holds(&kept, self.tables.now_s(), frontend.affinity_s, packet.may_open())
+                    && self.is_ready(frontend, kept.backend) =>
+            {
+                self.trace.note(asked, format!("keeps {}", self.names.task(kept.backend)));
+                kept.backend
+            }
+            kept => {
+                let word = if kept.is_some() { "kept one that is gone, or too long ago" } else { "keeps nobody yet" };
+                self.trace.note(asked, word);
+                let hash = hash::client::<F>(packet.src);
+                let at = hash::slot(hash, frontend.ring_len);
+                self.trace.note("hash", format!("{hash:08x} of the client is slot {at} of {}", frontend.ring_len));
+                self.slot(frontend.ring_at + at).ok_or(End::Refuse(DropReason::NoBackend))?.backend
+            }
+        };
+        let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
+        Ok(RingSlot { backend: number, node: backend.node })
+    }
+
+    /// The backend is one of the service's that takes new flows.
+    fn is_ready(&self, frontend: &Frontend<F::Addr>, number: u32) -> bool {
+        self.tables.backend(number).is_some_and(|it| it.pool == frontend.pool && it.state == backend_state::READY)
+    }
+
+    /// A ready backend other than this one, if there is one.
+    fn another(&mut self, frontend: &Frontend<F::Addr>, than: RingSlot) -> RingSlot {
+        let first = self.slot(frontend.turns_at).unwrap_or(than);
+        if first.backend != than.backend || frontend.turns_len < 2 {
+            first
+        } else {
+            self.slot(frontend.turns_at + 1).unwrap_or(than)
+        }
+    }
+
+    /// East–west: a task's call to a VIP.
+    pub fn vip_flow(
+        &mut self,
+        node: u32,
+        source: &Endpoint<F::Addr>,
+        frontend: &Frontend<F::Addr>,
+    ) -> Result<Going<F::Addr>, End> {
+        let packet = self.packet();
+        match packet.form {
+            Form::Fragment => return Err(End::Drop(DropReason::Fragment)),
+            Form::IcmpError | Form::EchoReply => return Err(End::Drop(DropReason::IcmpError)),
+            _ => {}
+        }
+        let mut chosen = self.choose(frontend)?;
+        if chosen.backend == source.number && frontend.turns_len > 1 {
+            self.trace.note("the caller itself", "another one, since there is one");
+            chosen = self.another(frontend, chosen);
+        }
+        let number = chosen.backend;
+        let is_hairpin = number == source.number;
+        let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
+        let addr = backend_addr::<F>(&backend);
+        let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
+        let is_here = backend.node == node;
+        let mut forward = Flow {
+            addr,
+            from: source.ifindex,
+            rewrite: rewrite::DESTINATION,
+            flags,
+            backend: number,
+            mac: backend.mac,
+            deliver: deliver::TUNNEL,
+            ..blank()
+        };
+        if is_here {
+            (forward.deliver, forward.ifindex) = (deliver::TASK, backend.ifindex);
+        } else {
+            (forward.node, forward.vni) = (backend.node as u16, backend.vni);
+        }
+        let reverse = Flow {
+            addr: packet.dst,
+            from: if is_here { backend.ifindex } else { origin::peer(backend.node) },
+            port: packet.dport,
+            rewrite: rewrite::SOURCE,
+            deliver: deliver::TASK,
+            flags,
+            ifindex: source.ifindex,
+            mac: source.mac,
+            backend: number,
+            ..blank()
+        };
+        let caller = if is_hairpin { source.gateway } else { packet.src };
+        let reply = FlowKey::new(addr, caller, packet.dport, packet.sport, packet.protocol);
+        let (forward, reply) = self.pair(forward, reply, reverse)?;
+        Ok(Going { flow: forward, reply: Some(reply), gateway: source.gateway, sender: source.number, is_new: true })
+    }
+
+    /// North–south: a call to a frontend, at the node that it entered.
+    pub fn enter(&mut self, frontend: &Frontend<F::Addr>, call: &Call<F::Addr>) -> Result<Going<F::Addr>, End> {
+        let RingSlot { backend: number, node } = self.choose(frontend)?;
+        if node == call.node {
+            let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
+            return self.accept(number, &backend, call.target_port, call.from, &call.back, call.gateway, call.sender);
+        }
+        let flow = self.to_owner(number, node, call.entry, call.from, call.back.ifindex);
+        Ok(Going { flow, reply: None, gateway: call.gateway, sender: call.sender, is_new: true })
+    }
+
+    /// How a call goes to the node of its task, unchanged.
+    pub fn to_owner(&mut self, number: u32, node: u32, entry: Entry, from: u32, came_by: u32) -> Flow<F::Addr> {
+        let (vni, flags) = match entry {
+            Entry::Wire => (vni::REQUEST_WIRE, flow_flag::KEEP_MAC),
+            Entry::Host => (vni::REQUEST_NODE, flow_flag::FROM_HOST),
+            Entry::Client => (vni::REQUEST_NODE, flow_flag::FROM_CLIENT),
+        };
+        Flow {
+            deliver: deliver::TUNNEL,
+            from,
+            node: node as u16,
+            ifindex: came_by,
+            backend: number,
+            mac: mac::of(mac::KIND_ENDPOINT, number),
+            vni,
+            flags,
+            packets: 1,
+            seen: note(0, self.packet().tcp_flags),
+            ..blank()
+        }
+    }
+
+    /// The owner's part: the node of the task rewrites, and remembers the way back.
+    #[expect(clippy::too_many_arguments, reason = "as the programs' own, whose order this keeps")]
+    pub fn accept(
+        &mut self,
+        number: u32,
+        backend: &Backend,
+        target_port: u16,
+        from: u32,
+        back: &WayBack,
+        gateway: F::Addr,
+        sender: u32,
+    ) -> Result<Going<F::Addr>, End> {
+        let packet = self.packet();
+        let addr = backend_addr::<F>(backend);
+        let port = if target_port == 0 { packet.dport } else { target_port };
+        let is_hairpin = back.deliver == deliver::TASK && back.ifindex == backend.ifindex;
+        let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
+        let forward = Flow {
+            addr,
+            from,
+            port,
+            rewrite: rewrite::DESTINATION,
+            deliver: deliver::TASK,
+            ifindex: backend.ifindex,
+            backend: number,
+            mac: backend.mac,
+            flags,
+            ..blank()
+        };
+        let reverse = Flow {
+            addr: packet.dst,
+            from: backend.ifindex,
+            port: packet.dport,
+            rewrite: rewrite::SOURCE,
+            deliver: back.deliver,
+            ifindex: back.ifindex,
+            node: back.node as u16,
+            vni: back.vni,
+            backend: number,
+            mac: back.mac,
+            flags,
+            ..blank()
+        };
+        let caller = if is_hairpin { gateway } else { packet.src };
+        let reply = FlowKey::new(addr, caller, port, packet.sport, packet.protocol);
+        let (flow, reply) = self.pair(forward, reply, reverse)?;
+        Ok(Going { flow, reply: Some(reply), gateway, sender, is_new: true })
+    }
+
+    /// Both entries of a new flow; the source port changes where another flow has the answer's tuple.
+    fn pair(
+        &mut self,
+        mut forward: Flow<F::Addr>,
+        mut reply: FlowKey<F::Addr>,
+        mut reverse: Flow<F::Addr>,
+    ) -> Result<Pair<F::Addr>, End> {
+        let packet = self.packet();
+        forward.packets = 1;
+        forward.seen = note(0, packet.tcp_flags);
+        reverse.flags |= flow_flag::REVERSE;
+        if let Some(other) = self.tables.flow(reply) {
+            let is_ours =
+                (other.addr == reverse.addr && other.port == reverse.port && other.rewrite == reverse.rewrite)
+                    || is_closing(other.seen);
+            if !is_ours {
+                let taken = format!("FLOWS[{}]", tuple::<F>(&reply));
+                reverse.other_port = packet.sport;
+                let hash = packet.hash();
+                let free = (0..4).map(|attempt| snat::candidate(hash, attempt)).find(|port| {
+                    let key = FlowKey::new(reply.src, reply.dst, reply.sport, *port, reply.protocol);
+                    self.tables.flow(key).is_none()
+                });
+                let Some(port) = free else {
+                    self.trace.note(taken, "another flow has the answer's tuple, and four more ports are taken");
+                    return Err(End::Drop(DropReason::TableFull));
+                };
+                self.trace.note(taken, format!("another flow has the answer's tuple: source port {port} instead"));
+                reply = FlowKey::new(reply.src, reply.dst, reply.sport, port, reply.protocol);
+                forward.other_port = port;
+                forward.flags |= flow_flag::PORT_CHANGED;
+            }
+        }
+        Ok((forward, (reply, reverse)))
+    }
+}
+
+/// A flow entry that does nothing yet.
+pub fn blank<A: Default>() -> Flow<A> {
+    Flow { deliver: deliver::TASK, ..Flow::default() }
+}

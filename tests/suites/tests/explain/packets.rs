@@ -1,0 +1,288 @@
+//! Random packets for a world: most of them meant well, each kind of mistake often enough.
+
+use mesh_common::family::V4;
+use mesh_common::flow::twin;
+use mesh_common::hash;
+use mesh_common::schema::{Address, Flow, FlowKey, address_flag, flow_flag, origin};
+use mesh_common::snat;
+use mesh_common::wire::{mac, vni};
+use mesh_tests::rig::{HERE, PEER_2, PEER_3, ROUTER_MAC, Task, UPLINK_MAC};
+use mesh_userspace::explain::{Entrance, Frame};
+
+use super::random::Random;
+use super::world::{PORTS, World};
+
+/// A frame, and how it comes.
+#[derive(Debug)]
+pub struct Packet {
+    pub bytes: Vec<u8>,
+    pub entrance: Entrance,
+    /// Outer source.
+    pub remote: [u8; 4],
+}
+
+impl Packet {
+    pub fn dst(&self) -> [u8; 4] {
+        [self.bytes[30], self.bytes[31], self.bytes[32], self.bytes[33]]
+    }
+}
+
+/// An IPv4 packet, said field by field.
+#[derive(Clone, Copy, Debug)]
+struct Ip {
+    src: [u8; 4],
+    dst: [u8; 4],
+    protocol: u8,
+    sport: u16,
+    dport: u16,
+    flags: u8,
+    /// ICMP type.
+    kind: u8,
+    is_fragment: bool,
+}
+
+impl Ip {
+    fn frame(&self, frame: Frame, payload: usize) -> Vec<u8> {
+        let l4 = match self.protocol {
+            6 => 20,
+            _ => 8,
+        } + payload;
+        let mut bytes = Vec::with_capacity(34 + l4);
+        bytes.extend(frame.dst);
+        bytes.extend(frame.src);
+        bytes.extend([0x08, 0x00, 0x45, 0]);
+        bytes.extend((20 + l4 as u16).to_be_bytes());
+        bytes.extend([0, 1, 0, if self.is_fragment { 16 } else { 0 }, 64, self.protocol, 0x12, 0x34]);
+        bytes.extend(self.src);
+        bytes.extend(self.dst);
+        bytes.resize(34 + l4, 0);
+        if self.protocol == 1 {
+            bytes[34] = self.kind;
+            bytes[38..40].copy_from_slice(&(self.sport | self.dport).to_be_bytes());
+        } else {
+            bytes[34..36].copy_from_slice(&self.sport.to_be_bytes());
+            bytes[36..38].copy_from_slice(&self.dport.to_be_bytes());
+        }
+        if self.protocol == 6 {
+            bytes[46] = 0x50;
+            bytes[47] = self.flags;
+            bytes[50] = 0x77;
+        }
+        bytes
+    }
+}
+
+/// Ports of callers: few, so that they meet again.
+const SPORTS: [u16; 6] = [40_000, 40_001, 40_002, 8_000, 9_000, 53];
+
+fn any_ip(random: &mut Random, src: [u8; 4], dst: [u8; 4]) -> Ip {
+    let protocol = random.of(&[6, 6, 6, 6, 17, 17, 17, 132, 1, 1, 47]);
+    let dport =
+        if random.one_in(20) { 4_789 } else { random.of(&[PORTS[0], PORTS[1], PORTS[2], PORTS[3], 9_000, 40_001]) };
+    Ip {
+        src,
+        dst,
+        protocol,
+        sport: random.of(&SPORTS),
+        dport,
+        flags: random.of(&[0x02, 0x02, 0x02, 0x10, 0x18, 0x12, 0x11, 0x04]),
+        // No errors: they go by what they quote, which a tuple does not say.
+        kind: random.of(&[8, 8, 0]),
+        is_fragment: random.one_in(25),
+    }
+}
+
+/// An address that means something to somebody.
+fn any_address(random: &mut Random, world: &World) -> [u8; 4] {
+    match random.below(14) {
+        0..4 => random.of(&world.vips),
+        4..7 => world.tasks[random.below(world.tasks.len())].addr,
+        7 => [10, 0, 16, 1],
+        8 | 9 => HERE,
+        10 => random.of(&[PEER_2, PEER_3]),
+        11 => [10, 0, random.of(&[16, 17, 32]), 99],
+        12 => random.of(&[[198, 51, 100, 7], [203, 0, 113, 9], [239, 1, 2, 3]]),
+        _ => [198, 51, 100, random.below(4) as u8],
+    }
+}
+
+pub fn any(random: &mut Random, world: &mut World) -> Packet {
+    if random.one_in(4)
+        && let Some(packet) = known(random, world)
+    {
+        return packet;
+    }
+    match random.below(10) {
+        0..4 => from_task(random, world),
+        4 | 5 => from_uplink(random, world),
+        6 | 7 => from_host(random, world),
+        _ => from_overlay(random, world),
+    }
+}
+
+fn payload(random: &mut Random) -> usize {
+    random.of(&[0, 0, 40, 1_400])
+}
+
+fn task_here(random: &mut Random, world: &World) -> Task {
+    let here: Vec<&Task> = world.tasks.iter().filter(|task| task.ifindex != 0).collect();
+    here[random.below(here.len())].clone()
+}
+
+fn from_task(random: &mut Random, world: &mut World) -> Packet {
+    let task = task_here(random, world);
+    let src = if random.one_in(25) { any_address(random, world) } else { task.addr };
+    let dst = any_address(random, world);
+    let ip = any_ip(random, src, dst);
+    let source = if random.one_in(30) { mac::of(mac::KIND_TASK, 77) } else { task.mac };
+    if dst[0] == 198 && random.one_in(4) {
+        // Every port that would be tried is somebody's.
+        let hash = hash::tuple::<V4>(src.into(), dst.into(), ip.sport, ip.dport, ip.protocol);
+        for attempt in 0..snat::TRIES {
+            let key = FlowKey::new(dst, HERE, ip.dport, snat::candidate(hash, attempt), ip.protocol);
+            world.rig.put("FLOWS4", key, Flow::<[u8; 4]> { from: origin::WIRE, deliver: 1, ..Flow::default() });
+        }
+    }
+    send_from_task(random, &ip, &task, source)
+}
+
+fn send_from_task(random: &mut Random, ip: &Ip, task: &Task, source: [u8; 6]) -> Packet {
+    let frame = Frame { dst: mac::GATEWAY, src: source };
+    Packet {
+        bytes: ip.frame(frame, payload(random)),
+        entrance: Entrance::Task { ifindex: task.ifindex, mac: source },
+        remote: [0; 4],
+    }
+}
+
+fn from_uplink(random: &mut Random, world: &World) -> Packet {
+    let src = if random.one_in(12) { any_address(random, world) } else { [198, 51, 100, random.below(4) as u8] };
+    let dst = if random.one_in(3) { any_address(random, world) } else { HERE };
+    let ip = any_ip(random, src, dst);
+    send_from_uplink(random, &ip, world)
+}
+
+fn send_from_uplink(random: &mut Random, ip: &Ip, world: &World) -> Packet {
+    let frame = Frame { dst: UPLINK_MAC, src: ROUTER_MAC };
+    Packet {
+        bytes: ip.frame(frame, payload(random)),
+        entrance: Entrance::Uplink { ifindex: world.rig.devices().uplink, mac: ROUTER_MAC },
+        remote: [0; 4],
+    }
+}
+
+fn from_host(random: &mut Random, world: &World) -> Packet {
+    let src = if random.one_in(8) { any_address(random, world) } else { random.of(&[HERE, HERE, [10, 0, 16, 1]]) };
+    let dst = any_address(random, world);
+    let ip = any_ip(random, src, dst);
+    send_from_host(random, &ip)
+}
+
+fn send_from_host(random: &mut Random, ip: &Ip) -> Packet {
+    let frame = Frame { dst: mac::GATEWAY, src: mac::of(mac::KIND_MESH0, 1) };
+    Packet { bytes: ip.frame(frame, payload(random)), entrance: Entrance::Host, remote: [0; 4] }
+}
+
+fn from_overlay(random: &mut Random, world: &World) -> Packet {
+    let node = random.of(&[2, 3]);
+    let remote = if random.one_in(20) { [192, 0, 2, 77] } else { super::world::address_of(node) };
+    let there: Vec<&Task> = world.tasks.iter().filter(|task| task.node == node).collect();
+    let of_peer = if there.is_empty() { [10, 0, 16, 99] } else { there[random.below(there.len())].addr };
+    let id = random.of(&[
+        4_097,
+        4_097,
+        4_098,
+        vni::REQUEST_WIRE,
+        vni::REQUEST_WIRE,
+        vni::REQUEST_NODE,
+        vni::SECOND_CHANCE_WIRE,
+        vni::SECOND_CHANCE_NODE,
+        vni::REPLY_WIRE,
+        vni::REPLY_NODE,
+        9,
+    ]);
+    let number = random.below(world.tasks.len() + 1) as u32 + 1;
+    let frame = Frame {
+        dst: match random.below(12) {
+            0 => ROUTER_MAC,
+            1 => mac::HOST,
+            2 => mac::of(mac::KIND_CLIENT, number),
+            _ if id == vni::REPLY_NODE => random.of(&[mac::HOST, mac::of(mac::KIND_CLIENT, number)]),
+            _ if id == vni::REPLY_WIRE => ROUTER_MAC,
+            _ => mac::of(mac::KIND_ENDPOINT, number),
+        },
+        src: match random.below(6) {
+            0 => mac::HOST,
+            1 => mac::of(mac::KIND_CLIENT, number),
+            2 => mac::SECOND_CHANCE,
+            3 => ROUTER_MAC,
+            _ => mac::GATEWAY,
+        },
+    };
+    let (vip, caller) = (random.of(&world.vips), task_here(random, world).addr);
+    let (src, dst) = match id {
+        vni::REPLY_WIRE => (HERE, [198, 51, 100, random.below(4) as u8]),
+        vni::REPLY_NODE => (random.of(&[HERE, vip, of_peer]), random.of(&[HERE, caller])),
+        vni::REQUEST_WIRE | vni::SECOND_CHANCE_WIRE => {
+            ([198, 51, 100, random.below(4) as u8], super::world::address_of(node))
+        }
+        vni::REQUEST_NODE | vni::SECOND_CHANCE_NODE => {
+            (random.of(&[super::world::address_of(node), of_peer]), any_address(random, world))
+        }
+        _ => (of_peer, world.tasks[random.below(world.tasks.len())].addr),
+    };
+    let (src, dst) = match random.below(12) {
+        0 => (any_address(random, world), dst),
+        1 => (src, any_address(random, world)),
+        _ => (src, dst),
+    };
+    let mut ip = any_ip(random, src, dst);
+    if id == vni::REPLY_WIRE || id == vni::REPLY_NODE {
+        std::mem::swap(&mut ip.sport, &mut ip.dport);
+    }
+    send_from_overlay(random, &ip, remote, id, frame)
+}
+
+fn send_from_overlay(random: &mut Random, ip: &Ip, remote: [u8; 4], vni: u32, frame: Frame) -> Packet {
+    let peer = [(2, PEER_2), (3, PEER_3)].into_iter().find(|(_, addr)| *addr == remote);
+    let peer = peer.map(|(node, _)| Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] });
+    Packet { bytes: ip.frame(frame, payload(random)), entrance: Entrance::Overlay { peer, vni, frame }, remote }
+}
+
+/// A packet of a flow that exists, or its answer; some of those flows have lost their task.
+fn known(random: &mut Random, world: &mut World) -> Option<Packet> {
+    let (key, mut flow) = world.rig.some_flow(random.below(64))?;
+    let is_turned = random.one_in(2);
+    let (key, flow) = match twin(&key, &flow).filter(|_| is_turned) {
+        Some(other) => (other, world.rig.flow(&other)?),
+        None => {
+            if random.one_in(8) {
+                flow.flags |= flow_flag::DEAD;
+                world.rig.put("FLOWS4", key, flow);
+            }
+            (key, flow)
+        }
+    };
+    let mut ip = any_ip(random, key.src, key.dst);
+    (ip.protocol, ip.sport, ip.dport, ip.is_fragment) = (key.protocol, key.sport, key.dport, false);
+    if ip.protocol == 1 {
+        ip.kind = if key.dport == 0 { 8 } else { 0 };
+    }
+    Some(match flow.from {
+        origin::WIRE => send_from_uplink(random, &ip, world),
+        origin::HOST => send_from_host(random, &ip),
+        peer if peer & 0xc000_0000 == origin::PEER => {
+            let remote = super::world::address_of(peer & !origin::PEER);
+            let frame = Frame {
+                dst: mac::of(mac::KIND_ENDPOINT, flow.backend.max(1)),
+                src: random.of(&[mac::GATEWAY, mac::HOST]),
+            };
+            let id = random.of(&[4_097, 4_098, vni::REQUEST_WIRE, vni::REQUEST_NODE]);
+            send_from_overlay(random, &ip, remote, id, frame)
+        }
+        link => {
+            let task = world.tasks.iter().find(|task| task.ifindex == link)?.clone();
+            send_from_task(random, &ip, &task, task.mac)
+        }
+    })
+}
