@@ -64,6 +64,42 @@ impl From<[u8; 16]> for Addr6 {
     }
 }
 
+/// What user space calls an address: its bytes in network order, as they lie in the maps.
+pub trait Bytes: Copy + Eq + Ord + core::hash::Hash + Default + 'static {
+    /// The family whose addresses these are.
+    const ETHERTYPE: u16;
+    /// In 16 bytes, IPv4 as ::ffff:a.b.c.d.
+    fn to_16(self) -> [u8; 16];
+    /// Back from 16 bytes; None if they are an address of the other family.
+    fn of_16(bytes: [u8; 16]) -> Option<Self>;
+}
+
+impl Bytes for [u8; 4] {
+    const ETHERTYPE: u16 = V4::ETHERTYPE;
+    fn to_16(self) -> [u8; 16] {
+        V4::to_16(self.into())
+    }
+    fn of_16(bytes: [u8; 16]) -> Option<Self> {
+        is_mapped(&bytes).then(|| V4::from_16(bytes).octets())
+    }
+}
+
+impl Bytes for [u8; 16] {
+    const ETHERTYPE: u16 = V6::ETHERTYPE;
+    fn to_16(self) -> [u8; 16] {
+        self
+    }
+    fn of_16(bytes: [u8; 16]) -> Option<Self> {
+        (!is_mapped(&bytes)).then_some(bytes)
+    }
+}
+
+/// An IPv4 address in 16 bytes (RFC 4291, 2.5.5.2).
+#[inline(always)]
+pub fn is_mapped(bytes: &[u8; 16]) -> bool {
+    u128::from_be_bytes(*bytes) >> 32 == 0xffff
+}
+
 /// IPv4 or IPv6, as a type.
 pub trait Family: Copy + 'static {
     /// An address in network order.
@@ -99,6 +135,8 @@ pub trait Family: Copy + 'static {
     fn is_multicast(addr: Self::Addr) -> bool;
     /// Inside `127.0.0.0/8` or `::1`.
     fn is_loopback(addr: Self::Addr) -> bool;
+    /// Both addresses share a prefix of this length, which is not 0.
+    fn same_network(a: Self::Addr, b: Self::Addr, prefix_len: u8) -> bool;
 }
 
 /// IPv4 (RFC 791).
@@ -149,6 +187,11 @@ impl Family for V4 {
     fn is_loopback(a: Addr4) -> bool {
         a.octets()[0] == 127
     }
+    #[inline(always)]
+    fn same_network(a: Addr4, b: Addr4, prefix_len: u8) -> bool {
+        let differing = u32::from_be(a.0 ^ b.0);
+        prefix_len != 0 && differing.leading_zeros() >= prefix_len as u32
+    }
 }
 
 impl Family for V6 {
@@ -190,7 +233,22 @@ impl Family for V6 {
     }
     #[inline(always)]
     fn is_loopback(a: Addr6) -> bool {
-        u128::from_be_bytes(a.octets()) == 1
+        let [a, b, c, d] = a.0;
+        a | b | c == 0 && d == 1u32.to_be()
+    }
+    #[inline(always)]
+    fn same_network(a: Addr6, b: Addr6, prefix_len: u8) -> bool {
+        let mut left = prefix_len as u32;
+        let mut is_same = prefix_len != 0;
+        let mut i = 0;
+        while i < 4 {
+            let differing = u32::from_be(a.0[i] ^ b.0[i]);
+            let of_word = if left < 32 { left } else { 32 };
+            is_same &= differing.leading_zeros() >= of_word;
+            left -= of_word;
+            i += 1;
+        }
+        is_same
     }
 }
 
@@ -204,6 +262,26 @@ mod tests {
         assert!(V4::is_multicast([224, 0, 0, 1].into()) && V4::is_multicast([255; 4].into()));
         assert!(!V4::is_multicast([10, 0, 0, 1].into()));
         assert!(V6::is_loopback([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn a_prefix_is_shared_up_to_its_length() {
+        let v4 = |last: u8| Addr4::from([10, 0, 16, last]);
+        assert!(V4::same_network(v4(1), v4(2), 30) && !V4::same_network(v4(1), v4(2), 31));
+        assert!(!V4::same_network(v4(1), v4(1), 0) && V4::same_network(v4(1), v4(1), 32));
+        let v6 = |at: usize, byte: u8| {
+            let mut octets = [0xfd; 16];
+            octets[at] = byte;
+            Addr6::from(octets)
+        };
+        let same = Addr6::from([0xfd; 16]);
+        for at in 0..16 {
+            // The last bit but one of the byte differs.
+            let (other, bits) = (v6(at, 0xfd ^ 2), at as u8 * 8 + 6);
+            assert!(V6::same_network(same, other, bits.max(1)), "byte {at}");
+            assert!(!V6::same_network(same, other, bits + 1), "byte {at}");
+        }
+        assert!(!V6::same_network(same, same, 0) && V6::same_network(same, same, 128));
     }
 
     #[test]

@@ -15,21 +15,23 @@ pub mod seen {
     pub const RST: u8 = 0x04;
 }
 
-/// Orders of the sweeper to the program `sweep`: records behind an Ethernet header's worth of zeros. A record is the flow key (16 bytes as in
-/// the map), the order (1 byte), 3 zero bytes, a second of the programs' clock (native order).
+/// Orders of the sweeper to the program `sweep`: records behind an Ethernet header that says nothing but the family (its EtherType) whose flows they
+/// are about. A record is the flow key (40 bytes: addresses of 16, IPv4 as ::ffff:a.b.c.d, else as in the map), the order (1 byte), 3 zero bytes, a
+/// second of the programs' clock (native order).
 pub mod order {
+
     /// Remove the flow, both entries, if at that second it was silent for longer than it may.
     pub const EXPIRE: u8 = 0;
     /// Mark the entry: its backend is gone, refuse its next packet.
     pub const KILL: u8 = 1;
     /// Remove the flow, both entries, if nothing was seen of it after that second.
     pub const GIVE_UP: u8 = 2;
-    /// Delete the entry's copy in `OVERFLOW4`, if the table has it too.
+    /// Delete the entry's copy beside the table, if the table has it too.
     pub const TIDY: u8 = 3;
     /// Where the first record is.
     pub const FIRST_AT: usize = 14;
     /// Bytes of a record.
-    pub const RECORD: usize = 24;
+    pub const RECORD: usize = 48;
     /// Most records of one run.
     pub const MOST: usize = 32;
 }

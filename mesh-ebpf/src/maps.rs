@@ -4,7 +4,7 @@
 
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use mesh_common::family::{Addr4, Family, V4};
+use mesh_common::family::{Addr4, Addr6, V4, V6};
 use mesh_common::parse::ParseIp;
 use mesh_common::schema::*;
 use mesh_common::verdict::{Hook, STRIDE};
@@ -18,9 +18,15 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub static ADDRESSES4: HashMap<Addr4, Address, MAX_NODES> = HashMap::new();
 #[btf_map]
+pub static ADDRESSES6: HashMap<Addr6, Address, MAX_NODES, AS_NEEDED> = HashMap::new();
+#[btf_map]
 pub static ENDPOINTS4: HashMap<Addr4, Endpoint<Addr4>, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
 #[btf_map]
+pub static ENDPOINTS6: HashMap<Addr6, Endpoint<Addr6>, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
+#[btf_map]
 pub static FRONTENDS4: HashMap<FrontendKey<Addr4>, Frontend<Addr4>, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
+#[btf_map]
+pub static FRONTENDS6: HashMap<FrontendKey<Addr6>, Frontend<Addr6>, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
 #[btf_map]
@@ -30,11 +36,18 @@ pub static TURNS: HashMap<u32, u64, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
 pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_CLIENTS> = LruHashMap::new();
 #[btf_map]
+pub static AFFINITY6: LruHashMap<AffinityKey<Addr6>, Affinity, MAX_CLIENTS> = LruHashMap::new();
+#[btf_map]
 pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_FLOWS> = HashMap::new();
+/// Entries come with their flows: a machine without IPv6 flows pays for the buckets only (docs/decisions/0025).
+#[btf_map]
+pub static FLOWS6: HashMap<FlowKey<Addr6>, Flow<Addr6>, MIN_FLOWS, AS_NEEDED> = HashMap::new();
 #[btf_map]
 pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_OVERFLOW> = LruHashMap::new();
 #[btf_map]
-pub static OVERFLOWED: Array<u32, 1> = Array::new();
+pub static OVERFLOW6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>, MIN_OVERFLOW> = LruHashMap::new();
+#[btf_map]
+pub static OVERFLOWED: Array<u32, 2> = Array::new();
 #[btf_map]
 pub static FLOODS: PerCpuArray<Flood, 1> = PerCpuArray::new();
 #[btf_map]
@@ -49,6 +62,8 @@ pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, MAX_SOCKETS> = LruHashMa
 pub static DROPS: PerCpuArray<u64, { Hook::ALL.len() * STRIDE as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static SCRATCH4: PerCpuArray<Scratch<Addr4>, 1> = PerCpuArray::new();
+#[btf_map]
+pub static SCRATCH6: PerCpuArray<Scratch<Addr6>, 1> = PerCpuArray::new();
 
 /// Room for one packet's new flow: too much for the 512-byte stack, and zeroed, so that padding never leaks.
 #[repr(C)]
@@ -66,29 +81,86 @@ pub fn peer(node: u32) -> Option<&'static Peer> {
 }
 
 /// The maps of an address family.
-pub trait Tables: ParseIp {
+pub trait Maps: ParseIp + Fields {
+    /// Its word in [`OVERFLOWED`].
+    const OVERFLOWED_AT: u32;
     fn address(addr: &Self::Addr) -> Option<&'static Address>;
     fn endpoint(addr: &Self::Addr) -> Option<&'static Endpoint<Self::Addr>>;
     fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>>;
     /// What a client of a service with affinity keeps.
     fn affinity(key: &AffinityKey<Self::Addr>) -> Option<*mut Affinity>;
     fn keep_affinity(key: &AffinityKey<Self::Addr>, kept: &Affinity);
-    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
-    /// Writes an entry of a new flow: into the table, or beside it while that is full or a flood is on, and then marks it as such.
-    fn put_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
-    /// Copies an entry from beside the table into it, where there is room.
-    fn keep_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>);
-    fn remove_flow(key: &FlowKey<Self::Addr>);
-    /// Deletes the copy that [`Tables::keep_flow`] left behind; false if the table does not have the flow.
-    fn tidy_flow(key: &FlowKey<Self::Addr>) -> bool;
+    fn in_table(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
+    fn beside_table(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>>;
+    /// By reference to the end: a copy on the stack would leave the entry's padding undefined.
+    fn put_in_table(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
+    fn put_beside_table(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
+    fn remove_in_table(key: &FlowKey<Self::Addr>) -> bool;
+    fn remove_beside_table(key: &FlowKey<Self::Addr>) -> bool;
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
-    /// This node's address on an uplink.
-    fn uplink_addr(uplink: &Uplink) -> Self::Addr;
-    /// Both addresses share a prefix of this length.
-    fn same_network(a: Self::Addr, b: Self::Addr, prefix_len: u8) -> bool;
-    /// Largest TCP segment over the overlay.
-    fn mss(config: &Config) -> u16;
 }
+
+macro_rules! maps_of {
+    ($family:ty: $addresses:ident $endpoints:ident $frontends:ident $affinity:ident $flows:ident $overflow:ident $at:literal $scratch:ident) => {
+        impl Maps for $family {
+            const OVERFLOWED_AT: u32 = $at;
+            #[inline(always)]
+            fn address(addr: &Self::Addr) -> Option<&'static Address> {
+                // SAFETY: the map is static; values change only as a whole, a torn read shows one of two valid addresses.
+                unsafe { $addresses.get(addr) }
+            }
+            #[inline(always)]
+            fn endpoint(addr: &Self::Addr) -> Option<&'static Endpoint<Self::Addr>> {
+                // SAFETY: as above.
+                unsafe { $endpoints.get(addr) }
+            }
+            #[inline(always)]
+            fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>> {
+                // SAFETY: as above.
+                unsafe { $frontends.get(key) }
+            }
+            #[inline(always)]
+            fn affinity(key: &AffinityKey<Self::Addr>) -> Option<*mut Affinity> {
+                $affinity.get_ptr_mut(key)
+            }
+            #[inline(always)]
+            fn keep_affinity(key: &AffinityKey<Self::Addr>, kept: &Affinity) {
+                let _ = $affinity.insert(key, kept, ANY); // the ring names the same one while it does not change
+            }
+            #[inline(always)]
+            fn in_table(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+                $flows.get_ptr_mut(key)
+            }
+            #[inline(always)]
+            fn beside_table(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+                $overflow.get_ptr_mut(key)
+            }
+            #[inline(always)]
+            fn put_in_table(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32> {
+                $flows.insert(key, flow, flags)
+            }
+            #[inline(always)]
+            fn put_beside_table(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32> {
+                $overflow.insert(key, flow, flags)
+            }
+            #[inline(always)]
+            fn remove_in_table(key: &FlowKey<Self::Addr>) -> bool {
+                $flows.remove(key).is_ok()
+            }
+            #[inline(always)]
+            fn remove_beside_table(key: &FlowKey<Self::Addr>) -> bool {
+                $overflow.remove(key).is_ok()
+            }
+            #[inline(always)]
+            fn scratch() -> Option<*mut Scratch<Self::Addr>> {
+                $scratch.get_ptr_mut(0)
+            }
+        }
+    };
+}
+
+maps_of!(V4: ADDRESSES4 ENDPOINTS4 FRONTENDS4 AFFINITY4 FLOWS4 OVERFLOW4 0 SCRATCH4);
+maps_of!(V6: ADDRESSES6 ENDPOINTS6 FRONTENDS6 AFFINITY6 FLOWS6 OVERFLOW6 1 SCRATCH6);
 
 /// Insert only where nothing is (BPF_NOEXIST).
 pub const NEW: u64 = 1;
@@ -96,25 +168,15 @@ pub const NEW: u64 = 1;
 pub const ANY: u64 = 0;
 /// What `bpf_map_update_elem` says where an entry is already (uapi/asm-generic/errno-base.h) …
 const EEXIST: i32 = -17;
-/// … and where a preallocated hash has none left.
+/// … where a hash has none left …
 const E2BIG: i32 = -7;
+/// … and where there is no memory for one just now.
+const ENOMEM: i32 = -12;
 
-/// When an entry last went to [`OVERFLOW4`] (the table was full, or a flood was on), in seconds of the monotonic clock; 0 once the sweeper has found it empty. While it is 0, which is
-/// nearly always, nobody pays for looking there.
+/// The table has no room for an entry.
 #[inline(always)]
-fn overflowed_s() -> u32 {
-    OVERFLOWED.get(0).copied().unwrap_or(0)
-}
-
-/// By reference to the end: a copy on the stack would leave the entry's padding undefined.
-#[inline(always)]
-fn in_table(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
-    FLOWS4.insert(key, flow, flags)
-}
-
-#[inline(always)]
-fn beside_table(key: &FlowKey<Addr4>, flow: &Flow<Addr4>, flags: u64) -> Result<(), i32> {
-    OVERFLOW4.insert(key, flow, flags)
+fn is_full(result: Result<(), i32>) -> bool {
+    matches!(result, Err(E2BIG | ENOMEM))
 }
 
 /// What this CPU has counted of new flows.
@@ -124,23 +186,30 @@ pub fn flood() -> Option<&'static mut Flood> {
     FLOODS.get_ptr_mut(0).map(|flood| unsafe { &mut *flood })
 }
 
-/// Writes an entry while [`FLOWS4`] is or was full, or a flood is on: its flows live on untouched, and new ones get what room there is for those that
-/// come now, the longest silent of them giving way. A real call, for it is rare.
+/// When an entry last went beside the family's table (it was full, or a flood was on), in seconds of the monotonic clock; 0 once the sweeper has
+/// found that empty. While it is 0, which is nearly always, nobody pays for looking there.
+#[inline(always)]
+fn overflowed_s<F: Maps>() -> u32 {
+    OVERFLOWED.get(F::OVERFLOWED_AT).copied().unwrap_or(0)
+}
+
+/// Writes an entry while its table is or was full, or a flood is on: the table's flows live on untouched, and new ones get what room there is for
+/// those that come now, the longest silent of them giving way. A real call, for it is rare.
 #[inline(never)]
-fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64) -> Result<(), i32> {
-    if flags == NEW && OVERFLOW4.get_ptr(key).is_some() {
+fn put_beside_overflow<F: Maps>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u64) -> Result<(), i32> {
+    if flags == NEW && F::beside_table(key).is_some() {
         return Err(EEXIST);
     }
     flow.flags &= !flow_flag::SPILLED;
     let flood = flood().filter(|flood| flood.is_on != 0);
     // In a flood the table takes what replaces an entry of its own only.
-    if flood.is_none() || FLOWS4.get_ptr(key).is_some() {
-        match in_table(key, flow, flags) {
-            Err(E2BIG) => {}
-            done => return done,
+    if flood.is_none() || F::in_table(key).is_some() {
+        let done = F::put_in_table(key, flow, flags);
+        if !is_full(done) {
+            return done;
         }
     }
-    if let Some(at) = OVERFLOWED.get_ptr_mut(0) {
+    if let Some(at) = OVERFLOWED.get_ptr_mut(F::OVERFLOWED_AT) {
         let now_s = flow.last_seen_s.max(1);
         // SAFETY: a live map value; a word, read and written whole. Written once a second: all CPUs share its cache line.
         unsafe {
@@ -150,90 +219,56 @@ fn put_beside_overflow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64)
         }
     }
     flow.flags |= flow_flag::SPILLED;
-    beside_table(key, flow, flags)?;
+    F::put_beside_table(key, flow, flags)?;
     if let Some(flood) = flood {
         flood.spilled += 1;
     }
     Ok(())
 }
 
-impl Tables for V4 {
+/// What the stages do with an address family's maps.
+pub trait Tables: Maps {
     #[inline(always)]
-    fn address(addr: &Addr4) -> Option<&'static Address> {
-        // SAFETY: the map is static; values change only as a whole, a torn read shows one of two valid addresses.
-        unsafe { ADDRESSES4.get(addr) }
-    }
-    #[inline(always)]
-    fn endpoint(addr: &Addr4) -> Option<&'static Endpoint<Addr4>> {
-        // SAFETY: as above.
-        unsafe { ENDPOINTS4.get(addr) }
-    }
-    #[inline(always)]
-    fn frontend(key: &FrontendKey<Addr4>) -> Option<&'static Frontend<Addr4>> {
-        // SAFETY: as above.
-        unsafe { FRONTENDS4.get(key) }
-    }
-    #[inline(always)]
-    fn affinity(key: &AffinityKey<Addr4>) -> Option<*mut Affinity> {
-        AFFINITY4.get_ptr_mut(key)
-    }
-    #[inline(always)]
-    fn keep_affinity(key: &AffinityKey<Addr4>, kept: &Affinity) {
-        let _ = AFFINITY4.insert(key, kept, ANY); // the ring names the same one while it does not change
-    }
-    #[inline(always)]
-    fn flow(key: &FlowKey<Addr4>) -> Option<*mut Flow<Addr4>> {
-        match FLOWS4.get_ptr_mut(key) {
-            None if overflowed_s() != 0 => OVERFLOW4.get_ptr_mut(key),
+    fn flow(key: &FlowKey<Self::Addr>) -> Option<*mut Flow<Self::Addr>> {
+        match Self::in_table(key) {
+            None if overflowed_s::<Self>() != 0 => Self::beside_table(key),
             found => found,
         }
     }
+    /// Writes an entry of a new flow: into the table, or beside it while that is full or a flood is on, and then marks it as such.
     #[inline(always)]
-    fn put_flow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>, flags: u64) -> Result<(), i32> {
-        if overflowed_s() == 0 && flood().is_none_or(|flood| flood.is_on == 0) {
-            match in_table(key, flow, flags) {
-                Err(E2BIG) => {}
-                done => return done,
+    fn put_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>, flags: u64) -> Result<(), i32> {
+        if overflowed_s::<Self>() == 0 && flood().is_none_or(|flood| flood.is_on == 0) {
+            let done = Self::put_in_table(key, flow, flags);
+            if !is_full(done) {
+                return done;
             }
         }
-        put_beside_overflow(key, flow, flags)
+        put_beside_overflow::<Self>(key, flow, flags)
     }
+    /// Copies an entry from beside the table into it, where there is room.
     #[inline(always)]
-    fn keep_flow(key: &FlowKey<Addr4>, flow: &mut Flow<Addr4>) {
+    fn keep_flow(key: &FlowKey<Self::Addr>, flow: &mut Flow<Self::Addr>) {
         // The copy beside stays: other CPUs may be at it. Lookups find the table's first, and the sweeper tidies up.
         flow.flags &= !flow_flag::SPILLED;
-        if in_table(key, flow, NEW) == Err(E2BIG) {
+        if is_full(Self::put_in_table(key, flow, NEW)) {
             flow.flags |= flow_flag::SPILLED;
         } else if let Some(flood) = self::flood() {
             flood.promoted += 1;
         }
     }
     #[inline(always)]
-    fn remove_flow(key: &FlowKey<Addr4>) {
-        let _ = FLOWS4.remove(key); // already gone is as good
-        if overflowed_s() != 0 {
-            let _ = OVERFLOW4.remove(key);
+    fn remove_flow(key: &FlowKey<Self::Addr>) {
+        Self::remove_in_table(key);
+        if overflowed_s::<Self>() != 0 {
+            Self::remove_beside_table(key);
         }
     }
+    /// Deletes the copy that [`Tables::keep_flow`] left behind; false if the table does not have the flow.
     #[inline(always)]
-    fn tidy_flow(key: &FlowKey<Addr4>) -> bool {
-        FLOWS4.get_ptr(key).is_some() && OVERFLOW4.remove(key).is_ok()
-    }
-    #[inline(always)]
-    fn scratch() -> Option<*mut Scratch<Addr4>> {
-        SCRATCH4.get_ptr_mut(0)
-    }
-    #[inline(always)]
-    fn uplink_addr(uplink: &Uplink) -> Addr4 {
-        uplink.addr4.into()
-    }
-    #[inline(always)]
-    fn same_network(a: Addr4, b: Addr4, prefix_len: u8) -> bool {
-        let differing = V4::fold(a) ^ V4::fold(b);
-        prefix_len != 0 && differing.leading_zeros() >= prefix_len as u32
-    }
-    #[inline(always)]
-    fn mss(config: &Config) -> u16 {
-        config.mss4
+    fn tidy_flow(key: &FlowKey<Self::Addr>) -> bool {
+        Self::in_table(key).is_some() && Self::remove_beside_table(key)
     }
 }
+
+impl<F: Maps> Tables for F {}

@@ -1,10 +1,10 @@
 //! Flows: what they are looked up by, what their entries say, and how many begin.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use super::words;
 
-/// A flow direction as the hook sees it: `FLOWS4`. Made by [`FlowKey::new`].
+/// A flow direction as the hook sees it: `FLOWS4`, `FLOWS6`. Made by [`FlowKey::new`].
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey<A> {
@@ -29,6 +29,7 @@ impl<A> FlowKey<A> {
     /// a word waits until they have left its store buffer before it can load the whole.
     #[inline(always)]
     pub const fn new(src: A, dst: A, sport: u16, dport: u16, protocol: u8) -> Self {
+        const { assert!(offset_of!(Self, sport) % 4 == 0 && offset_of!(Self, sport) + 8 == size_of::<Self>()) };
         let ([a, b], [c, d]) = (sport.to_ne_bytes(), dport.to_ne_bytes());
         let mut key = MaybeUninit::<Self>::uninit();
         let at = key.as_mut_ptr();
@@ -146,11 +147,31 @@ pub mod flow_flag {
     pub const FROM_CLIENT: u8 = 0x20;
     /// The source port was changed because the tuple was taken.
     pub const PORT_CHANGED: u8 = 0x40;
-    /// The entry is in `OVERFLOW4` and has not been proven yet.
+    /// The entry is beside its table (`OVERFLOW4`, `OVERFLOW6`) and has not been proven yet.
     pub const SPILLED: u8 = 0x80;
 }
 
+impl<A> FlowKey<A> {
+    /// The same key with its addresses written in another way.
+    pub fn with<B>(self, to: impl Fn(A) -> B) -> FlowKey<B> {
+        let FlowKey { src, dst, sport, dport, protocol, pad } = self;
+        FlowKey { src: to(src), dst: to(dst), sport, dport, protocol, pad }
+    }
+}
+
 impl<A> Flow<A> {
+    /// The same entry with its address written in another way.
+    #[rustfmt::skip]
+    pub fn with<B>(self, to: impl Fn(A) -> B) -> Flow<B> {
+        let Flow {
+            addr, from, ifindex, vni, backend, port, other_port, node, mac, rewrite, deliver, seen, flags, last_seen_s, packets, bytes,
+        } = self;
+        let addr = to(addr);
+        Flow {
+            addr, from, ifindex, vni, backend, port, other_port, node, mac, rewrite, deliver, seen, flags, last_seen_s, packets, bytes,
+        }
+    }
+
     /// Destination MAC of the frame delivered.
     #[inline(always)]
     pub fn mac_words(&self) -> [u16; 3] {

@@ -11,7 +11,7 @@ use core::mem::offset_of;
 
 #[cfg(feature = "user")]
 use crate::clock::Clock;
-use crate::family::{Addr4, Addr6};
+use crate::family::{Addr4, Addr6, Family, V4, V6};
 
 pub use flow::*;
 pub use service::*;
@@ -19,19 +19,20 @@ pub use service::*;
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
 pub const LAYOUT_VERSION: u32 = 4;
 
-/// Fewest flow entries (two a flow) that a machine gets by itself, `FLOWS4`; the size is chosen at load, by the machine's memory.
+/// Fewest flow entries (two a flow) that a machine gets by itself, in `FLOWS4` and in `FLOWS6`; the size is chosen at load, by the machine's
+/// memory.
 pub const MIN_FLOWS: usize = 1 << 16;
 /// Most flow entries that a machine gets by itself.
 pub const MAX_FLOWS: usize = 1 << 23;
-/// Fewest entries of flows that found `FLOWS4` full or began in a flood, `OVERFLOW4`; chosen at load as well.
+/// Fewest entries of flows that found their table full or began in a flood, `OVERFLOW4` and `OVERFLOW6`; chosen at load as well.
 pub const MIN_OVERFLOW: usize = 1 << 16;
 /// Slots of all lists and rings together, `RINGS`, at least: an agent with more memory makes more (`kernel::bpf::size`).
 pub const MIN_RING_SLOTS: usize = 1 << 20;
 /// The same at most.
 pub const MAX_RING_SLOTS: usize = 1 << 24;
-/// Most endpoints and backends: `ENDPOINTS4`, `BACKENDS`. Their memory is taken entry by entry (`BPF_F_NO_PREALLOC`).
+/// Most endpoints of a family, and backends: `ENDPOINTS4`, `ENDPOINTS6`, `BACKENDS`. Their memory is taken entry by entry (`BPF_F_NO_PREALLOC`).
 pub const MAX_ENDPOINTS: usize = 1 << 18;
-/// Most frontends and pools: `FRONTENDS4`, `TURNS`; likewise.
+/// Most frontends of a family, and pools: `FRONTENDS4`, `FRONTENDS6`, `TURNS`; likewise.
 pub const MAX_FRONTENDS: usize = 1 << 16;
 /// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
@@ -50,7 +51,7 @@ pub struct Config {
     pub node: u32,
     /// Interface index of mesh0; 0 while not set up.
     pub mesh0: u32,
-    /// Source of tunnel packets (data path address).
+    /// Source of tunnel packets over IPv4 (data path address); 0: this node's tunnel packets are IPv6.
     pub tunnel_addr4: [u8; 4],
     /// MAC of mesh0.
     pub mesh0_mac: [u8; 6],
@@ -60,8 +61,12 @@ pub struct Config {
     pub flood_threshold: u32,
     /// Largest TCP segment a task can take over the overlay, IPv4 (task MTU − 40); SYNs are clamped to it.
     pub mss4: u16,
+    /// The same, IPv6 (task MTU − 60).
+    pub mss6: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 4],
+    /// Source of tunnel packets over IPv6 (data path address); 0: they are IPv4.
+    pub tunnel_addr6: [u8; 16],
 }
 
 /// Another node as tunnel target: `PEERS`, an array with the node's number as index; written by plan. All zero: no such node.
@@ -110,6 +115,21 @@ impl Peer {
 }
 
 impl Config {
+    /// A node that is in no cluster.
+    pub const NONE: Config = Config {
+        netns_cookie: 0,
+        node: 0,
+        mesh0: 0,
+        tunnel_addr4: [0; 4],
+        mesh0_mac: [0; 6],
+        data_port: 0,
+        flood_threshold: 0,
+        mss4: 0,
+        mss6: 0,
+        pad: [0; 4],
+        tunnel_addr6: [0; 16],
+    };
+
     /// Source of tunnel packets.
     #[inline(always)]
     pub fn tunnel_addr4_words(&self) -> [u16; 2] {
@@ -127,6 +147,46 @@ fn words<const N: usize>(field: &impl AsRef<[u8]>) -> [u16; N] {
     unsafe { bytes.as_ptr().cast::<[u16; N]>().read() }
 }
 
+/// The fields of values for both families that are this one's.
+pub trait Fields: Family {
+    /// This node's address on an uplink; 0 without.
+    fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+    /// A task's overlay address; 0 without.
+    fn backend_addr(backend: &Backend) -> Self::Addr;
+    /// Largest TCP segment over the overlay.
+    fn mss(config: &Config) -> u16;
+}
+
+impl Fields for V4 {
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> Addr4 {
+        uplink.addr4.into()
+    }
+    #[inline(always)]
+    fn backend_addr(backend: &Backend) -> Addr4 {
+        backend.addr4.into()
+    }
+    #[inline(always)]
+    fn mss(config: &Config) -> u16 {
+        config.mss4
+    }
+}
+
+impl Fields for V6 {
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> Addr6 {
+        uplink.addr6.into()
+    }
+    #[inline(always)]
+    fn backend_addr(backend: &Backend) -> Addr6 {
+        backend.addr6.into()
+    }
+    #[inline(always)]
+    fn mss(config: &Config) -> u16 {
+        config.mss6
+    }
+}
+
 const _: () = {
     assert!(
         offset_of!(Peer, addr) % 2 == 0 && offset_of!(Peer, next_hop) % 2 == 0 && offset_of!(Peer, link_mac) % 2 == 0
@@ -141,7 +201,7 @@ pub mod peer_flag {
     pub const UNREACHABLE: u8 = 0x01;
 }
 
-/// An underlay address that means something: `ADDRESSES4`, keyed by the address; written by plan.
+/// An underlay address that means something: `ADDRESSES4`, `ADDRESSES6`, keyed by the address; written by plan.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
@@ -175,6 +235,8 @@ pub struct Uplink {
     pub mac: [u8; 6],
     /// Zero.
     pub pad: [u8; 2],
+    /// First global IPv6 address, likewise; 0 without.
+    pub addr6: [u8; 16],
 }
 
 /// Last answer to the reachability echo: `ECHOES`, keyed by node number; written by from_overlay.
@@ -217,8 +279,8 @@ const _: () = {
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
     assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
-    assert!(size_of::<Config>() == 40 && size_of::<Backend>() == 40 && size_of::<Peer>() == 36);
-    assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 12 && size_of::<Echo>() == 16);
+    assert!(size_of::<Config>() == 56 && size_of::<Backend>() == 44 && size_of::<Peer>() == 36);
+    assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 28 && size_of::<Echo>() == 16);
     assert!(size_of::<Flood>() == 32 && size_of::<RingSlot>() == 8);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
     assert!(size_of::<AffinityKey<[u8; 4]>>() == 8 && size_of::<AffinityKey<[u8; 16]>>() == 20);
@@ -230,6 +292,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::*;
+    use crate::family::Bytes;
 
     macro_rules! pod {
         ($($ty:ty),+ $(,)?) => {
@@ -238,32 +301,16 @@ mod pod {
         };
     }
 
-    pod!(
-        Clock,
-        Config,
-        Flood,
-        FlowKey<[u8; 4]>,
-        FlowKey<[u8; 16]>,
-        Flow<[u8; 4]>,
-        Flow<[u8; 16]>,
-        Endpoint<[u8; 4]>,
-        Endpoint<[u8; 16]>,
-        FrontendKey<[u8; 4]>,
-        FrontendKey<[u8; 16]>,
-        Frontend<[u8; 4]>,
-        Frontend<[u8; 16]>,
-        Backend,
-        RingSlot,
-        AffinityKey<[u8; 4]>,
-        AffinityKey<[u8; 16]>,
-        Affinity,
-        Peer,
-        Address,
-        Uplink,
-        Echo,
-        SocketKey,
-        SocketOrigin,
-    );
+    pod!(Clock, Config, Flood, Backend, RingSlot, Affinity, Peer, Address, Uplink, Echo, SocketKey, SocketOrigin);
+
+    macro_rules! pod_of_addresses {
+        ($($ty:ident),+) => {
+            // SAFETY: as above, for addresses that are byte arrays.
+            $(unsafe impl<A: Bytes> aya::Pod for $ty<A> {})+
+        };
+    }
+
+    pod_of_addresses!(FlowKey, Flow, Endpoint, FrontendKey, Frontend, AffinityKey);
 }
 
 /// The same for keys and values with addresses as the programs have them: for who asks the maps by the programs' own code.

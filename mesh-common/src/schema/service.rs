@@ -1,8 +1,8 @@
 //! Overlay addresses, services, and the tasks behind them; written by plan.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
-/// An overlay address: `ENDPOINTS4`, keyed by the address; written by plan.
+/// An overlay address: `ENDPOINTS4`, `ENDPOINTS6`, keyed by the address; written by plan.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint<A> {
@@ -42,7 +42,7 @@ pub mod endpoint_flag {
     pub const INTERNAL: u8 = 0x01;
 }
 
-/// Key of `FRONTENDS4`: a VIP with port 0 and protocol 0 (every port), or address 0 with a published port.
+/// Key of `FRONTENDS4`, `FRONTENDS6`: a VIP with port 0 and protocol 0 (every port), or address 0 with a published port.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey<A> {
@@ -66,6 +66,7 @@ impl<A> FrontendKey<A> {
     /// Word by word, as [`FlowKey::new`].
     #[inline(always)]
     const fn new(addr: A, port: u16, protocol: u8) -> Self {
+        const { assert!(offset_of!(Self, port) % 4 == 0 && offset_of!(Self, port) + 4 == size_of::<Self>()) };
         let [a, b] = port.to_ne_bytes();
         let mut key = MaybeUninit::<Self>::uninit();
         let at = key.as_mut_ptr();
@@ -86,7 +87,8 @@ impl<A: Default> FrontendKey<A> {
     }
 }
 
-/// A service as seen at one frontend; written by plan, swapped whole.
+/// A service as seen at one frontend; written by plan, swapped whole. A service's frontends of both families name one pool and the same lists, so
+/// that turns stay strict.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend<A> {
@@ -172,8 +174,10 @@ pub struct RingSlot {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Overlay address, IPv4 as ::ffff:a.b.c.d.
-    pub addr: [u8; 16],
+    /// Overlay address, IPv6; 0: it has none.
+    pub addr6: [u8; 16],
+    /// Overlay address, IPv4; 0: it has none.
+    pub addr4: [u8; 4],
     /// Network.
     pub vni: u32,
     /// The (service, network) pair it belongs to.
@@ -196,4 +200,37 @@ pub mod backend_state {
     pub const READY: u8 = 1;
     /// Keeps its flows, gets no new ones.
     pub const DRAINING: u8 = 2;
+}
+
+/// The same entry with its addresses written in another way.
+impl<A> Endpoint<A> {
+    /// `to` writes an address in the other way.
+    pub fn with<B>(self, to: impl Fn(A) -> B) -> Endpoint<B> {
+        let Endpoint { vni, number, node, ifindex, gateway, mac, kind, flags, prefix_len, pad } = self;
+        Endpoint { vni, number, node, ifindex, gateway: to(gateway), mac, kind, flags, prefix_len, pad }
+    }
+}
+
+/// The same key with its address written in another way.
+impl<A> FrontendKey<A> {
+    /// `to` writes an address in the other way.
+    pub fn with<B>(self, to: impl Fn(A) -> B) -> FrontendKey<B> {
+        let FrontendKey { addr, port, protocol, pad } = self;
+        FrontendKey { addr: to(addr), port, protocol, pad }
+    }
+}
+
+/// The same entry with its address written in another way.
+impl<A> Frontend<A> {
+    /// `to` writes an address in the other way.
+    #[rustfmt::skip]
+    pub fn with<B>(self, to: impl Fn(A) -> B) -> Frontend<B> {
+        let Frontend {
+            pool, vni, turns_at, turns_len, ring_at, ring_len, vip, target_port, algorithm, flags, affinity_s, generation,
+        } = self;
+        let vip = to(vip);
+        Frontend {
+            pool, vni, turns_at, turns_len, ring_at, ring_len, vip, target_port, algorithm, flags, affinity_s, generation,
+        }
+    }
 }

@@ -8,7 +8,7 @@ use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
 use crate::hook::{Code, Stop, encode, finish};
-use crate::maps::{self, ECHOES, Tables};
+use crate::maps::{self, ECHOES, Maps, Tables};
 use crate::packet::tc::{SHOT, Tc, Tunnel};
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
 use crate::stage::nat::Source;
@@ -189,7 +189,7 @@ fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool
         };
     }
     if F::endpoint(&packet.dst).is_some() {
-        let is_named = !from_wire && packet.dst == F::from_16(backend.addr);
+        let is_named = !from_wire && packet.dst == F::backend_addr(backend);
         return if is_named { Ok(0) } else { Err(Stop::drop(DropReason::NotPublished)) };
     }
     // Any address of the ingress node will do: only that node knows all of its own.
@@ -221,7 +221,7 @@ fn reply_to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &P
             _ => Err(Stop::drop(DropReason::ForgedReply)),
         },
         Some((mac::KIND_CLIENT, number)) => match balance::backend(number) {
-            Some(client) if client.ifindex != 0 && F::from_16(client.addr) == packet.dst => {
+            Some(client) if client.ifindex != 0 && F::backend_addr(client) == packet.dst => {
                 to_task(tc, HOOK, client.ifindex, client.mac)
             }
             _ => Err(Stop::drop(DropReason::EndpointGone)),

@@ -7,7 +7,7 @@ use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{outer, vni};
 
 use crate::hook::{Code, Stop, encode, finish, from_overlay};
-use crate::maps::{CONFIG, Tables};
+use crate::maps::{CONFIG, Maps, Tables};
 use crate::packet::tc::{NEXT, Tc};
 use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::ingress::{Call, Entry, enter};

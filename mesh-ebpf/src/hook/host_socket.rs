@@ -12,7 +12,7 @@ use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{SocketKey, SocketOrigin, address_flag, frontend_flag};
 
-use crate::maps::{CONFIG, SOCKETS, Tables};
+use crate::maps::{CONFIG, Maps, SOCKETS};
 use crate::stage::balance;
 use crate::stage::flow::ANY;
 

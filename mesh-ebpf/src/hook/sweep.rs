@@ -4,9 +4,9 @@
 //! Input of the test run: `flow::order`. Returns how many entries it removed or marked.
 
 use mesh_common::ageing::silence_allowed_s;
-use mesh_common::family::V4;
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::flow::{order, twin};
-use mesh_common::parse::Cursor;
+use mesh_common::parse::{self, Cursor, Plain};
 use mesh_common::schema::{FlowKey, flow_flag};
 
 use crate::maps::Tables;
@@ -14,37 +14,60 @@ use crate::packet::tc::Tc;
 
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
+    match parse::ethertype(tc) {
+        Some(V4::ETHERTYPE) => obey_all::<V4>(tc),
+        Some(V6::ETHERTYPE) => obey_all::<V6>(tc),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn obey_all<F: Tables>(tc: &Tc) -> i32 {
     let mut acted = 0;
     for number in 0..order::MOST {
-        let Some(record) = tc.load::<[u8; order::RECORD]>(order::FIRST_AT + number * order::RECORD) else { break };
-        acted += obey(&record);
+        let Some(record) = tc.load::<Order>(order::FIRST_AT + number * order::RECORD) else { break };
+        acted += obey::<F>(&record);
     }
     acted
 }
 
+/// A record.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Order {
+    src: [u8; 16],
+    dst: [u8; 16],
+    sport: u16,
+    dport: u16,
+    protocol: [u8; 4],
+    order: [u8; 4],
+    second: [u8; 4],
+}
+
+// SAFETY: bytes and words at even offsets: no padding.
+unsafe impl Plain for Order {}
+
+const _: () = assert!(size_of::<Order>() == order::RECORD);
+
 /// A real call: judged once by the verifier, not once a record.
 #[inline(never)]
-fn obey(b: &[u8; order::RECORD]) -> i32 {
-    let key = FlowKey::new(
-        [b[0], b[1], b[2], b[3]].into(),
-        [b[4], b[5], b[6], b[7]].into(),
-        u16::from_ne_bytes([b[8], b[9]]),
-        u16::from_ne_bytes([b[10], b[11]]),
-        b[12],
-    );
-    if b[16] == order::TIDY {
-        return V4::tidy_flow(&key) as i32;
+fn obey<F: Tables>(record: &Order) -> i32 {
+    let [protocol, ..] = record.protocol;
+    let [order, ..] = record.order;
+    let key = FlowKey::new(F::from_16(record.src), F::from_16(record.dst), record.sport, record.dport, protocol);
+    if order == order::TIDY {
+        return F::tidy_flow(&key) as i32;
     }
-    let second = u32::from_ne_bytes([b[20], b[21], b[22], b[23]]);
-    let Some(flow) = V4::flow(&key) else { return 0 };
+    let second = u32::from_ne_bytes(record.second);
+    let Some(flow) = F::flow(&key) else { return 0 };
     // SAFETY: a live map value.
     let flow = unsafe { &mut *flow };
-    if b[16] == order::KILL {
+    if order == order::KILL {
         flow.flags |= flow_flag::DEAD;
         return 1;
     }
     let reply = twin(&key, flow);
-    let other = reply.as_ref().and_then(|other| Some((other, V4::flow(other)?)));
+    let other = reply.as_ref().and_then(|other| Some((other, F::flow(other)?)));
     // SAFETY: a live map value, read only.
     let other = other.map(|(other, found)| (other, unsafe { &*found }));
     // Where one direction was evicted, another flow may have its tuple since. A hairpin's calling direction is not to be found from here.
@@ -54,7 +77,7 @@ fn obey(b: &[u8; order::RECORD]) -> i32 {
         Some(twin) if twin.last_seen_s > flow.last_seen_s => twin.last_seen_s,
         _ => flow.last_seen_s,
     };
-    let is_over = if b[16] == order::GIVE_UP {
+    let is_over = if order == order::GIVE_UP {
         seen_at <= second
     } else {
         silence_allowed_s(&key, flow, twin).is_some_and(|allowed| second.saturating_sub(seen_at) > allowed)
@@ -63,9 +86,9 @@ fn obey(b: &[u8; order::RECORD]) -> i32 {
         return 0;
     }
     let removed = 1 + twin.is_some() as i32;
-    V4::remove_flow(&key);
+    F::remove_flow(&key);
     if let Some((other, _)) = other {
-        V4::remove_flow(other);
+        F::remove_flow(other);
     }
     removed
 }

@@ -11,12 +11,12 @@ use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::hash;
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, words_of_6};
 use mesh_common::schema::{
-    Config, Flow, Frontend, Peer, RingSlot, address_flag, algorithm, deliver as way, flow_flag, frontend_flag, origin,
-    peer_flag,
+    Config, Fields, Flow, Frontend, Peer, RingSlot, address_flag, algorithm, deliver as way, flow_flag, frontend_flag,
+    origin, peer_flag,
 };
 use mesh_common::wire::{mac, outer, vni};
 
-use crate::maps::{self, Tables};
+use crate::maps::{self, Maps};
 use crate::packet::Rewrite;
 use crate::packet::xdp::{ABORTED, PASS, Xdp};
 use crate::stage::deliver::config;

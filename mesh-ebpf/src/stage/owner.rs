@@ -38,7 +38,7 @@ pub fn accept<F: Tables>(
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let scratch = unsafe { &mut *scratch };
-    let addr = F::from_16(backend.addr);
+    let addr = F::backend_addr(backend);
     let port = if target_port == 0 { packet.dport } else { target_port };
     let is_hairpin = back.deliver == deliver::TASK && back.ifindex == backend.ifindex;
     let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };

@@ -49,7 +49,7 @@ fn decide<F: Tables>(
     let Some(scratch) = F::scratch() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let scratch = unsafe { &mut *scratch };
-    let addr = F::from_16(backend.addr);
+    let addr = F::backend_addr(backend);
     let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
 
     flow::blank::<F>(&mut scratch.forward);

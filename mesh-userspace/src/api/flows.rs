@@ -1,7 +1,7 @@
 //! The flow table asked for and answered: entries come as the kernel has them, and become rows with names where they are served.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use mesh_common::ageing::State;
 use mesh_common::schema::{Flow, FlowKey, flow_flag};
@@ -62,8 +62,8 @@ pub struct FlowRequest {
 pub struct Ends {
     /// Endpoint numbers.
     pub endpoints: HashSet<u32>,
-    /// Addresses on networks.
-    pub addrs: HashSet<[u8; 4]>,
+    /// Addresses on networks, IPv4 as ::ffff:a.b.c.d.
+    pub addrs: HashSet<[u8; 16]>,
 }
 
 /// A [`FlowRequest`] with its names found: what the control plane is asked for.
@@ -78,7 +78,7 @@ pub struct FlowQuery {
 
 impl FlowQuery {
     /// Whether an entry may be asked for, by itself: before its other direction is looked for.
-    pub fn may_want(&self, key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>) -> bool {
+    pub fn may_want(&self, key: &FlowKey<[u8; 16]>, flow: &Flow<[u8; 16]>) -> bool {
         let has_part = |ends: &Ends| {
             ends.endpoints.contains(&flow.backend) || ends.addrs.contains(&key.src) || ends.addrs.contains(&key.dst)
         };
@@ -90,13 +90,13 @@ impl FlowQuery {
     }
 }
 
-/// A flow as the kernel has it.
+/// A flow as the kernel has it, IPv4 addresses as ::ffff:a.b.c.d.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowFact {
-    pub key: FlowKey<[u8; 4]>,
-    pub flow: Flow<[u8; 4]>,
+    pub key: FlowKey<[u8; 16]>,
+    pub flow: Flow<[u8; 16]>,
     /// The other direction's entry.
-    pub twin: Option<Flow<[u8; 4]>>,
+    pub twin: Option<Flow<[u8; 16]>>,
     /// It found the table full.
     pub is_beside: bool,
     /// Seconds since its last packet, of either direction.
@@ -115,11 +115,11 @@ pub type FlowFeed = mpsc::Receiver<Result<Vec<FlowFact>, ApiError>>;
 /// A flow with the names that belong to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRow {
-    /// `tcp`, `udp`, `icmp`, `sctp`, or the number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// As the caller named it: a VIP, a published port of a node, an address outside.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// Of the task that serves it, or that went outside; empty where it is gone.
     pub service: String,
     pub task: String,
@@ -137,15 +137,22 @@ pub struct FlowRow {
     pub bytes: u64,
 }
 
-/// `mesh flows --summary`; counts are of entries, two a flow on most ways.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowSummary {
-    pub at: UnixMs,
+/// How full a family's flow table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFill {
     pub used: u64,
     pub size: u64,
     /// Beside the table: what found it full.
     pub overflow_used: u64,
     pub overflow_size: u64,
+}
+
+/// `mesh flows --summary`; counts are of entries, two a flow on most ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSummary {
+    pub at: UnixMs,
+    pub ipv4: TableFill,
+    pub ipv6: TableFill,
     /// Entries that gave way to others since the agent began.
     pub gave_way: u64,
     /// Packets dropped for want of an entry since the programs were loaded.
@@ -161,6 +168,7 @@ pub fn protocol_name(number: u8) -> String {
         protocol::TCP => "tcp".to_string(),
         protocol::UDP => "udp".to_string(),
         protocol::ICMP => "icmp".to_string(),
+        protocol::ICMPV6 => "icmpv6".to_string(),
         // RFC 9260; the programs know it by its ports only.
         132 => "sctp".to_string(),
         other => other.to_string(),

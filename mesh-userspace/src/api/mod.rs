@@ -29,7 +29,9 @@ pub use client::Client;
 pub use control::{ControlPlane, ExecSession, LogFeed};
 pub use error::{ApiError, ErrorKind};
 pub use explain::{ExplainQuery, ExplainRequest};
-pub use flows::{Ends, FlowFact, FlowFeed, FlowQuery, FlowRequest, FlowRow, FlowState, FlowSummary, protocol_name};
+pub use flows::{
+    Ends, FlowFact, FlowFeed, FlowQuery, FlowRequest, FlowRow, FlowState, FlowSummary, TableFill, protocol_name,
+};
 pub use request::{
     InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest, LogQuery, LogRequest, NodeUpdate, ScaleItem,
     ServiceUpdate, StackDeploy,

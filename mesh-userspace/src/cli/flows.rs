@@ -209,10 +209,14 @@ fn summary(summary: &FlowSummary, format: Format, screen: &mut Screen<'_>) -> Re
         };
         let entries: Value = summary.entries.iter().map(|(name, counts)| (name.clone(), states(counts))).collect();
         return screen.print(pretty(&json!([{
-            "Used": summary.used,
-            "Size": summary.size,
-            "OverflowUsed": summary.overflow_used,
-            "OverflowSize": summary.overflow_size,
+            "Used": summary.ipv4.used,
+            "Size": summary.ipv4.size,
+            "OverflowUsed": summary.ipv4.overflow_used,
+            "OverflowSize": summary.ipv4.overflow_size,
+            "Used6": summary.ipv6.used,
+            "Size6": summary.ipv6.size,
+            "OverflowUsed6": summary.ipv6.overflow_used,
+            "OverflowSize6": summary.ipv6.overflow_size,
             "GaveWay": summary.gave_way,
             "DropsTableFull": summary.drops_table_full,
             "Entries": entries,
@@ -220,8 +224,10 @@ fn summary(summary: &FlowSummary, format: Format, screen: &mut Screen<'_>) -> Re
     }
     let percent = |used: u64, size: u64| used as f64 * 100.0 / size.max(1) as f64;
     let fill = |used, size| format!("{used} of {size} entries, {:.1} %", percent(used, size));
-    screen.line(format!("Table:      {}", fill(summary.used, summary.size)))?;
-    screen.line(format!("Overflow:   {}", fill(summary.overflow_used, summary.overflow_size)))?;
+    for (family, table) in [("IPv4", &summary.ipv4), ("IPv6", &summary.ipv6)] {
+        screen.line(format!("{family}:       {}", fill(table.used, table.size)))?;
+        screen.line(format!("  overflow: {}", fill(table.overflow_used, table.overflow_size)))?;
+    }
     screen.line(format!("Gave way:   {} entries since the agent began", summary.gave_way))?;
     screen.line(format!("No room:    {} packets dropped", summary.drops_table_full))?;
     screen.line("")?;

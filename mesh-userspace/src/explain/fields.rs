@@ -1,17 +1,20 @@
 //! The fields of values for both families that are one family's.
 
-use mesh_common::family::Family;
+use mesh_common::family::{Bytes, Family};
 use mesh_common::schema::{Backend, Uplink};
 
 /// A task's overlay address.
 pub fn backend_addr<F: Family>(backend: &Backend) -> F::Addr {
-    F::from_16(backend.addr)
+    of_either::<F>(backend.addr4, backend.addr6)
 }
 
 /// This node's address on an uplink.
 pub fn uplink_addr<F: Family>(uplink: &Uplink) -> F::Addr {
-    let [a, b, c, d] = uplink.addr4;
-    F::from_16([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    of_either::<F>(uplink.addr4, uplink.addr6)
+}
+
+fn of_either<F: Family>(addr4: [u8; 4], addr6: [u8; 16]) -> F::Addr {
+    F::from_16(if F::ADDR_LEN == 4 { addr4.to_16() } else { addr6 })
 }
 
 /// Both addresses share a prefix of this length, which is not 0.

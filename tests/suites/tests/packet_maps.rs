@@ -12,29 +12,39 @@ use mesh_userspace::kernel::bpf::{Attachment, Dataplane, FlowSizes, XdpAttachmen
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 17] = [
+const FIELDS: [(&str, &[&str], &[&str]); 23] = [
     (
         "CONFIG",
         &[],
         &["netns_cookie", "node", "mesh0", "tunnel_addr4", "mesh0_mac", "data_port", "flood_threshold", "mss4"],
     ),
     ("ADDRESSES4", &[], &["node", "ifindex", "flags"]),
+    ("ADDRESSES6", &[], &["node", "ifindex", "flags"]),
     ("ENDPOINTS4", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
+    ("ENDPOINTS6", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
     ("FRONTENDS4", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
-    ("BACKENDS", &[], &["addr", "vni", "pool", "node", "ifindex", "mac", "state"]),
+    ("FRONTENDS6", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
+    ("BACKENDS", &[], &["addr6", "addr4", "vni", "pool", "node", "ifindex", "mac", "state"]),
     ("RINGS", &[], &["backend", "node"]),
     ("TURNS", &[], &[]),
     ("AFFINITY4", &["addr", "pool"], &["backend", "last_new_s"]),
+    ("AFFINITY6", &["addr", "pool"], &["backend", "last_new_s"]),
     (
         "FLOWS4",
         &["src", "dst", "sport", "dport", "protocol"],
         &["addr", "rewrite", "deliver", "seen", "packets", "bytes"],
     ),
+    (
+        "FLOWS6",
+        &["src", "dst", "sport", "dport", "protocol"],
+        &["addr", "rewrite", "deliver", "seen", "packets", "bytes"],
+    ),
+    ("OVERFLOW6", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
     ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
     ("OVERFLOWED", &[], &[]),
     ("FLOODS", &[], &["second", "count", "before", "spilled", "promoted"]),
     ("PEERS", &[], &["addr", "ifindex", "next_hop", "link_mac", "mtu", "flags"]),
-    ("UPLINKS", &[], &["addr4", "mac"]),
+    ("UPLINKS", &[], &["addr4", "mac", "addr6"]),
     ("ECHOES", &[], &["answered_ns", "sequence"]),
     ("SOCKETS", &["cookie", "addr", "port"], &["addr", "port"]),
     ("DROPS", &[], &[]),
@@ -223,7 +233,7 @@ fn a_restart_with_another_size_keeps_the_flow_table_and_its_flows() {
     };
     let first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
     assert_eq!((entries(&first, "FLOWS4"), entries(&first, "OVERFLOW4")), (4_096, 1_024));
-    assert_eq!(first.flow_table().unwrap().sizes(), SMALL);
+    assert_eq!((first.flow_table().unwrap().sizes(), first.flow_table().unwrap().sizes6()), (SMALL, SMALL));
     put(&first);
     drop(first); // the agent is gone, its pins stay
 

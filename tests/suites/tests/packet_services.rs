@@ -404,15 +404,12 @@ fn a_flow_lives_while_either_of_its_directions_does() {
 #[test]
 fn many_flows_are_swept_by_one_run() {
     let Some((mut rig, client, _, _)) = three_here() else { return };
-    let mut packet = vec![0; order::FIRST_AT];
+    let mut orders = Vec::new();
     for port in 40_000..40_000 + order::MOST as u16 {
         let (key, flow) = rig.from_task(&client, client.to(VIP).udp(port, 53).payload(b"?")).new_flow();
-        packet.extend_from_slice(&[key.src, key.dst].concat());
-        packet.extend_from_slice(&[key.sport.to_ne_bytes(), key.dport.to_ne_bytes()].concat());
-        packet.extend_from_slice(&[key.protocol, 0, 0, 0, order::EXPIRE, 0, 0, 0]);
-        packet.extend_from_slice(&(flow.last_seen_s + 31).to_ne_bytes());
+        orders.push((key, order::EXPIRE, flow.last_seen_s + 31));
     }
-    assert_eq!(rig.sweep_all(&packet), 2 * order::MOST as i32);
+    assert_eq!(rig.sweep_all(&orders), 2 * order::MOST as i32);
     assert!(rig.flows().is_empty());
 }
 

@@ -1,8 +1,8 @@
 //! The player of situations, watched itself: it must find what is wrong, or its silence means nothing.
 
-use mesh_common::schema::{Frontend, FrontendKey, RingSlot};
+use mesh_common::schema::{Frontend, RingSlot};
 use mesh_tests::script::{Ids, Maps, play};
-use mesh_userspace::plan::maps::{Image, MapOp, Placed, Pool, Tables, diff, place};
+use mesh_userspace::plan::maps::{Image, MapOp, Placed, Pool, Tables, diff, place, vip_key};
 
 #[test]
 fn what_a_command_says_is_written_below_it() {
@@ -25,7 +25,7 @@ fn what_is_left_in_the_end_and_words_unknown_are_errors() {
 
 /// One service with these ready backends, and nothing else.
 fn tables(backends: &[u32]) -> Tables {
-    let key = FrontendKey::vip([10, 0, 16, 2]);
+    let key = vip_key([10, 0, 16, 2].into());
     let frontend = Frontend {
         pool: 1,
         vni: 4097,

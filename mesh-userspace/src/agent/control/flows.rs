@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use mesh_common::ageing::State;
+use mesh_common::family::is_mapped;
 use mesh_common::flow::twin;
 use mesh_common::verdict::DropReason;
 use tokio::sync::mpsc;
 
 use crate::agent::member::Member;
 use crate::agent::now;
-use crate::api::{ApiError, FlowFact, FlowFeed, FlowQuery, FlowState, FlowSummary, protocol_name};
-use crate::kernel::bpf::{BpfError, FlowTable, clock};
+use crate::api::{ApiError, FlowFact, FlowFeed, FlowQuery, FlowState, FlowSummary, TableFill, protocol_name};
+use crate::kernel::bpf::{BpfError, FlowSeen, FlowSizes, FlowTable, clock};
 
 /// Pieces on their way to the reader.
 const WINDOW: usize = 4;
@@ -34,9 +35,9 @@ fn walk(
     let now_s = clock::now_s();
     let mut left = query.limit.unwrap_or(u64::MAX);
     let mut outcome = Ok(());
-    table.walk(|keys, flows, is_beside| {
+    table.walk(|seen, is_beside| {
         let mut piece = Vec::new();
-        for (key, flow) in keys.iter().zip(flows).filter(|(key, flow)| query.may_want(key, flow)) {
+        for FlowSeen { key, flow } in seen.iter().filter(|seen| query.may_want(&seen.key, &seen.flow)) {
             let twin = match twin(key, flow).map(|key| table.get(&key)).transpose() {
                 Ok(twin) => twin.flatten(),
                 Err(error) => {
@@ -68,12 +69,18 @@ pub async fn summary(member: &Member) -> Result<FlowSummary, ApiError> {
 }
 
 fn count(table: &FlowTable) -> Result<FlowSummary, BpfError> {
-    let sizes = table.sizes();
-    let mut used = [0u64; 2];
+    let fill = |sizes: FlowSizes| TableFill {
+        size: sizes.table.into(),
+        overflow_size: sizes.overflow.into(),
+        ..TableFill::default()
+    };
+    let (mut ipv4, mut ipv6) = (fill(table.sizes()), fill(table.sizes6()));
     let mut entries: BTreeMap<u8, [u64; State::ALL.len()]> = BTreeMap::new();
-    table.walk(|keys, flows, is_beside| {
-        used[usize::from(is_beside)] += keys.len() as u64;
-        for (key, flow) in keys.iter().zip(flows) {
+    table.walk(|seen, is_beside| {
+        let is_ipv4 = seen.first().is_some_and(|seen| is_mapped(&seen.key.src));
+        let fill = if is_ipv4 { &mut ipv4 } else { &mut ipv6 };
+        *(if is_beside { &mut fill.overflow_used } else { &mut fill.used }) += seen.len() as u64;
+        for FlowSeen { key, flow } in seen {
             entries.entry(key.protocol).or_default()[State::of_entry(key, flow) as usize] += 1;
         }
         true
@@ -82,10 +89,8 @@ fn count(table: &FlowTable) -> Result<FlowSummary, BpfError> {
         State::ALL.into_iter().map(FlowState::from).zip(counts).filter(|(_, count)| *count != 0).collect()
     };
     Ok(FlowSummary {
-        used: used[0],
-        size: sizes.table.into(),
-        overflow_used: used[1],
-        overflow_size: sizes.overflow.into(),
+        ipv4,
+        ipv6,
         gave_way: table.given_up(),
         entries: entries.into_iter().map(|(number, counts)| (protocol_name(number), by_state(counts))).collect(),
         ..FlowSummary::default()

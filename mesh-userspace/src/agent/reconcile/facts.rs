@@ -139,5 +139,5 @@ fn as_map_value(uplink: &Uplink) -> schema::Uplink {
         IpAddr::V4(addr) => Some(addr.octets()),
         IpAddr::V6(_) => None,
     });
-    schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2] }
+    schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2], addr6: [0; 16] }
 }

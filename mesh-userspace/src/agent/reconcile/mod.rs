@@ -204,7 +204,7 @@ impl Kernel {
             let programmed = lock(&self.programmed);
             let known = &programmed.tables().endpoints;
             let is_missing =
-                |at: &&TaskAddress| known.get(&at.addr.octets()).is_none_or(|endpoint| endpoint.ifindex == 0);
+                |at: &&TaskAddress| known.get(&at.addr.into()).is_none_or(|endpoint| endpoint.ifindex == 0);
             task.attachments.iter().find(is_missing)
         };
         match missing {

@@ -244,10 +244,8 @@ impl ControlPlane for Fake {
         let counts = |states: &[(FlowState, u64)]| states.iter().copied().collect();
         Ok(FlowSummary {
             at: fixture::NOW,
-            used: 1_500,
-            size: 3_085_510,
-            overflow_used: 0,
-            overflow_size: 192_844,
+            ipv4: TableFill { used: 1_500, size: 3_085_510, overflow_used: 0, overflow_size: 192_844 },
+            ipv6: TableFill { used: 2, size: 3_085_510, overflow_used: 0, overflow_size: 65_536 },
             gave_way: 40,
             drops_table_full: 0,
             entries: [

@@ -142,10 +142,12 @@ pub fn facts() -> Facts {
 
 /// A call to whoami.1 with its answer's entry, a datagram to whoami.2 that nobody answered, and a call to a task that is gone.
 pub fn flows() -> Vec<FlowFact> {
+    use mesh_common::family::Bytes;
     use mesh_common::schema::{Flow, FlowKey, flow_flag, rewrite};
-    let (caller, vip) = ([10, 0, 16, 9], [10, 0, 16, 2]);
+    let addr = |last| [10, 0, 16, last].to_16();
+    let (caller, vip) = (addr(9), addr(2));
     let call = Flow {
-        addr: [10, 0, 16, 0x11],
+        addr: addr(0x11),
         from: 7,
         vni: 4097,
         backend: 0x11,
@@ -158,12 +160,12 @@ pub fn flows() -> Vec<FlowFact> {
     };
     let answer =
         Flow { addr: vip, rewrite: rewrite::SOURCE, flags: flow_flag::REVERSE, packets: 4, bytes: 4_000, ..call };
-    let asked = Flow { backend: 0x12, addr: [10, 0, 16, 0x12], seen: 0, packets: 1, bytes: 70, ..call };
+    let asked = Flow { backend: 0x12, addr: addr(0x12), seen: 0, packets: 1, bytes: 70, ..call };
     let gone = Flow { backend: 99, flags: flow_flag::DEAD, ..call };
     let fact = |key, flow, twin, silent_s| FlowFact { key, flow, twin, is_beside: false, silent_s };
     vec![
         fact(FlowKey::new(caller, vip, 40_000, 8_000, 6), call, Some(answer), 3),
-        fact(FlowKey::new([10, 0, 16, 0x11], caller, 8_000, 40_000, 6), answer, Some(call), 3),
+        fact(FlowKey::new(addr(0x11), caller, 8_000, 40_000, 6), answer, Some(call), 3),
         fact(FlowKey::new(caller, vip, 5_353, 53, 17), asked, Some(Flow { packets: 0, bytes: 0, ..answer }), 12),
         fact(FlowKey::new(caller, vip, 40_001, 8_000, 6), gone, None, 4_000),
     ]

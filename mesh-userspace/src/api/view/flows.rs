@@ -1,8 +1,9 @@
 //! Flows with names: which task an endpoint number is, and whose flows were asked for.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use mesh_common::family::Bytes;
 use mesh_common::schema::flow_flag;
 
 use super::Facts;
@@ -28,7 +29,7 @@ fn ends_of<'t>(tasks: impl IntoIterator<Item = &'t Task>) -> Ends {
     let mut ends = Ends::default();
     for at in tasks.into_iter().flat_map(|task| &task.attachments) {
         ends.endpoints.insert(at.endpoint);
-        ends.addrs.insert(at.addr.octets());
+        ends.addrs.insert(at.addr.octets().to_16());
     }
     ends
 }
@@ -43,6 +44,10 @@ struct Names {
     task: String,
     id: Id,
     node: String,
+}
+
+fn end(addr: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(addr)).to_canonical(), port)
 }
 
 impl FlowNames {
@@ -70,8 +75,8 @@ impl FlowNames {
         let both = |one: u64, other: Option<u64>| one.saturating_add(other.unwrap_or(0));
         FlowRow {
             protocol: protocol_name(key.protocol),
-            source: SocketAddrV4::new(Ipv4Addr::from(key.src), key.sport),
-            destination: SocketAddrV4::new(Ipv4Addr::from(key.dst), key.dport),
+            source: end(key.src, key.sport),
+            destination: end(key.dst, key.dport),
             service: name(|names| &names.service),
             task: name(|names| &names.task),
             task_id: names.map(|names| names.id.clone()),

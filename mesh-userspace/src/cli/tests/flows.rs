@@ -35,8 +35,8 @@ fn the_flow_tables_fill_is_told_in_numbers() {
     let agent = agent();
     assert_eq!(
         ok(&agent.socket, &["flows", "--summary"]),
-        "Table:      1500 of 3085510 entries, 0.0 %\n\
-         Overflow:   0 of 192844 entries, 0.0 %\n\
+        "IPv4:       1500 of 3085510 entries, 0.0 %\n  overflow: 0 of 192844 entries, 0.0 %\n\
+         IPv6:       2 of 3085510 entries, 0.0 %\n  overflow: 0 of 65536 entries, 0.0 %\n\
          Gave way:   40 entries since the agent began\n\
          No room:    0 packets dropped\n\
          \n\

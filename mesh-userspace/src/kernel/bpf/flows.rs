@@ -1,9 +1,10 @@
-//! The flow table from outside: walked some entries at a time, swept through the program `sweep`, which looks again before it acts.
+//! The flow tables from outside, one a family: walked some entries at a time, swept through the program `sweep`, which looks again before it acts.
 //!
 //! Of a walk nothing is kept but counters, so that memory does not grow with the table. Invariant: a call of the program obeys at most
 //! `order::MOST` orders and a call of the kernel reads at most `CHUNK` entries, so nobody waits for a sweep. Must not: delete anything itself.
 
 use std::collections::HashSet;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use mesh_common::ageing::least_silence_s;
+use mesh_common::family::Bytes;
 use mesh_common::flood;
 use mesh_common::flow::order;
 use mesh_common::schema::{Flood, Flow, FlowKey, flow_flag};
@@ -21,14 +23,15 @@ use super::pressure::{self, Census, Limits};
 use super::size::FlowSizes;
 use super::{BpfError, Dataplane, batch};
 
-type Key = FlowKey<[u8; 4]>;
-type Entry = Flow<[u8; 4]>;
+/// A table and what is beside it, by family.
+pub(super) const TABLES4: [&str; 2] = ["FLOWS4", "OVERFLOW4"];
+pub(super) const TABLES6: [&str; 2] = ["FLOWS6", "OVERFLOW6"];
 
-/// A flow entry as found.
+/// A flow entry as found, of either family: IPv4 addresses as ::ffff:a.b.c.d.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowSeen {
-    pub key: FlowKey<[u8; 4]>,
-    pub flow: Flow<[u8; 4]>,
+    pub key: FlowKey<[u8; 16]>,
+    pub flow: Flow<[u8; 16]>,
 }
 
 /// What a sweep did, in entries.
@@ -67,19 +70,28 @@ const OVERFLOW_SETTLES_S: u32 = 10;
 /// Seconds since the last packet by a copy that is to be deleted: none is in a program's hands any more.
 const COPY_SETTLES_S: u32 = 2;
 
-/// The flow table, by its pins: walked and swept beside the [`Dataplane`], so that a walk over a full table holds nobody up.
+/// The flow tables, by their pins: walked and swept beside the [`Dataplane`], so that a walk over a full table holds nobody up.
 pub struct FlowTable {
-    map: MapData,
-    /// What found the table full …
-    overflow: MapData,
-    /// … and when something last did, in seconds of the monotonic clock; 0: nothing that still lives.
+    v4: Store<[u8; 4]>,
+    v6: Store<[u8; 16]>,
+    /// When something last found a table full, by family, in seconds of the monotonic clock; 0: nothing that still lives.
     overflowed: Mutex<Array<MapData, u32>>,
     floods: PerCpuArray<MapData, Flood>,
     sweep: SchedClassifier,
-    sizes: FlowSizes,
     sweeps: AtomicU32,
-    is_crowded: AtomicBool,
     given_up: AtomicU64,
+}
+
+/// One family's table and what is beside it.
+struct Store<A> {
+    names: [&'static str; 2],
+    table: MapData,
+    overflow: MapData,
+    sizes: FlowSizes,
+    /// Its word in `OVERFLOWED`.
+    overflowed_at: u32,
+    is_crowded: AtomicBool,
+    of: PhantomData<A>,
 }
 
 /// What the programs have counted of new flows, over all CPUs.
@@ -123,37 +135,129 @@ impl FloodSeen {
 }
 
 impl Dataplane {
-    /// A hold of its own on the flow table.
+    /// A hold of its own on the flow tables.
     pub fn flow_table(&self) -> Result<FlowTable, BpfError> {
         let failed = |map, error: &dyn std::error::Error| BpfError::Map { attempt: "open", map, reason: chain(error) };
         let open =
             |map: &'static str| MapData::from_pin(self.dir.join("maps").join(map)).map_err(|error| failed(map, &error));
-        let room =
-            |map: &MapData, name| map.info().map(|info| info.max_entries()).map_err(|error| failed(name, &error));
         let overflowed =
             Array::try_from(Map::Array(open("OVERFLOWED")?)).map_err(|error| failed("OVERFLOWED", &error))?;
         let floods =
             PerCpuArray::try_from(Map::PerCpuArray(open("FLOODS")?)).map_err(|error| failed("FLOODS", &error))?;
         let sweep = SchedClassifier::from_pin(self.dir.join("progs/sweep"));
-        let (map, overflow) = (open("FLOWS4")?, open("OVERFLOW4")?);
         Ok(FlowTable {
-            sizes: FlowSizes { table: room(&map, "FLOWS4")?, overflow: room(&overflow, "OVERFLOW4")? },
-            map,
-            overflow,
+            v4: Store::open(TABLES4, 0, open)?,
+            v6: Store::open(TABLES6, 1, open)?,
             overflowed: Mutex::new(overflowed),
             floods,
             sweep: sweep.map_err(|error| failed("FLOWS4", &error))?,
             sweeps: AtomicU32::new(0),
-            is_crowded: AtomicBool::new(false),
             given_up: AtomicU64::new(0),
         })
+    }
+}
+
+impl<A: Bytes + aya::Pod> Store<A> {
+    fn open(
+        names: [&'static str; 2],
+        overflowed_at: u32,
+        open: impl Fn(&'static str) -> Result<MapData, BpfError>,
+    ) -> Result<Self, BpfError> {
+        let [table, overflow] = names;
+        let room = |map: &MapData, name| {
+            let failed = |error| BpfError::Map { attempt: "look at", map: name, reason: chain(&error) };
+            map.info().map(|info| info.max_entries()).map_err(failed)
+        };
+        let (found, beside) = (open(table)?, open(overflow)?);
+        Ok(Store {
+            names,
+            sizes: FlowSizes { table: room(&found, table)?, overflow: room(&beside, overflow)? },
+            table: found,
+            overflow: beside,
+            overflowed_at,
+            is_crowded: AtomicBool::new(false),
+            of: PhantomData,
+        })
+    }
+
+    /// See [`FlowTable::walk`]; true: to the end.
+    fn walk(&self, each: &mut impl FnMut(&[FlowSeen], bool) -> bool) -> Result<bool, BpfError> {
+        let [table, overflow] = self.names;
+        let wide = |key: &FlowKey<A>, flow: &Flow<A>| FlowSeen { key: key.with(A::to_16), flow: flow.with(A::to_16) };
+        let mut walk = batch::Walk::<FlowKey<A>, Flow<A>>::new(&self.table, CHUNK);
+        let mut seen = Vec::with_capacity(CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread(table))? {
+            seen.clear();
+            seen.extend(keys.iter().zip(flows).map(|(key, flow)| wide(key, flow)));
+            if !each(&seen, false) {
+                return Ok(false);
+            }
+        }
+        let mut walk = batch::Walk::<FlowKey<A>, Flow<A>>::new(&self.overflow, CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread(overflow))? {
+            // A flow that proved itself is in the table, and was seen there; its copy goes with the next sweep.
+            seen.clear();
+            for (key, flow) in keys.iter().zip(flows) {
+                if batch::lookup::<FlowKey<A>, Flow<A>>(&self.table, key).map_err(unread(table))?.is_none() {
+                    seen.push(wide(key, flow));
+                }
+            }
+            if !each(&seen, true) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn get(&self, key: &FlowKey<A>) -> Result<Option<Flow<A>>, BpfError> {
+        let [table, overflow] = self.names;
+        match batch::lookup(&self.table, key).map_err(unread(table))? {
+            None => batch::lookup(&self.overflow, key).map_err(unread(overflow)),
+            found => Ok(found),
+        }
+    }
+
+    /// A second walk, for those whose silence is beyond their group's limit.
+    fn give_up(&self, program: &SchedClassifier, now_s: u32, limits: &Limits) -> Result<(usize, Duration), BpfError> {
+        let mut orders = Orders::<A>::new(program);
+        let mut walk = batch::Walk::<FlowKey<A>, Flow<A>>::new(&self.table, CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread(self.names[0]))? {
+            for (key, flow) in keys.iter().zip(flows) {
+                let limit = limits.of(key, flow).and_then(|limit_s| now_s.checked_sub(limit_s));
+                if let Some(before) = limit.filter(|before| flow.last_seen_s <= *before) {
+                    orders.give(key, order::GIVE_UP, before)?;
+                }
+            }
+        }
+        orders.send()?;
+        Ok((orders.acted, orders.slowest))
+    }
+
+    /// Flows that proved themselves came into the table by a copy: what they left behind goes, once no packet can still be at it. The longest call.
+    fn tidy(&self, program: &SchedClassifier, now_s: u32) -> Result<Duration, BpfError> {
+        let mut orders = Orders::<A>::new(program);
+        let mut walk = batch::Walk::<FlowKey<A>, Flow<A>>::new(&self.overflow, CHUNK);
+        while let Some((keys, flows)) = walk.step().map_err(unread(self.names[1]))? {
+            for (key, flow) in keys.iter().zip(flows) {
+                if now_s.saturating_sub(flow.last_seen_s) >= COPY_SETTLES_S {
+                    orders.give(key, order::TIDY, 0)?;
+                }
+            }
+        }
+        orders.send()?;
+        Ok(orders.slowest)
     }
 }
 
 impl FlowTable {
     /// How many entries there is room for.
     pub fn sizes(&self) -> FlowSizes {
-        self.sizes
+        self.v4.sizes
+    }
+
+    /// The same, IPv6.
+    pub fn sizes6(&self) -> FlowSizes {
+        self.v6.sizes
     }
 
     /// What the programs have counted of new flows, seen at `now_s` (the programs' clock).
@@ -168,44 +272,31 @@ impl FlowTable {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Hands over every entry, some at a time: those of the table, then those that live beside it (true). Ends early where `each` says false.
-    pub fn walk(&self, mut each: impl FnMut(&[Key], &[Entry], bool) -> bool) -> Result<(), BpfError> {
-        let mut walk = batch::Walk::<Key, Entry>::new(&self.map, CHUNK);
-        while let Some((keys, flows)) = walk.step().map_err(unread("FLOWS4"))? {
-            if !each(keys, flows, false) {
-                return Ok(());
-            }
-        }
-        let mut walk = batch::Walk::<Key, Entry>::new(&self.overflow, CHUNK);
-        while let Some((keys, flows)) = walk.step().map_err(unread("OVERFLOW4"))? {
-            // A flow that proved itself is in the table, and was seen there; its copy goes with the next sweep.
-            let (mut only_here, mut flows_here) = (Vec::new(), Vec::new());
-            for (key, flow) in keys.iter().zip(flows) {
-                if batch::lookup::<Key, Entry>(&self.map, key).map_err(unread("FLOWS4"))?.is_none() {
-                    only_here.push(*key);
-                    flows_here.push(*flow);
-                }
-            }
-            if !each(&only_here, &flows_here, true) {
-                return Ok(());
-            }
+    /// Hands over every entry, some at a time and of one family each: those of the table, then those that live beside it (true). Ends early where
+    /// `each` says false.
+    pub fn walk(&self, mut each: impl FnMut(&[FlowSeen], bool) -> bool) -> Result<(), BpfError> {
+        if self.v4.walk(&mut each)? {
+            self.v6.walk(&mut each)?;
         }
         Ok(())
     }
 
-    /// An entry, in the table or beside it.
-    pub fn get(&self, key: &Key) -> Result<Option<Entry>, BpfError> {
-        match batch::lookup(&self.map, key).map_err(unread("FLOWS4"))? {
-            None => batch::lookup(&self.overflow, key).map_err(unread("OVERFLOW4")),
-            found => Ok(found),
+    /// An entry, in its family's table or beside it.
+    pub fn get(&self, key: &FlowKey<[u8; 16]>) -> Result<Option<Flow<[u8; 16]>>, BpfError> {
+        match (<[u8; 4]>::of_16(key.src), <[u8; 4]>::of_16(key.dst)) {
+            (Some(src), Some(dst)) => {
+                let key = FlowKey::new(src, dst, key.sport, key.dport, key.protocol);
+                Ok(self.v4.get(&key)?.map(|flow| flow.with(<[u8; 4]>::to_16)))
+            }
+            _ => self.v6.get(key),
         }
     }
 
-    /// Every entry: those of the table, then those that found it full. For tests and small tables: it is as large as they are.
+    /// Every entry: those of the tables, then those that found them full. For tests and small tables: it is as large as they are.
     pub fn flows(&self) -> Result<Vec<FlowSeen>, BpfError> {
         let mut found = Vec::new();
-        self.walk(|keys, flows, _| {
-            found.extend(keys.iter().zip(flows).map(|(key, flow)| FlowSeen { key: *key, flow: *flow }));
+        self.walk(|seen, _| {
+            found.extend_from_slice(seen);
             true
         })?;
         Ok(found)
@@ -215,22 +306,43 @@ impl FlowTable {
     /// after an entry was read: a backend that came meanwhile must not be taken for one that is gone. Where the table is nearly full, others
     /// give way (`pressure`).
     pub fn sweep(&self, now_s: u32, is_in_reach: impl Fn(u32) -> bool) -> Result<Swept, BpfError> {
-        let began = thread_time();
         let turn = self.sweeps.fetch_add(1, Ordering::Relaxed) % AUDIT_TURNS;
-        let mut pass = Pass::new(&self.sweep, now_s, turn, is_in_reach);
+        let one = self.sweep_of(&self.v4, now_s, turn, &is_in_reach)?;
+        let other = self.sweep_of(&self.v6, now_s, turn, &is_in_reach)?;
+        Ok(Swept {
+            entries: one.entries + other.entries,
+            expired: one.expired + other.expired,
+            killed: one.killed + other.killed,
+            given_up: one.given_up + other.given_up,
+            spilled: one.spilled + other.spilled,
+            slowest_call: one.slowest_call.max(other.slowest_call),
+            cost: one.cost + other.cost,
+        })
+    }
+
+    fn sweep_of<A: Bytes + aya::Pod>(
+        &self,
+        store: &Store<A>,
+        now_s: u32,
+        turn: u32,
+        is_in_reach: impl Fn(u32) -> bool,
+    ) -> Result<Swept, BpfError> {
+        let [table, overflow] = store.names;
+        let began = thread_time();
+        let mut pass = Pass::<A, _>::new(&self.sweep, now_s, turn, is_in_reach);
         let mut census = Census::default();
-        pass.over(&self.map, "FLOWS4", |key, flow| census.count(key, flow, now_s))?;
+        pass.over(&store.table, table, |key, flow| census.count(key, flow, now_s))?;
         let expired_here = pass.expired()?;
         let mut spilled = 0;
         let mut slowest_tidy = Duration::ZERO;
-        if let Some(last_s) = self.overflowed_s(None)? {
-            (_, slowest_tidy) = self.tidy(now_s)?;
-            pass.over(&self.overflow, "OVERFLOW4", |_, _| spilled += 1)?;
+        if let Some(last_s) = self.overflowed_s(store.overflowed_at, None)? {
+            slowest_tidy = store.tidy(&self.sweep, now_s)?;
+            pass.over(&store.overflow, overflow, |_, _| spilled += 1)?;
             // Nothing came while the walk was under way, nor shortly before it.
-            let is_settled = self.overflowed_s(None)? == Some(last_s);
+            let is_settled = self.overflowed_s(store.overflowed_at, None)? == Some(last_s);
             if spilled == 0 && is_settled && now_s.saturating_sub(last_s) > OVERFLOW_SETTLES_S {
-                self.overflowed_s(Some(0))?;
-                log::info!("the flow table has room for every flow again");
+                self.overflowed_s(store.overflowed_at, Some(0))?;
+                log::info!("{table} has room for every flow again");
             }
         }
         let mut swept = pass.end()?;
@@ -238,72 +350,42 @@ impl FlowTable {
         let found = census.entries;
         // Some went with their other entry before the walk came by: rather too few than too many, so that none gives way for nothing.
         census.entries = census.entries.saturating_sub(expired_here);
-        if let Some(limits) = census.limits(self.sizes.table as usize) {
+        if let Some(limits) = census.limits(store.sizes.table as usize) {
             let slowest = swept.slowest_call;
-            (swept.given_up, swept.slowest_call) = self.give_up(now_s, &limits)?;
+            (swept.given_up, swept.slowest_call) = store.give_up(&self.sweep, now_s, &limits)?;
             swept.slowest_call = swept.slowest_call.max(slowest);
             self.given_up.fetch_add(swept.given_up as u64, Ordering::Relaxed);
-            if !self.is_crowded.swap(true, Ordering::Relaxed) {
+            if !store.is_crowded.swap(true, Ordering::Relaxed) {
                 log::warn!(
-                    "{} of {} flow entries in use: flows that have ended or are unanswered give way, the longest silent first",
+                    "{} of {} flow entries in use ({table}): flows that have ended or are unanswered give way, the longest silent first",
                     census.entries,
-                    self.sizes.table
+                    store.sizes.table
                 );
             }
-        } else if self.is_crowded.swap(false, Ordering::Relaxed) {
-            log::info!("{} of {} flow entries in use: no flow gives way any more", census.entries, self.sizes.table);
+        } else if store.is_crowded.swap(false, Ordering::Relaxed) {
+            let size = store.sizes.table;
+            log::info!("{} of {size} flow entries in use ({table}): no flow gives way any more", census.entries);
         }
         (swept.entries, swept.spilled) = (found + spilled, spilled);
         swept.cost = thread_time().saturating_sub(began);
         Ok(swept)
     }
 
-    /// A second walk, for those whose silence is beyond their group's limit.
-    fn give_up(&self, now_s: u32, limits: &Limits) -> Result<(usize, Duration), BpfError> {
-        let mut orders = Orders::new(&self.sweep);
-        let mut walk = batch::Walk::<Key, Entry>::new(&self.map, CHUNK);
-        while let Some((keys, flows)) = walk.step().map_err(unread("FLOWS4"))? {
-            for (key, flow) in keys.iter().zip(flows) {
-                let limit = limits.of(key, flow).and_then(|limit_s| now_s.checked_sub(limit_s));
-                if let Some(before) = limit.filter(|before| flow.last_seen_s <= *before) {
-                    orders.give(key, order::GIVE_UP, before)?;
-                }
-            }
-        }
-        orders.send()?;
-        Ok((orders.acted, orders.slowest))
-    }
-
-    /// Flows that proved themselves came into the table by a copy: what they left behind goes, once no packet can still be at it. How many did.
-    fn tidy(&self, now_s: u32) -> Result<(usize, Duration), BpfError> {
-        let mut orders = Orders::new(&self.sweep);
-        let mut walk = batch::Walk::<Key, Entry>::new(&self.overflow, CHUNK);
-        while let Some((keys, flows)) = walk.step().map_err(unread("OVERFLOW4"))? {
-            for (key, flow) in keys.iter().zip(flows) {
-                if now_s.saturating_sub(flow.last_seen_s) >= COPY_SETTLES_S {
-                    orders.give(key, order::TIDY, 0)?;
-                }
-            }
-        }
-        orders.send()?;
-        Ok((orders.acted, orders.slowest))
-    }
-
-    /// When something last found the table full, if that is not over; with `new`, written first.
-    fn overflowed_s(&self, new: Option<u32>) -> Result<Option<u32>, BpfError> {
+    /// When something last found a family's table full, if that is not over; with `new`, written first.
+    fn overflowed_s(&self, at: u32, new: Option<u32>) -> Result<Option<u32>, BpfError> {
         let failed = |error: MapError| BpfError::Map { attempt: "use", map: "OVERFLOWED", reason: chain(&error) };
         let mut overflowed = self.overflowed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(new) = new {
-            overflowed.set(0, new, 0).map_err(failed)?;
+            overflowed.set(at, new, 0).map_err(failed)?;
         }
-        Ok(Some(overflowed.get(&0, 0).map_err(failed)?).filter(|last_s| *last_s != 0))
+        Ok(Some(overflowed.get(&at, 0).map_err(failed)?).filter(|last_s| *last_s != 0))
     }
 }
 
 /// One walk that asks the program about whatever may be over.
-struct Pass<'p, R> {
-    expire: Orders<'p>,
-    kill: Orders<'p>,
+struct Pass<'p, A, R> {
+    expire: Orders<'p, A>,
+    kill: Orders<'p, A>,
     is_in_reach: R,
     /// Backends that were in reach when this pass asked; one that goes meanwhile brings about another pass.
     known: HashSet<u32>,
@@ -312,14 +394,19 @@ struct Pass<'p, R> {
     slowest: Duration,
 }
 
-impl<'p, R: Fn(u32) -> bool> Pass<'p, R> {
+impl<'p, A: Bytes + aya::Pod, R: Fn(u32) -> bool> Pass<'p, A, R> {
     fn new(program: &'p SchedClassifier, now_s: u32, turn: u32, is_in_reach: R) -> Self {
         let (expire, kill) = (Orders::new(program), Orders::new(program));
         Pass { expire, kill, is_in_reach, known: HashSet::new(), now_s, turn, slowest: Duration::ZERO }
     }
 
-    fn over(&mut self, map: &MapData, name: &'static str, mut each: impl FnMut(&Key, &Entry)) -> Result<(), BpfError> {
-        let mut walk = batch::Walk::<Key, Entry>::new(map, CHUNK);
+    fn over(
+        &mut self,
+        map: &MapData,
+        name: &'static str,
+        mut each: impl FnMut(&FlowKey<A>, &Flow<A>),
+    ) -> Result<(), BpfError> {
+        let mut walk = batch::Walk::<FlowKey<A>, Flow<A>>::new(map, CHUNK);
         let mut last_known = 0;
         loop {
             let began = thread_time();
@@ -347,7 +434,7 @@ impl<'p, R: Fn(u32) -> bool> Pass<'p, R> {
     }
 
     /// The program is to look at this flow.
-    fn is_witness(&self, key: &Key, flow: &Entry) -> bool {
+    fn is_witness(&self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         let silent_s = self.now_s.saturating_sub(flow.last_seen_s);
         match least_silence_s(key, flow) {
             Some(least_s) => silent_s > least_s,
@@ -370,24 +457,26 @@ impl<'p, R: Fn(u32) -> bool> Pass<'p, R> {
     }
 }
 
-/// Orders on their way to the program.
-struct Orders<'p> {
+/// Orders on their way to the program, about flows of one family.
+struct Orders<'p, A> {
     program: &'p SchedClassifier,
     packet: Vec<u8>,
     acted: usize,
     slowest: Duration,
+    of: PhantomData<A>,
 }
 
-impl<'p> Orders<'p> {
+impl<'p, A: Bytes> Orders<'p, A> {
     fn new(program: &'p SchedClassifier) -> Self {
         let mut packet = Vec::with_capacity(order::FIRST_AT + order::MOST * order::RECORD);
-        packet.resize(order::FIRST_AT, 0);
-        Orders { program, packet, acted: 0, slowest: Duration::ZERO }
+        packet.resize(order::FIRST_AT - 2, 0);
+        packet.extend_from_slice(&A::ETHERTYPE.to_be_bytes());
+        Orders { program, packet, acted: 0, slowest: Duration::ZERO, of: PhantomData }
     }
 
-    fn give(&mut self, key: &Key, order: u8, second: u32) -> Result<(), BpfError> {
-        self.packet.extend_from_slice(&key.src);
-        self.packet.extend_from_slice(&key.dst);
+    fn give(&mut self, key: &FlowKey<A>, order: u8, second: u32) -> Result<(), BpfError> {
+        self.packet.extend_from_slice(&key.src.to_16());
+        self.packet.extend_from_slice(&key.dst.to_16());
         self.packet.extend_from_slice(&key.sport.to_ne_bytes());
         self.packet.extend_from_slice(&key.dport.to_ne_bytes());
         self.packet.extend_from_slice(&[key.protocol, 0, 0, 0, order, 0, 0, 0]);

@@ -133,7 +133,8 @@ where
     fn flow(&self, key: FlowKey<F::Addr>) -> Option<Flow<F::Addr>> {
         let [_, _, _, flows, overflow, _] = Self::names();
         self.get(flows, key).or_else(|| {
-            let is_in_use = self.get("OVERFLOWED", 0u32).is_some_and(|since_s: u32| since_s != 0);
+            let is_in_use =
+                self.get("OVERFLOWED", u32::from(F::ADDR_LEN != 4)).is_some_and(|since_s: u32| since_s != 0);
             if is_in_use { self.get(overflow, key) } else { None }
         })
     }

@@ -95,8 +95,10 @@ impl Dataplane {
             loader.map_pin_path(spec.name, path);
         }
         loader.map_max_entries("RINGS", size::ring_slots(size::memory_bytes()));
-        let sizes = flows.pinned_or(&dir.join("maps"))?;
-        loader.map_max_entries("FLOWS4", sizes.table).map_max_entries("OVERFLOW4", sizes.overflow);
+        for (names, wanted) in [(flows::TABLES4, flows), (flows::TABLES6, flows.beside())] {
+            let sizes = wanted.pinned_or(&dir.join("maps"), names)?;
+            loader.map_max_entries(names[0], sizes.table).map_max_entries(names[1], sizes.overflow);
+        }
         let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
         let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new(), xdp: xdp::XdpState::default() };
         dataplane.load_programs()?;

@@ -42,12 +42,12 @@ pub struct Limits([Option<u32>; GROUPS]);
 
 impl Limits {
     /// Seconds from which on a flow like this entry gives way.
-    pub fn of(&self, key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>) -> Option<u32> {
+    pub fn of<A>(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Option<u32> {
         self.0[group(key, flow)]
     }
 }
 
-fn group(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>) -> usize {
+fn group<A>(key: &FlowKey<A>, flow: &Flow<A>) -> usize {
     match State::of_entry(key, flow) {
         State::Closing | State::Dead => 0,
         State::Opening => 1,
@@ -57,7 +57,7 @@ fn group(key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>) -> usize {
 }
 
 impl Census {
-    pub fn count(&mut self, key: &FlowKey<[u8; 4]>, flow: &Flow<[u8; 4]>, now_s: u32) {
+    pub fn count<A>(&mut self, key: &FlowKey<A>, flow: &Flow<A>, now_s: u32) {
         self.entries += 1;
         self.ages[group(key, flow)][step_of(now_s.saturating_sub(flow.last_seen_s))] += 1;
     }

@@ -24,12 +24,12 @@ const OVERFLOW_SHARE: u32 = 16;
 /// … and not more than this.
 const MAX_OVERFLOW: u32 = 1 << 18;
 
-/// Entries of the two flow tables.
+/// Entries of a family's flow table and of what is beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowSizes {
-    /// `FLOWS4`, two a flow.
+    /// `FLOWS4` or `FLOWS6`, two a flow.
     pub table: u32,
-    /// `OVERFLOW4`.
+    /// `OVERFLOW4` or `OVERFLOW6`.
     pub overflow: u32,
 }
 
@@ -53,8 +53,14 @@ impl FlowSizes {
         }
     }
 
+    /// For IPv6 beside these for IPv4: as large a table, whose entries take memory only when they come, and the least overflow, which takes
+    /// it always (docs/decisions/0025).
+    pub fn beside(self) -> FlowSizes {
+        FlowSizes { table: self.table, overflow: self.overflow.min(MIN_OVERFLOW as u32) }
+    }
+
     /// As pinned in this directory, where they are.
-    pub(super) fn pinned_or(self, maps: &Path) -> Result<FlowSizes, BpfError> {
+    pub(super) fn pinned_or(self, maps: &Path, names: [&str; 2]) -> Result<FlowSizes, BpfError> {
         let pinned = |name: &str| -> Result<Option<u32>, BpfError> {
             let path = maps.join(name);
             if !path.exists() {
@@ -64,12 +70,13 @@ impl FlowSizes {
             Ok(Some(info.max_entries()))
         };
         let found = FlowSizes {
-            table: pinned("FLOWS4")?.unwrap_or(self.table),
-            overflow: pinned("OVERFLOW4")?.unwrap_or(self.overflow),
+            table: pinned(names[0])?.unwrap_or(self.table),
+            overflow: pinned(names[1])?.unwrap_or(self.overflow),
         };
         if found.table != self.table {
             log::info!(
-                "the flow table keeps the {} entries it was made with, and its flows; {} count after a restart of the machine or 'mesh purge'",
+                "{} keeps the {} entries it was made with, and its flows; {} count after a restart of the machine or 'mesh purge'",
+                names[0],
                 found.table,
                 self.table
             );
@@ -114,6 +121,13 @@ mod tests {
         assert_eq!(FlowSizes::of_memory(0), FlowSizes { table: 65_536, overflow: 65_536 });
         assert_eq!(FlowSizes::of_memory(1 << 30), FlowSizes { table: 131_072, overflow: 65_536 });
         assert_eq!(FlowSizes::of_memory(1 << 42), FlowSizes { table: 8_388_608, overflow: 262_144 });
+    }
+
+    #[test]
+    fn ipv6_has_as_large_a_table_and_the_least_overflow() {
+        let large = FlowSizes::of_memory(1 << 42);
+        assert_eq!(large.beside(), FlowSizes { table: 8_388_608, overflow: 65_536 });
+        assert_eq!(FlowSizes { table: 4_096, overflow: 1_024 }.beside(), FlowSizes { table: 4_096, overflow: 1_024 });
     }
 
     #[test]

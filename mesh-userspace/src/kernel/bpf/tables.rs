@@ -1,15 +1,55 @@
 //! Maps as [`Tables`]: read whole at start, then written one operation at a time.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aya::maps::{Array, Map, MapData, MapError};
-use mesh_common::schema::{Config, Frontend, FrontendKey, Peer, RingSlot};
+use mesh_common::family::Bytes;
+use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
 
 use super::{BpfError, Dataplane};
 use crate::plan::maps::{Entry, Key, MapOp, Tables};
 
-type Frontends = BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>;
+type Frontends = BTreeMap<FrontendKey<IpAddr>, Frontend<IpAddr>>;
+
+/// A family's addresses in its maps.
+trait Family: Bytes + aya::Pod + Into<IpAddr> {
+    const ADDRESSES: &'static str;
+    const ENDPOINTS: &'static str;
+    const FRONTENDS: &'static str;
+}
+
+impl Family for [u8; 4] {
+    const ADDRESSES: &'static str = "ADDRESSES4";
+    const ENDPOINTS: &'static str = "ENDPOINTS4";
+    const FRONTENDS: &'static str = "FRONTENDS4";
+}
+
+impl Family for [u8; 16] {
+    const ADDRESSES: &'static str = "ADDRESSES6";
+    const ENDPOINTS: &'static str = "ENDPOINTS6";
+    const FRONTENDS: &'static str = "FRONTENDS6";
+}
+
+/// An address as its map has it; none where plan mixed families up, which it must not.
+fn narrow<A: Family>(addr: IpAddr) -> A {
+    let bytes = match addr {
+        IpAddr::V4(addr) => addr.octets().to_16(),
+        IpAddr::V6(addr) => addr.octets(),
+    };
+    A::of_16(bytes).unwrap_or_default()
+}
+
+/// The address in an operation's key.
+fn family_of(op: &MapOp) -> Option<IpAddr> {
+    match op {
+        MapOp::Put(Entry::Address(addr, _) | Entry::Endpoint(addr, _))
+        | MapOp::Delete(Key::Address(addr) | Key::Endpoint(addr)) => Some(*addr),
+        MapOp::Put(Entry::Frontend(key, _)) | MapOp::Delete(Key::Frontend(key)) => Some(key.addr),
+        _ => None,
+    }
+}
 
 /// No flags: insert or replace.
 const ANY: u64 = 0;
@@ -32,20 +72,27 @@ pub fn map_error(attempt: &'static str, map: &'static str) -> impl Fn(MapError) 
 impl Dataplane {
     /// What the maps hold now.
     pub fn tables(&self) -> Result<Tables, BpfError> {
-        let config = self.config()?;
-        let frontends: Frontends = self.dump("FRONTENDS4")?;
-        let lists = self.lists(&frontends)?;
+        let mut tables = Tables { config: self.config()?, ..Tables::default() };
+        self.dump_family::<[u8; 4]>(&mut tables)?;
+        self.dump_family::<[u8; 16]>(&mut tables)?;
         Ok(Tables {
-            config,
-            addresses: self.dump("ADDRESSES4")?,
-            endpoints: self.dump("ENDPOINTS4")?,
-            frontends,
+            rings: self.lists(&tables.frontends)?,
             backends: self.dump("BACKENDS")?,
             peers: self.peers()?,
             uplinks: self.dump("UPLINKS")?,
-            rings: lists,
             turns: self.dump::<u32, u64>("TURNS")?.into_keys().collect(),
+            ..tables
         })
+    }
+
+    fn dump_family<A: Family>(&self, tables: &mut Tables) -> Result<(), BpfError> {
+        let addresses = self.dump::<A, Address>(A::ADDRESSES)?;
+        tables.addresses.extend(addresses.into_iter().map(|(addr, value)| (addr.into(), value)));
+        let endpoints = self.dump::<A, Endpoint<A>>(A::ENDPOINTS)?;
+        tables.endpoints.extend(endpoints.into_iter().map(|(addr, value)| (addr.into(), value.with(A::into))));
+        let frontends = self.dump::<FrontendKey<A>, Frontend<A>>(A::FRONTENDS)?;
+        tables.frontends.extend(frontends.into_iter().map(|(key, value)| (key.with(A::into), value.with(A::into))));
+        Ok(())
     }
 
     /// Slots of the array that all lists and rings are in.
@@ -118,9 +165,6 @@ impl Dataplane {
     pub fn apply(&mut self, op: &MapOp) -> Result<(), BpfError> {
         match op {
             MapOp::Config(config) => self.write_config(config.as_ref()),
-            MapOp::Put(Entry::Address(key, value)) => self.put("ADDRESSES4", key, value, ANY),
-            MapOp::Put(Entry::Endpoint(key, value)) => self.put("ENDPOINTS4", key, value, ANY),
-            MapOp::Put(Entry::Frontend(key, value)) => self.put("FRONTENDS4", key, value, ANY),
             MapOp::Put(Entry::Backend(key, value)) => self.put("BACKENDS", key, value, ANY),
             MapOp::Put(Entry::Peer(key, value)) => self.write_peer(*key, *value),
             MapOp::Put(Entry::Uplink(key, value)) => self.put("UPLINKS", key, value, ANY),
@@ -130,33 +174,41 @@ impl Dataplane {
                 result => result,
             },
             MapOp::Put(Entry::Ring(at, slots)) => self.write_ring(*at, slots),
-            MapOp::Delete(Key::Address(key)) => self.delete::<[u8; 4], mesh_common::schema::Address>("ADDRESSES4", key),
-            MapOp::Delete(Key::Endpoint(key)) => {
-                self.delete::<[u8; 4], mesh_common::schema::Endpoint<[u8; 4]>>("ENDPOINTS4", key)
-            }
-            MapOp::Delete(Key::Frontend(key)) => self.delete::<_, Frontend<[u8; 4]>>("FRONTENDS4", key),
-            MapOp::Delete(Key::Backend(key)) => self.delete::<u32, mesh_common::schema::Backend>("BACKENDS", key),
+            MapOp::Delete(Key::Backend(key)) => self.delete::<u32, Backend>("BACKENDS", key),
             MapOp::Delete(Key::Peer(key)) => self.write_peer(*key, Peer::NONE),
-            MapOp::Delete(Key::Uplink(key)) => self.delete::<u32, mesh_common::schema::Uplink>("UPLINKS", key),
+            MapOp::Delete(Key::Uplink(key)) => self.delete::<u32, Uplink>("UPLINKS", key),
             MapOp::Delete(Key::Turn(key)) => self.delete::<u32, u64>("TURNS", key),
+            MapOp::Put(Entry::Address(..) | Entry::Endpoint(..) | Entry::Frontend(..))
+            | MapOp::Delete(Key::Address(_) | Key::Endpoint(_) | Key::Frontend(_)) => match family_of(op) {
+                Some(IpAddr::V6(_)) => self.apply_of::<[u8; 16]>(op),
+                _ => self.apply_of::<[u8; 4]>(op),
+            },
+        }
+    }
+
+    /// An operation on an entry of this family.
+    fn apply_of<A: Family>(&mut self, op: &MapOp) -> Result<(), BpfError> {
+        match op {
+            MapOp::Put(Entry::Address(key, value)) => self.put(A::ADDRESSES, &narrow::<A>(*key), value, ANY),
+            MapOp::Put(Entry::Endpoint(key, value)) => {
+                self.put(A::ENDPOINTS, &narrow::<A>(*key), &value.with(narrow::<A>), ANY)
+            }
+            MapOp::Put(Entry::Frontend(key, value)) => {
+                self.put(A::FRONTENDS, &key.with(narrow::<A>), &value.with(narrow::<A>), ANY)
+            }
+            MapOp::Delete(Key::Address(key)) => self.delete::<A, Address>(A::ADDRESSES, &narrow(*key)),
+            MapOp::Delete(Key::Endpoint(key)) => self.delete::<A, Endpoint<A>>(A::ENDPOINTS, &narrow(*key)),
+            MapOp::Delete(Key::Frontend(key)) => {
+                self.delete::<FrontendKey<A>, Frontend<A>>(A::FRONTENDS, &key.with(narrow))
+            }
+            _ => Ok(()),
         }
     }
 
     fn write_config(&mut self, config: Option<&Config>) -> Result<(), BpfError> {
-        let nothing = Config {
-            netns_cookie: 0,
-            node: 0,
-            mesh0: 0,
-            tunnel_addr4: [0; 4],
-            mesh0_mac: [0; 6],
-            data_port: 0,
-            flood_threshold: 0,
-            mss4: 0,
-            pad: [0; 6],
-        };
         let map = self.ebpf.map_mut("CONFIG").ok_or_else(|| missing("CONFIG"))?;
         let mut map = Array::<&mut MapData, Config>::try_from(map).map_err(map_error("open", "CONFIG"))?;
-        map.set(0, config.unwrap_or(&nothing), ANY).map_err(map_error("write", "CONFIG"))
+        map.set(0, config.unwrap_or(&Config::NONE), ANY).map_err(map_error("write", "CONFIG"))
     }
 
     fn write_ring(&mut self, at: u32, slots: &[RingSlot]) -> Result<(), BpfError> {

@@ -4,7 +4,7 @@
 //! the endpoint and backend maps from its assignment to its end, so that the flows it has go on.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_common::family::{Family, V4};
 use mesh_common::schema::{
@@ -13,7 +13,7 @@ use mesh_common::schema::{
 };
 use mesh_common::wire::mac;
 
-use super::{Facts, Image};
+use super::{Facts, Image, published_key, vip_key};
 use crate::model::{
     Algorithm, Attachment, Cluster, EndpointMode, Id, Network, Observed, Protocol, PublishMode, Service, Task,
     TaskState,
@@ -70,7 +70,9 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         data_port: settings.data_path_port,
         flood_threshold: facts.flood_threshold,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
-        pad: [0; 6],
+        mss6: facts.task_mtu.saturating_sub(60) as u16,
+        pad: [0; 4],
+        tunnel_addr6: [0; 16],
     })
 }
 
@@ -82,7 +84,7 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
         let tunnel = address_flag::TUNNEL | if is_protected { address_flag::BY_MESH0 } else { 0 };
         for (addr, flags) in [(node.advertise_addr, 0), (node.data_path_addr, tunnel)] {
             if let IpAddr::V4(addr) = addr {
-                let entry = image.addresses.entry(addr.octets());
+                let entry = image.addresses.entry(addr.into());
                 let address = entry.or_insert(Address { node: node.number, ifindex: 0, flags: 0, pad: [0; 3] });
                 address.flags |= flags;
             }
@@ -105,13 +107,13 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
     let this = cluster.nodes.get(&facts.this_node).map_or(0, |node| node.number);
     for (addr, ifindex) in facts.addresses.iter().filter(|(addr, _)| !addr.is_loopback()) {
         let address = Address { node: this, ifindex: *ifindex, flags: address_flag::OWN, pad: [0; 3] };
-        image.addresses.insert(addr.octets(), address);
+        image.addresses.insert((*addr).into(), address);
     }
 }
 
 fn gateways(cluster: &Cluster, image: &mut Image) {
     for network in cluster.networks.values() {
-        let gateway = network.gateway.octets();
+        let gateway = network.gateway.into();
         let entry = Endpoint {
             vni: network.vni,
             number: 0,
@@ -170,21 +172,22 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
             number: *number,
             node: node.number,
             ifindex,
-            gateway: network.gateway.octets(),
+            gateway: network.gateway.into(),
             mac: task_mac,
             kind: endpoint::TASK,
             flags: if is_internal { endpoint_flag::INTERNAL } else { 0 },
             prefix_len: network.subnet.prefix_len(),
             pad: [0; 3],
         };
-        image.overlaps |= image.endpoints.insert(addr.octets(), entry).is_some();
+        image.overlaps |= image.endpoints.insert((*addr).into(), entry).is_some();
         let service = cluster.services.get(&task.service_id);
         let pool = service
             .and_then(|service| service.vips.iter().find(|vip| vip.network_id == *network_id))
             .map(|vip| vip.pool);
         let is_ready = is_ready(task, observed);
         let backend = Backend {
-            addr: V4::to_16(addr.octets().into()),
+            addr6: [0; 16],
+            addr4: addr.octets(),
             vni: network.vni,
             pool: pool.unwrap_or(0),
             node: node.number,
@@ -216,8 +219,8 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         pool.backends.sort_unstable();
         pool.maglev = service.spec.lb == Algorithm::Maglev || service.spec.affinity.is_some();
         if has_vip {
-            let key = FrontendKey::vip(vip.addr.octets());
-            put_frontend(image, key, frontend(service, vip.pool, network.vni, vip.addr.octets(), 0));
+            let addr = vip.addr.into();
+            put_frontend(image, vip_key(addr), frontend(service, vip.pool, network.vni, addr, 0));
         }
     }
     let Some(first) = service.vips.first() else { return };
@@ -228,8 +231,9 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
             Protocol::Udp => mesh_common::parse::protocol::UDP,
             Protocol::Sctp => mesh_common::parse::protocol::SCTP,
         };
-        let vip = if has_vip { first.addr.octets() } else { [0; 4] };
-        let key = FrontendKey::published(port.published, protocol);
+        let unspecified = Ipv4Addr::UNSPECIFIED;
+        let vip = if has_vip { first.addr } else { unspecified }.into();
+        let key = published_key(unspecified.into(), port.published, protocol);
         let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
         if facts.ports_not_taken.contains(&(protocol, port.published)) {
             entry.flags |= frontend_flag::NOT_TAKEN;
@@ -238,11 +242,11 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
     }
 }
 
-fn put_frontend(image: &mut Image, key: FrontendKey<[u8; 4]>, entry: Frontend<[u8; 4]>) {
+fn put_frontend(image: &mut Image, key: FrontendKey<IpAddr>, entry: Frontend<IpAddr>) {
     image.overlaps |= image.frontends.insert(key, entry).is_some();
 }
 
-fn frontend(service: &Service, pool: u32, vni: u32, vip: [u8; 4], target_port: u16) -> Frontend<[u8; 4]> {
+fn frontend(service: &Service, pool: u32, vni: u32, vip: IpAddr, target_port: u16) -> Frontend<IpAddr> {
     Frontend {
         pool,
         vni,

@@ -1,6 +1,7 @@
 //! Programmed tables, wanted tables → writes in an order that is safe one at a time.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
@@ -10,9 +11,9 @@ use super::Tables;
 /// One entry to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    Address([u8; 4], Address),
-    Endpoint([u8; 4], Endpoint<[u8; 4]>),
-    Frontend(FrontendKey<[u8; 4]>, Frontend<[u8; 4]>),
+    Address(IpAddr, Address),
+    Endpoint(IpAddr, Endpoint<IpAddr>),
+    Frontend(FrontendKey<IpAddr>, Frontend<IpAddr>),
     Backend(u32, Backend),
     Peer(u32, Peer),
     Uplink(u32, Uplink),
@@ -25,9 +26,9 @@ pub enum Entry {
 /// One entry to delete. Rings are not deleted: nobody refers to them any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
-    Address([u8; 4]),
-    Endpoint([u8; 4]),
-    Frontend(FrontendKey<[u8; 4]>),
+    Address(IpAddr),
+    Endpoint(IpAddr),
+    Frontend(FrontendKey<IpAddr>),
     Backend(u32),
     Peer(u32),
     Uplink(u32),

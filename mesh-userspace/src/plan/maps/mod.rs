@@ -18,7 +18,7 @@ mod tests;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
@@ -76,10 +76,10 @@ pub struct NextHop {
 pub struct Image {
     /// None on a node that is in no cluster.
     pub config: Option<Config>,
-    pub addresses: BTreeMap<[u8; 4], Address>,
-    pub endpoints: BTreeMap<[u8; 4], Endpoint<[u8; 4]>>,
+    pub addresses: BTreeMap<IpAddr, Address>,
+    pub endpoints: BTreeMap<IpAddr, Endpoint<IpAddr>>,
     /// With zero offsets and lengths: [`place`] fills them in.
-    pub frontends: BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>,
+    pub frontends: BTreeMap<FrontendKey<IpAddr>, Frontend<IpAddr>>,
     pub backends: BTreeMap<u32, Backend>,
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
@@ -98,13 +98,14 @@ pub struct Pool {
     pub maglev: bool,
 }
 
-/// What the maps hold: entry by entry what `bpftool map dump` shows.
+/// What the maps hold: entry by entry what `bpftool map dump` shows. An entry whose key has an address is in the map of that address's family, and
+/// all its other addresses are of the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     pub config: Option<Config>,
-    pub addresses: BTreeMap<[u8; 4], Address>,
-    pub endpoints: BTreeMap<[u8; 4], Endpoint<[u8; 4]>>,
-    pub frontends: BTreeMap<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>,
+    pub addresses: BTreeMap<IpAddr, Address>,
+    pub endpoints: BTreeMap<IpAddr, Endpoint<IpAddr>>,
+    pub frontends: BTreeMap<FrontendKey<IpAddr>, Frontend<IpAddr>>,
     pub backends: BTreeMap<u32, Backend>,
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
@@ -112,4 +113,14 @@ pub struct Tables {
     pub rings: BTreeMap<u32, Arc<Vec<RingSlot>>>,
     /// Pools that have a turn counter; its value is the programs'.
     pub turns: BTreeSet<u32>,
+}
+
+/// The key of the service behind a virtual address.
+pub fn vip_key(addr: IpAddr) -> FrontendKey<IpAddr> {
+    FrontendKey { addr, port: 0, protocol: 0, pad: 0 }
+}
+
+/// The key of the service behind a published port of any node, called by addresses of the family of `unspecified`.
+pub fn published_key(unspecified: IpAddr, port: u16, protocol: u8) -> FrontendKey<IpAddr> {
+    FrontendKey { addr: unspecified, port, protocol, pad: 0 }
 }

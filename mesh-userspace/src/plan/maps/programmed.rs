@@ -7,6 +7,7 @@
 //! was said to be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -143,7 +144,7 @@ impl Programmed {
     /// Something new has the key of what another service has.
     fn is_taken(&self, old: &Image, new: &Image) -> bool {
         let tables = &self.tables;
-        let is_taken = |key: &[u8; 4]| !old.endpoints.contains_key(key) && tables.endpoints.contains_key(key);
+        let is_taken = |key: &IpAddr| !old.endpoints.contains_key(key) && tables.endpoints.contains_key(key);
         new.endpoints.keys().any(is_taken)
             || new.backends.keys().any(|key| !old.backends.contains_key(key) && tables.backends.contains_key(key))
             || new.frontends.keys().any(|key| !old.frontends.contains_key(key) && tables.frontends.contains_key(key))

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::schema::{Frontend, FrontendKey, MIN_RING_SLOTS, RingSlot, algorithm};
+use mesh_common::schema::{Frontend, MIN_RING_SLOTS, RingSlot, algorithm};
 use proptest::prelude::*;
 
-use super::{Entry, Image, Key, MapOp, Placed, Pool, Tables, diff, place};
+use super::{Entry, Image, Key, MapOp, Placed, Pool, Tables, diff, place, vip_key};
 
 /// Of a backend that lives on one of three nodes.
 fn slot(backend: &u32) -> RingSlot {
@@ -20,7 +20,7 @@ fn image_of(lists: &BTreeMap<u32, Vec<u32>>) -> Image {
     let frontends = pools
         .keys()
         .map(|pool| {
-            let key = FrontendKey::vip(pool.to_be_bytes());
+            let key = vip_key(pool.to_be_bytes().into());
             let frontend = Frontend {
                 pool: *pool,
                 vni: 4097,
@@ -28,7 +28,7 @@ fn image_of(lists: &BTreeMap<u32, Vec<u32>>) -> Image {
                 turns_len: 0,
                 ring_at: 0,
                 ring_len: 0,
-                vip: pool.to_be_bytes(),
+                vip: pool.to_be_bytes().into(),
                 target_port: 0,
                 algorithm: if pool % 2 == 0 { algorithm::MAGLEV } else { algorithm::ROUND_ROBIN },
                 flags: 0,

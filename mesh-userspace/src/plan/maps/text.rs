@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter, Result};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mesh_common::schema::{
     Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink, address_flag, algorithm,
@@ -96,8 +96,8 @@ impl Display for MapOp {
 impl Display for Key {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Key::Address(addr) => write!(f, "address {}", Ipv4Addr::from(*addr)),
-            Key::Endpoint(addr) => write!(f, "endpoint {}", Ipv4Addr::from(*addr)),
+            Key::Address(addr) => write!(f, "address {addr}"),
+            Key::Endpoint(addr) => write!(f, "endpoint {addr}"),
             Key::Frontend(key) => write!(f, "frontend {}", frontend_key(key)),
             Key::Backend(number) => write!(f, "backend {number}"),
             Key::Peer(node) => write!(f, "peer {node}"),
@@ -123,19 +123,21 @@ impl Display for Entry {
 }
 
 fn config(config: &Config) -> String {
-    let Config { netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, pad: _ } =
-        config;
-    let (mac, tunnel) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4));
-    let mut line = format!(
-        "config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel}:{data_port} mss {mss4} netns {netns_cookie}"
-    );
+    #[rustfmt::skip]
+    let Config {
+        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, pad: _, tunnel_addr6,
+    } = config;
+    let (mac, over4, over6) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4), Ipv6Addr::from(*tunnel_addr6));
+    let tunnel = SocketAddr::new(if over6.is_unspecified() { over4.into() } else { over6.into() }, *data_port);
+    let mut line =
+        format!("config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel} mss {mss4} {mss6} netns {netns_cookie}");
     field(&mut line, "flood", *flood_threshold);
     line
 }
 
-fn address(addr: [u8; 4], value: &Address) -> String {
+fn address(addr: IpAddr, value: &Address) -> String {
     let Address { node, ifindex, flags, pad: _ } = *value;
-    let mut line = format!("address {} node {node}", Ipv4Addr::from(addr));
+    let mut line = format!("address {addr} node {node}");
     field(&mut line, "ifindex", ifindex);
     bits(
         &mut line,
@@ -145,9 +147,9 @@ fn address(addr: [u8; 4], value: &Address) -> String {
     line
 }
 
-fn endpoint_line(addr: [u8; 4], value: &Endpoint<[u8; 4]>) -> String {
+fn endpoint_line(addr: IpAddr, value: &Endpoint<IpAddr>) -> String {
     let Endpoint { vni, number, node, ifindex, gateway, mac: ref own_mac, kind, flags, prefix_len, pad: _ } = *value;
-    let mut line = format!("endpoint {}/{prefix_len}", Ipv4Addr::from(addr));
+    let mut line = format!("endpoint {addr}/{prefix_len}");
     match kind {
         endpoint::TASK => line.push_str(" task"),
         endpoint::GATEWAY => line.push_str(" gateway"),
@@ -159,15 +161,22 @@ fn endpoint_line(addr: [u8; 4], value: &Endpoint<[u8; 4]>) -> String {
     field(&mut line, "ifindex", ifindex);
     line.push_str(&format!(" mac {}", mac(own_mac)));
     if gateway != addr {
-        line.push_str(&format!(" via {}", Ipv4Addr::from(gateway)));
+        line.push_str(&format!(" via {gateway}"));
     }
     bits(&mut line, flags, &[(endpoint_flag::INTERNAL, "internal")]);
     line
 }
 
 fn backend(number: u32, value: &Backend) -> String {
-    let Backend { addr, vni, pool, node, ifindex, mac: ref own_mac, state, pad: _ } = *value;
-    let mut line = format!("backend {number} {}", address_of_16(addr));
+    let Backend { addr6, addr4, vni, pool, node, ifindex, mac: ref own_mac, state, pad: _ } = *value;
+    let (addr6, addr4) = (Ipv6Addr::from(addr6), Ipv4Addr::from(addr4));
+    let mut line = format!("backend {number}");
+    if !addr4.is_unspecified() {
+        line.push_str(&format!(" {addr4}"));
+    }
+    if !addr6.is_unspecified() {
+        line.push_str(&format!(" {addr6}"));
+    }
     match state {
         backend_state::READY => line.push_str(" ready"),
         backend_state::DRAINING => line.push_str(" draining"),
@@ -192,16 +201,21 @@ fn peer(node: u32, value: &Peer) -> String {
 }
 
 fn uplink(ifindex: u32, value: &Uplink) -> String {
-    let Uplink { addr4, mac: own_mac, pad: _ } = value;
-    format!("uplink {ifindex} addr {} mac {}", Ipv4Addr::from(*addr4), mac(own_mac))
+    let Uplink { addr4, mac: own_mac, pad: _, addr6 } = value;
+    let mut line = format!("uplink {ifindex} addr {}", Ipv4Addr::from(*addr4));
+    if *addr6 != [0; 16] {
+        line.push_str(&format!(" {}", Ipv6Addr::from(*addr6)));
+    }
+    line.push_str(&format!(" mac {}", mac(own_mac)));
+    line
 }
 
-/// A VIP stands for all its ports; a published port for all addresses of the node.
-fn frontend_key(key: &FrontendKey<[u8; 4]>) -> String {
-    let addr = if key.addr == [0; 4] { "*".to_string() } else { Ipv4Addr::from(key.addr).to_string() };
-    match key.protocol {
-        0 if key.port == 0 => addr,
-        number => format!("{addr}:{}/{}", key.port, protocol(number)),
+/// A VIP stands for all its ports; a published port for all addresses of the node, of one family.
+fn frontend_key(key: &FrontendKey<IpAddr>) -> String {
+    match (key.addr, key.protocol) {
+        (addr, 0) if key.port == 0 => addr.to_string(),
+        (IpAddr::V4(_), number) => format!("*:{}/{}", key.port, protocol(number)),
+        (IpAddr::V6(_), number) => format!("[*]:{}/{}", key.port, protocol(number)),
     }
 }
 
@@ -215,7 +229,7 @@ fn protocol(number: u8) -> String {
     }
 }
 
-fn frontend(key: &FrontendKey<[u8; 4]>, value: &Frontend<[u8; 4]>) -> String {
+fn frontend(key: &FrontendKey<IpAddr>, value: &Frontend<IpAddr>) -> String {
     let Frontend {
         pool,
         vni,
@@ -232,8 +246,8 @@ fn frontend(key: &FrontendKey<[u8; 4]>, value: &Frontend<[u8; 4]>) -> String {
     } = *value;
     let mut line = format!("frontend {}", frontend_key(key));
     field(&mut line, "to", target_port.into());
-    if vip != [0; 4] && vip != key.addr {
-        line.push_str(&format!(" vip {}", Ipv4Addr::from(vip)));
+    if !vip.is_unspecified() && vip != key.addr {
+        line.push_str(&format!(" vip {vip}"));
     }
     field(&mut line, "pool", pool);
     field(&mut line, "vni", vni);
@@ -303,11 +317,12 @@ fn address_of_16(bytes: [u8; 16]) -> IpAddr {
 mod tests {
     use mesh_common::family::{Family, V4};
 
+    use super::super::{published_key, vip_key};
     use super::*;
 
     #[test]
     fn a_frontend_names_what_it_matches_and_where_its_lists_are() {
-        let key = FrontendKey::published(8000, 6);
+        let key = published_key(Ipv4Addr::UNSPECIFIED.into(), 8000, 6);
         let value = Frontend {
             pool: 1,
             vni: 4097,
@@ -315,7 +330,7 @@ mod tests {
             turns_len: 2,
             ring_at: 2,
             ring_len: 251,
-            vip: [10, 0, 16, 2],
+            vip: [10, 0, 16, 2].into(),
             target_port: 80,
             algorithm: algorithm::MAGLEV,
             flags: frontend_flag::NOT_TAKEN | 0x80,
@@ -327,8 +342,10 @@ mod tests {
             "put frontend *:8000/tcp to 80 vip 10.0.16.2 pool 1 vni 4097 maglev turns 0+2 ring 2+251 affinity_s 60 \
              generation 3 not-taken flags-0x80"
         );
-        let vip = FrontendKey::vip([10, 0, 16, 2]);
+        let vip = vip_key([10, 0, 16, 2].into());
         assert_eq!(MapOp::Delete(Key::Frontend(vip)).to_string(), "delete frontend 10.0.16.2");
+        let published = published_key(Ipv6Addr::UNSPECIFIED.into(), 53, 17);
+        assert_eq!(MapOp::Delete(Key::Frontend(published)).to_string(), "delete frontend [*]:53/udp");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
+use mesh_common::flow::order;
 use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 use mesh_userspace::kernel::bpf::clock;
@@ -38,6 +39,7 @@ pub use devices::{Devices, HERE, ROUTER_MAC, index};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
 pub use way::{UPLINK_MAC, Way};
+use world::mapped;
 pub use world::{PEER_2, PEER_3, Service, Task, ip, next_hop_mac};
 
 /// Counters of drops, zeros left out.
@@ -86,6 +88,8 @@ impl Rig {
             .override_global("CLOCK", &clock, true)
             .map_max_entries("FLOWS4", flow_entries)
             .map_max_entries("OVERFLOW4", (flow_entries / 4).max(1_024))
+            .map_max_entries("FLOWS6", flow_entries)
+            .map_max_entries("OVERFLOW6", (flow_entries / 4).max(1_024))
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
         let mut rig = Rig {
@@ -198,22 +202,24 @@ impl Rig {
 
     /// Asks the program `sweep` to look at a flow; how many entries it removed or marked.
     pub fn sweep(&mut self, key: &FlowKey<[u8; 4]>, order: u8, second: u32) -> i32 {
-        let mut packet = [0u8; 38];
-        packet[14..18].copy_from_slice(&key.src);
-        packet[18..22].copy_from_slice(&key.dst);
-        packet[22..24].copy_from_slice(&key.sport.to_ne_bytes());
-        packet[24..26].copy_from_slice(&key.dport.to_ne_bytes());
-        packet[26] = key.protocol;
-        packet[30] = order;
-        packet[34..38].copy_from_slice(&second.to_ne_bytes());
-        self.sweep_all(&packet)
+        self.sweep_all(&[(*key, order, second)])
     }
 
-    /// The same with any orders (`flow::order`).
-    pub fn sweep_all(&mut self, packet: &[u8]) -> i32 {
+    /// The same with many orders (`flow::order`) in one run.
+    pub fn sweep_all(&mut self, orders: &[(FlowKey<[u8; 4]>, u8, u32)]) -> i32 {
+        let mut packet = vec![0; order::FIRST_AT - 2];
+        packet.extend_from_slice(&0x0800u16.to_be_bytes());
+        for (key, order, second) in orders {
+            packet.extend_from_slice(&mapped(key.src));
+            packet.extend_from_slice(&mapped(key.dst));
+            packet.extend_from_slice(&key.sport.to_ne_bytes());
+            packet.extend_from_slice(&key.dport.to_ne_bytes());
+            packet.extend_from_slice(&[key.protocol, 0, 0, 0, *order, 0, 0, 0]);
+            packet.extend_from_slice(&second.to_ne_bytes());
+        }
         self.load("sweep");
         let program = self.program("sweep").fd().expect("it is loaded");
-        kernel::test_run(program.as_fd(), packet, RunOptions::default()).expect("sweep runs").code
+        kernel::test_run(program.as_fd(), &packet, RunOptions::default()).expect("sweep runs").code
     }
 
     /// Loads a program, once; only what a test needs is verified.

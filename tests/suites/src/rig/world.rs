@@ -79,7 +79,7 @@ impl Rig {
     pub(super) fn furnish(&mut self) {
         self.configure(|_| {});
         let uplink = self.devices().uplink;
-        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2] });
+        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2], addr6: [0; 16] });
         self.put("ADDRESSES4", HERE, Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
         for (node, addr) in [(2u32, PEER_2), (3, PEER_3)] {
             self.set("PEERS", node, self.way.peer(mapped(addr), 0, uplink));
@@ -134,9 +134,8 @@ impl Rig {
             tunnel_addr4: HERE,
             mesh0_mac: mac::of(mac::KIND_MESH0, 1),
             data_port: 4_789,
-            flood_threshold: 0,
             mss4: 1_410,
-            pad: [0; 6],
+            ..Config::NONE
         };
         change(&mut config);
         self.set("CONFIG", 0, config);
@@ -265,7 +264,8 @@ impl Rig {
 
 fn backend(task: &Task, pool: u32) -> Backend {
     Backend {
-        addr: mapped(task.addr),
+        addr6: [0; 16],
+        addr4: task.addr,
         vni: task.vni,
         pool,
         node: task.node,

@@ -2,11 +2,12 @@
 //! then. `RINGS` is one array as in the kernel, so a list that lands on another one is seen.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use mesh_common::schema::{Frontend, RingSlot};
 use mesh_userspace::plan::maps::{Entry, MapOp, Tables};
 
-type FrontendOf = Frontend<[u8; 4]>;
+type FrontendOf = Frontend<IpAddr>;
 
 /// One node's maps.
 #[derive(Clone, Debug, Default)]

@@ -193,8 +193,12 @@ impl Node {
     }
 
     fn facts(&self) -> Facts {
-        let uplink =
-            schema::Uplink { addr4: self.addr.octets(), mac: [2, 0, 0, 0, 0, self.addr.octets()[3]], pad: [0; 2] };
+        let uplink = schema::Uplink {
+            addr4: self.addr.octets(),
+            mac: [2, 0, 0, 0, 0, self.addr.octets()[3]],
+            pad: [0; 2],
+            addr6: [0; 16],
+        };
         let not_taken = self.image.held_ports.difference(&self.programmed.held_ports);
         Facts {
             this_node: self.id.clone(),

@@ -67,7 +67,7 @@ impl World {
         let frontend: Frontend<[u8; 4]> = ring.frontend;
         rig.put("FRONTENDS4", FrontendKey::vip(VIP_RING), frontend);
         rig.publish(&ring, protocol::TCP, PUBLISHED[2], 80);
-        rig.put("UPLINKS", LOOPBACK, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2] });
+        rig.put("UPLINKS", LOOPBACK, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2], addr6: [0; 16] });
         let (uplink, mesh0) = (rig.devices().uplink, rig.devices().mesh0);
         World { client, here, there, uplink, mesh0 }
     }

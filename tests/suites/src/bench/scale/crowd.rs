@@ -8,14 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use mesh_common::family::Bytes;
 use mesh_common::maglev;
-use mesh_common::schema::{
-    Backend, Config, Endpoint, FlowKey, Frontend, FrontendKey, RingSlot, algorithm, backend_state, endpoint,
-};
+use mesh_common::schema::{Backend, Config, Endpoint, FlowKey, Frontend, RingSlot, algorithm, backend_state, endpoint};
 use mesh_common::wire::mac;
 use mesh_packet::eth;
 use mesh_userspace::kernel::bpf::{FlowSizes, FlowTable};
-use mesh_userspace::plan::maps::{Entry, MapOp};
+use mesh_userspace::plan::maps::{Entry, MapOp, vip_key};
 
 use super::stage::Stage;
 use crate::rig::kernel::{RunOptions, test_run};
@@ -116,9 +115,9 @@ impl Crowd {
     /// Of the first `count` connections those without one of their two entries.
     pub fn lost(&self, table: &FlowTable, count: usize) -> Result<usize> {
         let mut found = vec![0u8; count];
-        table.walk(|keys, _, _| {
-            for key in keys {
-                if let Some((n, side)) = number(key)
+        table.walk(|seen, _| {
+            for seen in seen {
+                if let Some((n, side)) = number(&seen.key)
                     && let Some(found) = found.get_mut(n)
                 {
                     *found |= side;
@@ -140,8 +139,8 @@ fn ports(n: usize) -> [u16; 2] {
 }
 
 /// The connection that an entry belongs to, and a bit for its direction.
-fn number(key: &FlowKey<[u8; 4]>) -> Option<(usize, u8)> {
-    let (caller, service, side) = match (key.src, key.dst) {
+fn number(key: &FlowKey<[u8; 16]>) -> Option<(usize, u8)> {
+    let (caller, service, side) = match (<[u8; 4]>::of_16(key.src)?, <[u8; 4]>::of_16(key.dst)?) {
         (CALLER, VIP) => (key.sport, key.dport, 1),
         (BACKEND, CALLER) => (key.dport, key.sport, 2),
         _ => return None,
@@ -160,24 +159,23 @@ fn world() -> Vec<MapOp> {
         mesh0_mac: mac::of(mac::KIND_MESH0, 1),
         data_port: 4_789,
         mss4: 1_410,
-        flood_threshold: 0,
-        pad: [0; 6],
+        ..Config::NONE
     };
     let task = |number| Endpoint {
         vni: VNI,
         number,
         node: 1,
         ifindex: LINK,
-        gateway: GATEWAY,
+        gateway: GATEWAY.into(),
         mac: mac::of(mac::KIND_TASK, number),
         kind: endpoint::TASK,
         flags: 0,
         prefix_len: 20,
         pad: [0; 3],
     };
-    let [a, b, c, d] = BACKEND;
     let backend = Backend {
-        addr: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+        addr6: [0; 16],
+        addr4: BACKEND,
         vni: VNI,
         pool: 1,
         node: 1,
@@ -194,7 +192,7 @@ fn world() -> Vec<MapOp> {
         turns_len: 1,
         ring_at: 2,
         ring_len: ring,
-        vip: VIP,
+        vip: VIP.into(),
         target_port: 0,
         algorithm: algorithm::ROUND_ROBIN,
         flags: 0,
@@ -202,12 +200,12 @@ fn world() -> Vec<MapOp> {
         generation: 1,
     };
     let put = [
-        Entry::Endpoint(CALLER, task(CALLER_NUMBER)),
-        Entry::Endpoint(BACKEND, task(BACKEND_NUMBER)),
+        Entry::Endpoint(CALLER.into(), task(CALLER_NUMBER)),
+        Entry::Endpoint(BACKEND.into(), task(BACKEND_NUMBER)),
         Entry::Backend(BACKEND_NUMBER, backend),
         Entry::Ring(1, Arc::new(vec![RingSlot { backend: BACKEND_NUMBER, node: 1 }; 1 + ring as usize])),
         Entry::Turn(1),
-        Entry::Frontend(FrontendKey::vip(VIP), frontend),
+        Entry::Frontend(vip_key(VIP.into()), frontend),
     ];
     put.into_iter().map(MapOp::Put).chain([MapOp::Config(Some(config))]).collect()
 }

@@ -6,7 +6,7 @@
 //! time, whose entries are not in the caches (they go to all in turn). Invariant: each reading begins with an empty flow table and leaves two entries
 //! a SYN, or the run stops.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
@@ -92,7 +92,7 @@ impl Node {
         stage.open()?;
         let world = World::new(services, backends);
         Agent::begin(&mut stage)?.round(&world, &world.facts())?;
-        stage.dataplane().apply(&MapOp::Put(Entry::Endpoint(CALLER, caller())))?;
+        stage.dataplane().apply(&MapOp::Put(Entry::Endpoint(CALLER.into(), caller())))?;
         let (from_task, table) = (stage.program("from_task")?, stage.map("FLOWS4")?);
         let vips = world.vips().map(|vip: Ipv4Addr| vip.octets()).collect();
         Ok(Node { stage, from_task, table, wrapper: Programs::load(FLOWS, 1)?, vips })
@@ -132,13 +132,13 @@ impl Node {
 }
 
 /// What plan writes for a task of this node.
-fn caller() -> Endpoint<[u8; 4]> {
+fn caller() -> Endpoint<IpAddr> {
     Endpoint {
         vni: VNI,
         number: CALLER_NUMBER,
         node: 1,
         ifindex: LINK,
-        gateway: GATEWAY.octets(),
+        gateway: GATEWAY.into(),
         mac: mac::of(mac::KIND_TASK, CALLER_NUMBER),
         kind: endpoint::TASK,
         flags: 0,
