@@ -2,7 +2,7 @@
 //!
 //! [`Tables`] gives a family its maps, so that stages are written once for IPv4 and IPv6.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use mesh_common::family::{Addr4, Addr6, V4, V6};
 use mesh_common::parse::ParseIp;
@@ -58,6 +58,10 @@ pub static UPLINKS: HashMap<u32, Uplink, MAX_NODES> = HashMap::new();
 pub static ECHOES: HashMap<u32, Echo, MAX_NODES> = HashMap::new();
 #[btf_map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, MAX_SOCKETS> = LruHashMap::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
+#[btf_map]
+pub static WATCHED: PerCpuArray<Watched, 1> = PerCpuArray::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { Hook::ALL.len() * STRIDE as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -184,6 +188,13 @@ fn is_full(result: Result<(), i32>) -> bool {
 pub fn flood() -> Option<&'static mut Flood> {
     // SAFETY: per-CPU slot, and the program is not preempted by another user of it on this CPU's path.
     FLOODS.get_ptr_mut(0).map(|flood| unsafe { &mut *flood })
+}
+
+/// What this CPU has told of packets.
+#[inline(always)]
+pub fn watched() -> Option<&'static mut Watched> {
+    // SAFETY: per-CPU slot, and the program is not preempted by another user of it on this CPU's path.
+    WATCHED.get_ptr_mut(0).map(|watched| unsafe { &mut *watched })
 }
 
 /// When an entry last went beside the family's table (it was full, or a flood was on), in seconds of the monotonic clock; 0 once the sweeper has

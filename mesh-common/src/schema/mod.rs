@@ -6,6 +6,7 @@
 
 mod flow;
 mod service;
+mod watch;
 
 use core::mem::offset_of;
 
@@ -15,6 +16,7 @@ use crate::family::{Addr4, Addr6, Family, V4, V6};
 
 pub use flow::*;
 pub use service::*;
+pub use watch::*;
 
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
 pub const LAYOUT_VERSION: u32 = 4;
@@ -59,6 +61,10 @@ pub struct Config {
     pub data_port: u16,
     /// New flows a second and CPU past which they are written beside the flow table; 0: never.
     pub flood_threshold: u32,
+    /// Second of the programs' clock until which they tell of packets (`EVENTS`); 0: nobody listens. Written by who does.
+    pub watch_until_s: u32,
+    /// Each how manieth packet's verdict is told of, besides drops; 0: none.
+    pub watch_sample: u32,
     /// Largest TCP segment a task can take over the overlay, IPv4 (task MTU − 40); SYNs are clamped to it.
     pub mss4: u16,
     /// The same, IPv6 (task MTU − 60).
@@ -124,6 +130,8 @@ impl Config {
         mesh0_mac: [0; 6],
         data_port: 0,
         flood_threshold: 0,
+        watch_until_s: 0,
+        watch_sample: 0,
         mss4: 0,
         mss6: 0,
         pad: [0; 4],
@@ -279,7 +287,7 @@ const _: () = {
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
     assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
-    assert!(size_of::<Config>() == 56 && size_of::<Backend>() == 44 && size_of::<Peer>() == 36);
+    assert!(size_of::<Config>() == 64 && size_of::<Backend>() == 44 && size_of::<Peer>() == 36);
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 28 && size_of::<Echo>() == 16);
     assert!(size_of::<Flood>() == 32 && size_of::<RingSlot>() == 8);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
@@ -301,7 +309,22 @@ mod pod {
         };
     }
 
-    pod!(Clock, Config, Flood, Backend, RingSlot, Affinity, Peer, Address, Uplink, Echo, SocketKey, SocketOrigin);
+    pod!(
+        Clock,
+        Config,
+        Event,
+        Watched,
+        Flood,
+        Backend,
+        RingSlot,
+        Affinity,
+        Peer,
+        Address,
+        Uplink,
+        Echo,
+        SocketKey,
+        SocketOrigin
+    );
 
     macro_rules! pod_of_addresses {
         ($($ty:ident),+) => {

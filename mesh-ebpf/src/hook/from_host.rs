@@ -13,7 +13,7 @@ use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_tas
 use crate::stage::ingress::{Call, Entry, enter, remember, to_owner};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, nat};
+use crate::stage::{answer, balance, flow, nat, watch};
 
 const HOOK: Hook = Hook::FromHost;
 
@@ -67,6 +67,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     return Err(Stop::drop(DropReason::NoEndpoint));
                 }
                 if target.ifindex != 0 {
+                    watch::direct(tc, config, HOOK, &packet, target);
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
                 flow::begins();
@@ -102,6 +103,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
         }
     };
     let to = peer_of(flow)?;
+    watch::verdict(tc, config, HOOK, &packet, flow);
     nat::apply(tc, Source::Stack, &packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

@@ -13,7 +13,7 @@ use crate::packet::tc::{SHOT, Tc, Tunnel};
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
 use crate::stage::nat::Source;
 use crate::stage::owner::{self, WayBack};
-use crate::stage::{again, balance, flow, nat, reply};
+use crate::stage::{again, balance, flow, nat, reply, watch};
 
 const HOOK: Hook = Hook::FromOverlay;
 
@@ -107,6 +107,7 @@ fn network<F: Tables>(
 ) -> Result<i32, Stop> {
     if let Some(flow) = flow::lookup(packet, tc.len(), origin::peer(peer.node))? {
         let to = peer_of(flow)?;
+        watch::verdict(tc, config, HOOK, packet, flow);
         nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
         return deliver(tc, HOOK, config, flow, to, 0);
     }
@@ -115,7 +116,10 @@ fn network<F: Tables>(
         _ => return Err(Stop::drop(DropReason::WrongPeer)),
     }
     match F::endpoint(&packet.dst) {
-        Some(target) if target.vni == id && target.ifindex != 0 => to_task(tc, HOOK, target.ifindex, target.mac),
+        Some(target) if target.vni == id && target.ifindex != 0 => {
+            watch::direct(tc, config, HOOK, packet, target);
+            to_task(tc, HOOK, target.ifindex, target.mac)
+        }
         None if eth.src == mac::GATEWAY => {
             again::turn_back(tc, config, peer, packet, vni::TURNED_BACK_TASK, DropReason::NoEndpoint)
         }
@@ -166,6 +170,7 @@ fn request<F: Tables>(
         }
     };
     let to = peer_of(flow)?;
+    watch::verdict(tc, config, HOOK, packet, flow);
     nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

@@ -15,7 +15,7 @@ use crate::stage::deliver::{config, deliver, peer_of, reachable, to_host, to_pee
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, nat, outside, vip};
+use crate::stage::{answer, balance, flow, nat, outside, vip, watch};
 
 const HOOK: Hook = Hook::FromTask;
 
@@ -82,6 +82,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
         }
     };
     let to = peer_of(flow)?;
+    watch::verdict(tc, config, HOOK, &packet, flow);
     nat::apply(tc, Source::Stack, &packet, flow, &caller.gateway)?;
     deliver(tc, HOOK, config, flow, to, caller.number)
 }
@@ -194,6 +195,7 @@ fn to_endpoint<F: Tables>(
             _ => Err(Stop::drop(DropReason::Unsupported)),
         };
     }
+    watch::direct(tc, config, HOOK, packet, target);
     if target.node == config.node {
         return to_task(tc, HOOK, target.ifindex, target.mac);
     }

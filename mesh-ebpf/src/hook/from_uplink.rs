@@ -13,7 +13,7 @@ use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{balance, flow, nat};
+use crate::stage::{balance, flow, nat, watch};
 
 const HOOK: Hook = Hook::FromUplink;
 
@@ -131,6 +131,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     };
     nat::clamp_mss(tc, &packet, F::mss(config))?;
     let to = peer_of(flow)?;
+    watch::verdict(tc, config, HOOK, &packet, flow);
     nat::apply(tc, Source::Wire, &packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

@@ -22,7 +22,7 @@ use mesh_common::verdict::{DropReason, Hook};
 
 use crate::count;
 use crate::packet::tc::{NEXT, SHOT, Tc};
-use crate::stage::refuse;
+use crate::stage::{refuse, watch};
 
 /// An outcome in one register: a TC action, or one of [`Stop`]'s codes. Real calls return this: the verifier wants every bit of the
 /// register defined, which a Rust enum with data does not promise.
@@ -76,5 +76,6 @@ pub fn finish(tc: &Tc, hook: Hook, code: Code) -> i32 {
         return code;
     }
     count::drop(hook, (code & 0xff) as u32);
+    watch::dropped(tc, hook, (code & 0xff) as u32);
     if code & Stop::REFUSE != 0 { refuse::refuse(tc, hook) } else { SHOT }
 }

@@ -17,3 +17,4 @@ pub mod owner;
 pub mod refuse;
 pub mod reply;
 pub mod vip;
+pub mod watch;

@@ -34,6 +34,7 @@ mod remembered;
 mod renewal;
 mod settings;
 mod tasks;
+mod watch;
 mod xdp;
 
 use std::path::PathBuf;

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{
-    ApiError, Caller, Created, ExplainQuery, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer, InitRequest,
-    JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogQuery, NodeUpdate, PurgeAnswer,
-    ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
+    ApiError, Caller, Created, EventFeed, ExplainQuery, Facts, FlowFeed, FlowQuery, FlowSummary, InitAnswer,
+    InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogQuery, MonitorQuery,
+    NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
 };
 use crate::doctor::Finding;
 use crate::explain::Explanation;
@@ -63,6 +63,9 @@ pub trait ControlPlane: Send + Sync + 'static {
     async fn flows(&self, caller: &Caller, query: FlowQuery) -> Result<FlowFeed, ApiError>;
     /// How full the flow table is, and with what.
     async fn flow_summary(&self, caller: &Caller) -> Result<FlowSummary, ApiError>;
+
+    /// Packets' verdicts of this node as they happen; the programs tell none when nobody listens.
+    async fn monitor(&self, caller: &Caller, query: MonitorQuery) -> Result<EventFeed, ApiError>;
 
     /// What the programs of this node would do with a packet now.
     async fn explain(&self, caller: &Caller, query: ExplainQuery) -> Result<Explanation, ApiError>;

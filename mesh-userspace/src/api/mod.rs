@@ -12,6 +12,7 @@ mod control;
 mod error;
 mod explain;
 mod flows;
+mod monitor;
 mod request;
 pub mod server;
 pub mod stream;
@@ -32,6 +33,7 @@ pub use explain::{ExplainQuery, ExplainRequest};
 pub use flows::{
     Ends, FlowFact, FlowFeed, FlowQuery, FlowRequest, FlowRow, FlowState, FlowSummary, TableFill, protocol_name,
 };
+pub use monitor::{EventFeed, MonitorQuery, MonitorRequest, MonitorRow, Told};
 pub use request::{
     InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest, LogQuery, LogRequest, NodeUpdate, ScaleItem,
     ServiceUpdate, StackDeploy,

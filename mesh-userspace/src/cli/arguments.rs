@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::agent::AgentFlags;
 use super::{
-    completions, doctor, exec, explain, flows, logs, network, node, purge, service, stack, status, swarm, task,
+    completions, doctor, exec, explain, flows, logs, monitor, network, node, purge, service, stack, status, swarm, task,
 };
 
 /// Service networks in eBPF: overlay, VIPs, DNS and routing mesh as Docker Swarm has them.
@@ -60,6 +60,8 @@ pub(super) enum Command {
     Status(status::Status),
     /// This node's flow table: who talks with whom, by which task; or how full it is
     Flows(flows::Flows),
+    /// Packets' verdicts and drops as they happen, until interrupted
+    Monitor(monitor::Monitor),
     /// Where a packet would go now, as this node's programs decide: service, task, node, way back – or why it would be dropped
     Explain(explain::Explain),
     /// Check this machine and the way to the other nodes; each trouble comes with its remedy

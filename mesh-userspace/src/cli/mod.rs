@@ -16,6 +16,7 @@ mod fault;
 mod flows;
 mod inspect;
 mod logs;
+mod monitor;
 mod network;
 mod node;
 mod ports;
@@ -169,6 +170,7 @@ async fn ask(command: Command, socket: PathBuf, screen: &mut Screen<'_>) -> Resu
         Command::Exec(flags) => exec::run(flags, &client, screen).await,
         Command::Logs(flags) => logs::run(flags, &client, screen).await,
         Command::Explain(flags) => explain::run(flags, &client, screen).await,
+        Command::Monitor(flags) => monitor::run(flags, &client, screen).await,
         Command::Flows(flags) => flows::run(flags, &client, screen).await,
         Command::Status(flags) => status::run(flags, &client, screen).await,
     }

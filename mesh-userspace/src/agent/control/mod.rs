@@ -25,11 +25,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::member::Member;
+use super::watch::Watch;
 use super::{Agent, doctor};
 use crate::api::{
-    ApiError, Caller, ControlPlane, Created, ExecSession, ExplainQuery, Facts, FlowFeed, FlowQuery, FlowSummary,
-    InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest, LogFeed,
-    LogQuery, NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
+    ApiError, Caller, ControlPlane, Created, EventFeed, ExecSession, ExplainQuery, Facts, FlowFeed, FlowQuery,
+    FlowSummary, InitAnswer, InitRequest, JoinAnswer, JoinRequest, JoinTokenAnswer, JoinTokenRequest, LeaveRequest,
+    LogFeed, LogQuery, MonitorQuery, NodeUpdate, PurgeAnswer, ScaleItem, ServiceUpdate, StackAnswer, StackDeploy,
 };
 use crate::doctor::Finding;
 use crate::explain::Explanation;
@@ -124,6 +125,10 @@ impl ControlPlane for Control {
 
     async fn flow_summary(&self, _caller: &Caller) -> Result<FlowSummary, ApiError> {
         flows::summary(&*self.member().await?).await
+    }
+
+    async fn monitor(&self, _caller: &Caller, query: MonitorQuery) -> Result<EventFeed, ApiError> {
+        Watch::listen(&self.member().await?, query)
     }
 
     async fn explain(&self, _caller: &Caller, query: ExplainQuery) -> Result<Explanation, ApiError> {

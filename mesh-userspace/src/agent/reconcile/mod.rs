@@ -26,10 +26,11 @@ use unhealthy::Unhealthy;
 
 use super::member::Member;
 use super::names::Names;
+use super::watch::Watch;
 use super::{Settings, XdpMode, xdp};
 use crate::dns::ResolverHandle;
 use crate::doctor::Xdp;
-use crate::kernel::bpf::{Attachment, BpfError, Dataplane, FlowTable, Lookups, clock};
+use crate::kernel::bpf::{Attachment, BpfError, Dataplane, Events, FlowTable, Lookups, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task};
 use crate::plan::maps::{self, Facts, MapOp, Programmed};
@@ -45,6 +46,7 @@ pub struct Kernel {
     /// What the maps hold, by the last round.
     programmed: Arc<Mutex<Programmed>>,
     flows: Arc<FlowTable>,
+    watch: Watch,
     /// Backends went or fell silent: their flows are to be told now.
     sweep_now: Notify,
     names: Names,
@@ -101,6 +103,7 @@ impl Kernel {
             dataplane: Mutex::new(dataplane),
             programmed: Arc::new(Mutex::new(programmed)),
             flows,
+            watch: Watch::default(),
             sweep_now: Notify::new(),
             names: Names::new(resolver),
             unhealthy: Mutex::default(),
@@ -165,6 +168,21 @@ impl Kernel {
     /// The flow table, to look at.
     pub fn flow_table(&self) -> Arc<FlowTable> {
         self.flows.clone()
+    }
+
+    /// Who listens to the programs.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// What the programs tell, for the only one who reads it.
+    pub fn events(&self) -> Result<Events, BpfError> {
+        lock(&self.dataplane).events()
+    }
+
+    /// Tells the programs to tell, until this second of their clock.
+    pub fn tell(&self, sample: u32, until_s: u32) -> Result<(), BpfError> {
+        lock(&self.dataplane).watch(sample, until_s)
     }
 
     /// The maps of a family, to be asked.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Client, error_of, lost};
 use crate::api::server::Record;
-use crate::api::{ApiError, FlowRequest, FlowRow, LogRecord, LogRequest};
+use crate::api::{ApiError, FlowRequest, FlowRow, LogRecord, LogRequest, MonitorRequest, MonitorRow};
 
 /// Lines in flight before the reader is waited for.
 const WINDOW: usize = 256;
@@ -24,6 +24,14 @@ impl Client {
     /// Flows of this node as the table is walked; the channel closes at the end.
     pub async fn flows(&self, request: &FlowRequest) -> Result<mpsc::Receiver<Result<FlowRow, ApiError>>, ApiError> {
         self.lines("/v1/flows", request).await
+    }
+
+    /// Packets' verdicts on this node as they happen, until the receiver is dropped.
+    pub async fn monitor(
+        &self,
+        request: &MonitorRequest,
+    ) -> Result<mpsc::Receiver<Result<MonitorRow, ApiError>>, ApiError> {
+        self.lines("/v1/monitor", request).await
     }
 
     async fn lines<B: Serialize, T: DeserializeOwned + Send + 'static>(

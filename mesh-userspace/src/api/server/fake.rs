@@ -256,6 +256,27 @@ impl ControlPlane for Fake {
         })
     }
 
+    async fn monitor(&self, _: &Caller, query: MonitorQuery) -> Result<EventFeed, ApiError> {
+        let (sender, feed) = mpsc::channel(8);
+        let mapped = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 16, last];
+        let event = mesh_common::schema::Event {
+            src: mapped(0x11),
+            dst: mapped(2),
+            len: 74,
+            sport: 40_000,
+            dport: 8_000,
+            protocol: 6,
+            tcp_flags: 2,
+            ..Default::default()
+        };
+        let sampled = mesh_common::schema::Event { backend: 0x12, node: 2, deliver: 2, ..event };
+        let dropped = mesh_common::schema::Event { reason: 8, ..event };
+        let told = [sampled, dropped].into_iter().filter(|event| query.wants(event));
+        let told = told.map(|event| Told::Event { event, at: fixture::NOW });
+        let _ = sender.send(Ok(std::iter::once(Told::Lost(3)).chain(told).collect())).await;
+        Ok(feed)
+    }
+
     async fn explain(&self, _: &Caller, query: ExplainQuery) -> Result<crate::explain::Explanation, ApiError> {
         let step = |asked: &str, found: &str| crate::explain::Step {
             hook: "from_task".into(),

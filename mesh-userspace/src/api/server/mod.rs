@@ -9,6 +9,7 @@ mod body;
 mod exec;
 mod flows;
 mod logs;
+mod monitor;
 mod reads;
 mod unix;
 mod writes;
@@ -36,7 +37,8 @@ pub type Control = Arc<dyn ControlPlane>;
 pub fn router(control: Control) -> Router {
     let member = Router::new().merge(reads::routes()).merge(exec::routes()).merge(logs::routes());
     let change = writes::change_routes().route_layer(from_fn_with_state(control.clone(), access::changes));
-    let local = writes::local_routes().merge(flows::routes()).route_layer(from_fn(access::local));
+    let local =
+        writes::local_routes().merge(flows::routes()).merge(monitor::routes()).route_layer(from_fn(access::local));
     Router::new()
         .merge(member.route_layer(from_fn(access::members)))
         .merge(change)

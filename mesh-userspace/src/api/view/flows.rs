@@ -14,6 +14,11 @@ use crate::model::{Id, Task};
 /// Finds what a request names.
 pub fn flow_query(facts: &Facts, request: FlowRequest) -> Result<FlowQuery, ApiError> {
     let FlowRequest { service, task, state, replies, limit } = request;
+    Ok(FlowQuery { ends: wanted_ends(facts, service, task)?, state, replies, limit })
+}
+
+/// The tasks that are asked for, as the kernel knows them.
+pub(super) fn wanted_ends(facts: &Facts, service: Option<String>, task: Option<String>) -> Result<Vec<Ends>, ApiError> {
     let mut ends = Vec::new();
     if let Some(word) = service {
         let service = facts.find_service(&word)?;
@@ -22,7 +27,7 @@ pub fn flow_query(facts: &Facts, request: FlowRequest) -> Result<FlowQuery, ApiE
     if let Some(word) = task {
         ends.push(ends_of([facts.find_task(&word)?]));
     }
-    Ok(FlowQuery { ends, state, replies, limit })
+    Ok(ends)
 }
 
 fn ends_of<'t>(tasks: impl IntoIterator<Item = &'t Task>) -> Ends {

@@ -6,6 +6,7 @@
 mod explain;
 mod find;
 mod flows;
+mod monitor;
 mod network;
 mod node;
 mod service;
@@ -22,6 +23,7 @@ use crate::model::{Cluster, Id, Node, Observed, Role, UnixMs};
 
 pub use explain::explain_query;
 pub use flows::{FlowNames, flow_query};
+pub use monitor::{EventNames, monitor_query};
 pub use network::{network_detail, networks};
 pub use node::{node_detail, nodes};
 pub use service::{service_detail, services};

@@ -2,6 +2,7 @@
 
 mod explain;
 mod flows;
+mod monitor;
 mod refusals;
 
 use std::path::PathBuf;
@@ -403,13 +404,14 @@ fn help_shows_what_is_there_and_nothing_else() {
         "status",
         "flows",
         "explain",
+        "monitor",
         "doctor",
         "purge",
         "completions",
     ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{verb} in {help}");
     }
-    for later in ["top", "monitor", "verify", "manual-pages", "supervise", "resolver"] {
+    for later in ["top", "verify", "manual-pages", "supervise", "resolver"] {
         assert!(!help.lines().any(|line| line.trim_start().starts_with(later)), "{later} in {help}");
     }
     let help = ok(&PathBuf::from("/nonexistent"), &["agent", "--help"]);

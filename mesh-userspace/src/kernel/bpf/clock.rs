@@ -9,6 +9,11 @@ pub fn of_this_kernel() -> Clock {
     Clock::of_tick(tick.map_or(0, |tick| tick.tv_nsec() as u64))
 }
 
+/// Nanoseconds of the monotonic clock.
+pub fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
 /// Seconds, as the programs stamp flows with them.
 pub fn now_s() -> u32 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC);

@@ -7,6 +7,7 @@
 mod attach;
 mod batch;
 pub mod clock;
+mod events;
 mod flows;
 mod lookups;
 mod pin;
@@ -25,6 +26,7 @@ use mesh_common::schema::{Echo, LAYOUT_VERSION};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
 pub use attach::Attachment;
+pub use events::Events;
 pub use flows::{FloodSeen, FlowSeen, FlowTable, Swept};
 pub use lookups::Lookups;
 pub use pin::check_file_system;

@@ -57,6 +57,9 @@ pub const MAPS: &[Spec] = &[
     spec::<u32, Uplink>("UPLINKS", MapType::Hash, MAX_NODES),
     spec::<u32, Echo>("ECHOES", MapType::Hash, MAX_NODES),
     spec::<SocketKey, SocketOrigin>("SOCKETS", MapType::LruHash, MAX_SOCKETS),
+    // A ring buffer has neither keys nor values.
+    spec::<(), ()>("EVENTS", MapType::RingBuf, EVENT_BYTES),
+    spec::<u32, Watched>("WATCHED", MapType::PerCpuArray, 1),
     spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
 ];
 

@@ -69,6 +69,8 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         mesh0_mac: mac::of(mac::KIND_MESH0, node.number),
         data_port: settings.data_path_port,
         flood_threshold: facts.flood_threshold,
+        watch_until_s: 0,
+        watch_sample: 0,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
         mss6: facts.task_mtu.saturating_sub(60) as u16,
         pad: [0; 4],

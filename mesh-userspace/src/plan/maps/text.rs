@@ -123,9 +123,10 @@ impl Display for Entry {
 }
 
 fn config(config: &Config) -> String {
+    // The watch words are not plan's.
     #[rustfmt::skip]
     let Config {
-        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, pad: _, tunnel_addr6,
+        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, tunnel_addr6, ..
     } = config;
     let (mac, over4, over6) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4), Ipv6Addr::from(*tunnel_addr6));
     let tunnel = SocketAddr::new(if over6.is_unspecified() { over4.into() } else { over6.into() }, *data_port);

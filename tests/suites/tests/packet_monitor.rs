@@ -1,0 +1,117 @@
+//! What the programs tell of packets while somebody listens, and that they tell nothing else: drops with their reason, each Nth verdict, a bounded
+//! number a second.
+
+use mesh_common::schema::{Config, EVENTS_A_SECOND, Event, deliver};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_tests::rig::{Rig, RunOptions, Task};
+use mesh_userspace::kernel::bpf::{Events, clock};
+
+const VIP: &str = "10.0.16.2";
+
+/// A client here, a backend on node 2, the service between them, and the reading end.
+fn watched() -> Option<(Rig, Task, Task, Events)> {
+    let mut rig = Rig::new()?;
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"));
+    rig.service(VIP, &[&backend]);
+    let events = Events::open(|name| rig.map_data(name)).expect("the maps are there");
+    Some((rig, client, backend, events))
+}
+
+fn listen(rig: &mut Rig, sample: u32, for_s: u32) {
+    rig.configure(|config| (config.watch_sample, config.watch_until_s) = (sample, clock::now_s() + for_s));
+}
+
+fn taken(events: &mut Events) -> Vec<Event> {
+    let mut told = Vec::new();
+    events.take(|event| told.push(event));
+    told
+}
+
+fn port_of(addr: [u8; 16]) -> [u8; 4] {
+    [addr[12], addr[13], addr[14], addr[15]]
+}
+
+#[test]
+fn nobody_listens_and_nothing_is_told() {
+    let Some((mut rig, client, _, mut events)) = watched() else { return };
+    rig.from_task(&client, client.to("239.1.2.3").udp(40_000, 80)).dropped(DropReason::Multicast);
+    rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    assert_eq!(taken(&mut events), []);
+}
+
+#[test]
+fn a_drop_is_told_with_its_reason_and_its_packet() {
+    let Some((mut rig, client, _, mut events)) = watched() else { return };
+    listen(&mut rig, 0, 60);
+    let frame = client.to("239.1.2.3").udp(40_000, 80);
+    rig.from_task(&client, &frame).dropped(DropReason::Multicast);
+    rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    let told = taken(&mut events);
+    let [event] = told[..] else { panic!("one drop, and no verdict was asked for: {told:?}") };
+    assert_eq!((event.hook, event.reason), (Hook::FromTask as u8, DropReason::Multicast as u8));
+    assert_eq!((port_of(event.src), port_of(event.dst)), (client.addr, [239, 1, 2, 3]));
+    assert_eq!((event.sport, event.dport, event.protocol), (40_000, 80, 17));
+    assert_eq!((event.len as usize, event.ifindex), (frame.bytes().len(), client.ifindex));
+    assert!(event.at_ns != 0 && event.backend == 0);
+}
+
+#[test]
+fn a_refusal_is_told_by_the_address_that_was_called() {
+    let Some((mut rig, client, _, mut events)) = watched() else { return };
+    rig.service("10.0.16.9", &[]);
+    listen(&mut rig, 0, 60);
+    rig.from_task(&client, client.to("10.0.16.9").tcp(40_000, 80).syn());
+    let told = taken(&mut events);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].reason, port_of(told[0].dst)), (DropReason::NoBackend as u8, [10, 0, 16, 9]));
+}
+
+#[test]
+fn each_nth_verdict_is_told_as_the_packet_came() {
+    let Some((mut rig, client, backend, mut events)) = watched() else { return };
+    listen(&mut rig, 1, 60);
+    rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    let told = taken(&mut events);
+    let [event] = told[..] else { panic!("one verdict: {told:?}") };
+    assert_eq!((port_of(event.src), port_of(event.dst)), (client.addr, [10, 0, 16, 2]));
+    assert_eq!((event.reason, event.deliver, event.node), (0, deliver::TUNNEL, 2));
+    assert_eq!((event.backend, event.tcp_flags), (backend.number, 2));
+
+    rig.from_task(&client, client.to("10.0.16.4").udp(40_000, 80));
+    let told = taken(&mut events);
+    assert_eq!(told.len(), 1, "a task called by its own address, too: {told:?}");
+    assert_eq!((told[0].backend, told[0].deliver, told[0].node), (backend.number, deliver::TUNNEL, 2));
+
+    listen(&mut rig, 10, 60);
+    for _ in 0..200 {
+        rig.from_task(&client, client.to(VIP).tcp(40_000, 80).ack(1));
+    }
+    let told = taken(&mut events);
+    // The test may change processors in its midst, and each counts by itself.
+    assert!((15..=25).contains(&told.len()), "{} of 200", told.len());
+    assert!(told.iter().all(|event| event.reason == 0 && event.backend == backend.number), "{told:?}");
+}
+
+#[test]
+fn past_the_deadline_the_programs_fall_silent_by_themselves() {
+    let Some((mut rig, client, _, mut events)) = watched() else { return };
+    rig.configure(|config| (config.watch_sample, config.watch_until_s) = (1, clock::now_s().saturating_sub(2)));
+    rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    rig.from_task(&client, client.to("239.1.2.3").udp(40_000, 80)).dropped(DropReason::Multicast);
+    assert_eq!(taken(&mut events), []);
+    let config: Config = rig.get("CONFIG", 0);
+    assert_eq!((config.watch_sample, config.watch_until_s), (0, 0), "nothing is left to be paid for");
+}
+
+#[test]
+fn a_flood_of_drops_is_told_in_part_and_counted_whole() {
+    const DROPS: u32 = 3 * EVENTS_A_SECOND;
+    let Some((mut rig, client, _, mut events)) = watched() else { return };
+    listen(&mut rig, 0, 60);
+    let frame = client.to("239.1.2.3").udp(40_000, 80);
+    let options = RunOptions { ifindex: client.ifindex, repeat: DROPS, ..RunOptions::default() };
+    rig.run(Hook::FromTask, &frame, options);
+    let (told, lost) = (taken(&mut events).len() as u64, events.lost().expect("it can be read"));
+    assert_eq!(told + lost, u64::from(DROPS), "told {told}, lost {lost}");
+    assert!(lost != 0 && told >= u64::from(EVENTS_A_SECOND) / 2, "told {told}, lost {lost}");
+}
