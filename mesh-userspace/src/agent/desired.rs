@@ -261,6 +261,7 @@ mod tests {
             cluster_id: Id::from_bytes([revision as u8; 16]),
             address_pool: "10.0.0.0/8".parse().expect("a prefix"),
             subnet_len: 20,
+            address_pool6: None,
             data_path_port: 4789,
         };
         Cluster { revision, settings: Some(settings), ..Cluster::default() }

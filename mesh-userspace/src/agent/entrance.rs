@@ -49,9 +49,10 @@ pub async fn begin_cluster(agent: &Arc<Agent>, request: InitRequest) -> anyhow::
         runtimes: answering(&agent.args.runtimes).await,
         routed_prefixes: agent.net.routed_prefixes().await?.into_iter().collect(),
     });
-    if let Some(pool) = request.default_addr_pool {
+    if let Some(pool) = request.default_addr_pool.v4 {
         init.address_pool = pool;
     }
+    init.address_pool6 = request.default_addr_pool.v6;
     if let Some(len) = request.default_addr_pool_mask_length {
         init.subnet_len = len;
     }

@@ -111,14 +111,14 @@ async fn from_kernel(swept: &mut SweptOut, net: &HostNet, bpf_dir: &Path) {
 fn taken(op: &NetOp) -> Option<String> {
     match op {
         NetOp::RemoveMesh0 => Some("the device mesh0".into()),
-        NetOp::RemoveGateway(gateway) => Some(format!("the address {gateway} of mesh0")),
+        NetOp::RemoveAddress(addr) => Some(format!("the address {addr} of mesh0")),
         NetOp::RemoveRoute(subnet) => Some(format!("the route to {subnet}")),
         NetOp::RemoveTaskLink(name) => Some(format!("the link {name}")),
         NetOp::ReleasePort(port) => Some(format!("the hold on port {port}")),
         NetOp::RestoreSysctl(key) => Some(format!("our value of {key}, which is as it was before")),
         NetOp::AddMesh0(_)
         | NetOp::SetMesh0(_)
-        | NetOp::AddGateway(_)
+        | NetOp::AddAddress(_)
         | NetOp::SetRoute(..)
         | NetOp::AddTaskLink(_)
         | NetOp::SetTaskLink(_)

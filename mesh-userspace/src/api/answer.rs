@@ -2,14 +2,14 @@
 //! with the names that ids stand for. How they look is the command line's business.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Availability, Id, LogLine, Mode, Network, Node, NodeStatus, PortSpec, Role, Runtime, Service, Settings, Task,
-    TaskHealth, TaskState, UnixMs, UpdateStatus,
+    Addresses, Availability, Id, LogLine, Mode, Network, Node, NodeStatus, PortSpec, Role, Runtime, Service, Settings,
+    Subnets, Task, TaskHealth, TaskState, UnixMs, UpdateStatus,
 };
 
 /// Rows, and the moment they are true for: ages are counted from it, not from the reader's clock.
@@ -106,7 +106,7 @@ pub struct NetworkRow {
     pub id: Id,
     pub name: String,
     pub vni: u32,
-    pub subnet: Ipv4Net,
+    pub subnets: Subnets,
     pub internal: bool,
     pub attachable: bool,
     pub ingress: bool,
@@ -135,7 +135,7 @@ pub struct NetworkPeer {
 pub struct NetworkService {
     pub name: String,
     /// None for mode `dnsrr`.
-    pub vip: Option<Ipv4Addr>,
+    pub vip: Option<Addresses>,
     pub ports: Vec<PortSpec>,
     pub pool: u32,
     pub tasks: Vec<NetworkTask>,
@@ -146,7 +146,7 @@ pub struct NetworkTask {
     pub id: Id,
     pub name: String,
     pub endpoint: u32,
-    pub addr: Ipv4Addr,
+    pub addrs: Addresses,
     /// Address of the node it runs on.
     pub host: Option<IpAddr>,
 }
@@ -169,7 +169,7 @@ pub struct ServiceRow {
 pub struct ServiceDetail {
     pub at: UnixMs,
     pub service: Service,
-    /// One per network, in the order of the spec.
+    /// One per network and family, in the order of the spec.
     pub vips: Vec<ServiceVip>,
     pub running: u32,
     pub desired: u32,
@@ -186,8 +186,8 @@ pub struct ServiceDetail {
 pub struct ServiceVip {
     pub network_id: Id,
     pub network: String,
-    pub addr: Ipv4Addr,
-    pub prefix_len: u8,
+    /// With the prefix length of the network's subnet.
+    pub addr: IpNet,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

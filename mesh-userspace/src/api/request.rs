@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Availability, Id, Role, ServiceSpec, Stack, UnixMs};
+use crate::model::{Availability, Id, Role, ServiceSpec, Stack, Subnets, UnixMs};
 
 /// `mesh swarm init`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +16,7 @@ pub struct InitRequest {
     pub listen_addr: Option<String>,
     #[serde(default)]
     pub gossip_port: Option<u16>,
-    pub default_addr_pool: Option<Ipv4Net>,
+    pub default_addr_pool: Subnets,
     pub default_addr_pool_mask_length: Option<u8>,
     pub data_path_port: Option<u16>,
 }

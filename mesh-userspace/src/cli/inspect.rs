@@ -57,15 +57,19 @@ pub(super) fn node(detail: &NodeDetail) -> Value {
 
 pub(super) fn network(detail: &NetworkDetail, verbose: bool) -> Value {
     let network = &detail.network;
-    let prefix = network.subnet.prefix_len();
     let containers: Map<String, Value> = detail
         .local_tasks
         .iter()
         .map(|task| {
+            let address = |is_ipv4| {
+                let mut all = task.addrs.within(&network.subnets);
+                all.find(|one| one.addr().is_ipv4() == is_ipv4).map(|one| one.to_string()).unwrap_or_default()
+            };
             let value = json!({
                 "Name": task.name,
                 "EndpointID": format!("{:08x}", task.endpoint),
-                "IPv4Address": format!("{}/{prefix}", task.addr),
+                "IPv4Address": address(true),
+                "IPv6Address": address(false),
             });
             (task.id.to_string(), value)
         })
@@ -76,16 +80,19 @@ pub(super) fn network(detail: &NetworkDetail, verbose: bool) -> Value {
     if let Some(mtu) = network.spec.mtu {
         options.insert("mtu".into(), mtu.to_string().into());
     }
+    let config = network.subnets.each().zip(network.gateways.each());
+    let config = config.map(|(subnet, gateway)| json!({ "Subnet": subnet, "Gateway": gateway }));
     let mut value = json!({
         "Name": network.spec.name,
         "Id": network.id,
         "Created": rfc3339(network.created_at),
         "Scope": "swarm",
         "Driver": "overlay",
-        "EnableIPv6": false,
+        "EnableIPv4": network.subnets.v4.is_some(),
+        "EnableIPv6": network.subnets.v6.is_some(),
         "IPAM": {
             "Driver": "default",
-            "Config": [{ "Subnet": network.subnet, "Gateway": network.gateway }],
+            "Config": config.collect::<Vec<_>>(),
         },
         "Internal": network.spec.internal,
         "Attachable": network.spec.attachable,
@@ -106,7 +113,8 @@ fn services_on(detail: &NetworkDetail) -> Value {
         json!({
             "Name": task.name,
             "EndpointID": format!("{:08x}", task.endpoint),
-            "EndpointIP": task.addr,
+            "EndpointIP": task.addrs.first(),
+            "EndpointIPv6": task.addrs.v6,
             "Info": { "Host IP": task.host },
         })
     };
@@ -115,7 +123,8 @@ fn services_on(detail: &NetworkDetail) -> Value {
             format!("Target: {}, Publish: {}/{}", port.target, port.published, protocol_name(port.protocol))
         };
         let value = json!({
-            "VIP": service.vip,
+            "VIP": service.vip.and_then(|vip| vip.first()),
+            "VIPv6": service.vip.and_then(|vip| vip.v6),
             "Ports": service.ports.iter().map(port).collect::<Vec<_>>(),
             "LocalLBIndex": service.pool,
             "Tasks": service.tasks.iter().map(task).collect::<Vec<_>>(),
@@ -127,10 +136,7 @@ fn services_on(detail: &NetworkDetail) -> Value {
 
 pub(super) fn service(detail: &ServiceDetail) -> Value {
     let service = &detail.service;
-    let vips = detail
-        .vips
-        .iter()
-        .map(|vip| json!({ "NetworkID": vip.network_id, "Addr": format!("{}/{}", vip.addr, vip.prefix_len) }));
+    let vips = detail.vips.iter().map(|vip| json!({ "NetworkID": vip.network_id, "Addr": vip.addr }));
     let mut value = json!({
         "ID": service.id,
         "Version": { "Index": service.version },

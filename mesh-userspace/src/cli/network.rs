@@ -1,17 +1,17 @@
 //! `mesh network …`
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::fault::Fault;
 use super::node::split_label;
 use super::render::{Look, Table, pretty};
 use super::{Screen, age, inspect};
 use crate::api::Client;
-use crate::model::NetworkSpec;
+use crate::model::{Addresses, NetworkSpec, Subnets};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -34,10 +34,10 @@ pub(super) struct Create {
     driver: String,
     /// The network's subnet [default: one from the pool]
     #[arg(long, value_name = "CIDR")]
-    subnet: Vec<Ipv4Net>,
+    subnet: Vec<IpNet>,
     /// The network's gateway [default: the subnet's first address]
     #[arg(long, value_name = "IP")]
-    gateway: Option<Ipv4Addr>,
+    gateway: Vec<IpAddr>,
     /// Its tasks don't reach the outside
     #[arg(long)]
     internal: bool,
@@ -104,7 +104,7 @@ async fn ls(look: &Look, client: &Client, screen: &mut Screen<'_>) -> Result<(),
         let id = look.id(&row.id);
         table
             .row(id.clone(), [id, row.name, "overlay".into(), "swarm".into()])
-            .json_only("Subnet", row.subnet.to_string())
+            .json_only("Subnet", row.subnets.to_string())
             .json_only("VNI", row.vni)
             .json_only("Internal", row.internal)
             .json_only("Attachable", row.attachable)
@@ -121,8 +121,26 @@ fn spec(flags: Create) -> Result<NetworkSpec, Fault> {
             flags.driver
         )));
     }
-    if let [_, second, ..] = flags.subnet.as_slice() {
-        return Err(Fault::failed(format!("--subnet {second}: a network has one subnet; leave one out")));
+    let mut subnets = Subnets::default();
+    for subnet in flags.subnet {
+        if subnet.trunc() != subnet {
+            let meant = subnet.trunc();
+            let told = format!("--subnet {subnet}: bits are set behind the prefix; did you mean {meant}?");
+            return Err(Fault::failed(told));
+        }
+        if subnets.each().any(|other| other.addr().is_ipv4() == subnet.addr().is_ipv4()) {
+            let told = format!("--subnet {subnet}: a network has one subnet of each family; leave one out");
+            return Err(Fault::failed(told));
+        }
+        subnets.set(subnet);
+    }
+    let mut gateways = Addresses::default();
+    for gateway in flags.gateway {
+        if gateways.each().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+            let told = format!("--gateway {gateway}: a subnet has one gateway; leave one out");
+            return Err(Fault::failed(told));
+        }
+        gateways.set(gateway);
     }
     let mut options: BTreeMap<String, String> = flags.opt.iter().map(|opt| split_label(opt)).collect();
     let mtu = match options.remove("mtu") {
@@ -134,18 +152,12 @@ fn spec(flags: Create) -> Result<NetworkSpec, Fault> {
                 .ok_or_else(|| Fault::failed(format!("--opt mtu={text}: a number from 576 to 65535 is allowed")))?,
         ),
     };
-    if let Some(subnet) = flags.subnet.first()
-        && subnet.trunc() != *subnet
-    {
-        return Err(Fault::failed(format!(
-            "--subnet {subnet}: bits are set behind the prefix; did you mean {}?",
-            subnet.trunc()
-        )));
-    }
     Ok(NetworkSpec {
         name: flags.name,
-        subnet: flags.subnet.first().copied(),
-        gateway: flags.gateway,
+        subnets,
+        gateways,
+        ipv4: true,
+        ipv6: false,
         internal: flags.internal,
         attachable: flags.attachable,
         mtu,

@@ -9,7 +9,7 @@ use super::Screen;
 use super::agent::host_port;
 use super::fault::Fault;
 use crate::api::{Client, InitRequest, JoinRequest, JoinTokenRequest, LeaveRequest};
-use crate::model::Role;
+use crate::model::{Role, Subnets};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -110,7 +110,7 @@ pub(super) async fn init(flags: Init, client: &Client, screen: &mut Screen<'_>) 
         advertise_addr: flags.advertise_addr,
         listen_addr: flags.listen_addr,
         gossip_port: flags.gossip_port,
-        default_addr_pool: flags.default_addr_pool,
+        default_addr_pool: flags.default_addr_pool.map(Subnets::from).unwrap_or_default(),
         default_addr_pool_mask_length: flags.default_addr_pool_mask_length,
         data_path_port: flags.data_path_port,
     };

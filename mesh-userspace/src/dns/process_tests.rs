@@ -113,7 +113,7 @@ async fn pushed_adopted_killed_restarted_stopped() {
     assert_eq!(first.ensure().await.unwrap(), Found::Started);
     let status = first.push(&lab.net.zone(2)).await.unwrap();
     assert_eq!((status.generation, status.version.as_str()), (1, VERSION));
-    assert_eq!(status.gateways, [lab.net.at(1), lab.net.at(2)].into());
+    assert_eq!(status.gateways, [lab.net.at(1).into(), lab.net.at(2).into()].into());
     assert_eq!((status.errors.len(), status.warnings.len()), (0, 0), "{status:?}");
     assert_eq!(status.upstreams, [std::net::IpAddr::from(lab.net.at(200))]);
     assert_eq!(lab.code("web").await, Some(ResponseCode::NoError));

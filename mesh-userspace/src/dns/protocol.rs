@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::server::QueryCounts;
 use super::zone::Zone;
 
 /// Raised with every change of the frames or of the zone that an older side would misread.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// What the agent wants a resolver to be; another one is replaced.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Far above the zone of thousands of services; a frame above it is no frame.
@@ -46,9 +46,9 @@ pub struct Status {
     /// [`Zone::digest`] of the zone in force.
     pub zone_digest: String,
     /// Gateways that are listened on.
-    pub gateways: BTreeSet<Ipv4Addr>,
+    pub gateways: BTreeSet<IpAddr>,
     /// Gateways that are not, and why.
-    pub errors: BTreeMap<Ipv4Addr, String>,
+    pub errors: BTreeMap<IpAddr, String>,
     /// What else is wrong: no upstream, the zone can't be kept on disk.
     pub warnings: Vec<String>,
     /// The host's resolvers in use.

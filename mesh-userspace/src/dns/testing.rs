@@ -1,7 +1,7 @@
 //! A DNS client, an upstream and zones made by hand, on loopback addresses that no other test uses.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -37,7 +37,10 @@ impl Loopback {
     /// Network `demo` with gateway .1; the task at .10 sees it. `web` has a VIP, `tasks.web` is `tasks` long.
     /// Network `secret` with gateway .2 is internal; the task at .20 sees it alone.
     pub fn zone(self, tasks: usize) -> Zone {
-        let entry = |addrs: Vec<Ipv4Addr>, ttl_s| Entry { addrs, ttl_s, withheld: true };
+        let entry = |addrs: Vec<Ipv4Addr>, ttl_s| {
+            let addrs = addrs.into_iter().map(IpAddr::from).collect();
+            Entry { addrs, ttl_s, withheld: true }
+        };
         let list = (0..tasks).map(|at| Ipv4Addr::new(10, 0, (at / 250) as u8, (at % 250) as u8)).collect();
         let names = BTreeMap::from([
             ("web".to_string(), entry(vec![Ipv4Addr::new(10, 9, 9, 9)], 30)),
@@ -46,8 +49,8 @@ impl Loopback {
         ]);
         let network = |name: &str, last, internal, names| ZoneNetwork {
             name: name.into(),
-            subnet: format!("10.{last}.0.0/16").parse().unwrap(),
-            gateway: self.at(last),
+            subnets: format!("10.{last}.0.0/16").parse().unwrap(),
+            gateways: self.at(last).into(),
             internal,
             names,
             reverse: BTreeMap::new(),
@@ -55,7 +58,7 @@ impl Loopback {
         let client = |number: u8, network| Client { task_id: Id::from_bytes([number; 16]), networks: vec![network] };
         Zone {
             networks: vec![network("demo", 1, false, names), network("secret", 2, true, BTreeMap::new())],
-            clients: BTreeMap::from([(self.at(10), client(10, 0)), (self.at(20), client(20, 1))]),
+            clients: BTreeMap::from([(self.at(10).into(), client(10, 0)), (self.at(20).into(), client(20, 1))]),
         }
     }
 }

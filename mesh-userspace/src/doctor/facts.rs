@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+
+use crate::model::Subnets;
 
 /// Everything that is judged.
 #[derive(Clone, Debug)]
@@ -93,10 +95,10 @@ pub struct Network {
     pub occasion: Occasion,
     /// Published ports this node could not take, as `tcp/8000`, and who has them.
     pub not_taken: Vec<(String, Option<String>)>,
-    /// Where networks come from: the cluster's pool, or the default one.
-    pub pool: Ipv4Net,
+    /// Where networks come from: the cluster's pools, or the default one.
+    pub pools: Subnets,
     /// The cluster's networks; empty without a cluster.
-    pub networks: Vec<(String, Ipv4Net)>,
+    pub networks: Vec<(String, Subnets)>,
     /// Prefixes that this host reaches by links of its own, with the link's name; or why they could not be listed.
     pub routes: Result<Vec<(IpNet, String)>, String>,
     /// What this node told the allocator when it joined; None without a cluster.

@@ -1,7 +1,7 @@
 //! The host's network: published ports, routes into the pool, other programs on our hooks, and what a
 //! firewall can and can't do.
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::{Finding, Network};
 
@@ -33,37 +33,35 @@ fn published(network: &Network) -> Vec<Finding> {
 }
 
 fn routes(network: &Network) -> Vec<Finding> {
-    let pool = network.pool;
+    let pools = network.pools;
     let routes = match &network.routes {
         Ok(routes) => routes,
         Err(why) => {
             return vec![Finding::warning("routes", why.clone(), "ask again; `ip route show table all` lists them")];
         }
     };
-    let inside: Vec<(Ipv4Net, &str)> = routes
-        .iter()
-        .filter_map(|(to, link)| match to {
-            IpNet::V4(to) if overlap(to, &pool) => Some((*to, link.as_str())),
-            _ => None,
-        })
-        .collect();
+    let is_inside = |to: &IpNet| pools.each().any(|pool| overlap(to, &pool));
+    let inside: Vec<(IpNet, &str)> =
+        routes.iter().filter(|(to, _)| is_inside(to)).map(|(to, link)| (*to, link.as_str())).collect();
     let found: Vec<Finding> = inside.iter().filter_map(|(to, link)| route(network, *to, link)).collect();
     if !found.is_empty() {
         return found;
     }
     let said = if inside.is_empty() {
-        format!("none leads into the pool {pool}")
+        format!("none leads into the pool {pools}")
     } else {
         let kept: Vec<String> = inside.iter().map(|(to, link)| format!("{to} by {link}")).collect();
-        format!("networks come from {pool} and keep out of {}", kept.join(", "))
+        format!("networks come from {pools} and keep out of {}", kept.join(", "))
     };
     vec![Finding::ok("routes", said)]
 }
 
 /// What is wrong with a route into the pool, if anything.
-fn route(network: &Network, to: Ipv4Net, link: &str) -> Option<Finding> {
-    let pool = network.pool;
-    if let Some((name, subnet)) = network.networks.iter().find(|(_, subnet)| overlap(subnet, &to)) {
+fn route(network: &Network, to: IpNet, link: &str) -> Option<Finding> {
+    let pool = network.pools.each().find(|pool| overlap(&to, pool))?;
+    let mut subnets =
+        network.networks.iter().flat_map(|(name, subnets)| subnets.each().map(move |subnet| (name, subnet)));
+    if let Some((name, subnet)) = subnets.find(|(_, subnet)| overlap(subnet, &to)) {
         return Some(Finding::failed(
             "routes",
             format!("this host reaches {to} by {link}, and network {name} is {subnet}: one of them is out of reach"),
@@ -83,7 +81,7 @@ fn route(network: &Network, to: Ipv4Net, link: &str) -> Option<Finding> {
             )
         });
     };
-    let is_known = reported.iter().any(|prefix| matches!(prefix, IpNet::V4(prefix) if prefix.contains(&to)));
+    let is_known = reported.iter().any(|prefix| prefix.contains(&to));
     (!is_known).then(|| {
         Finding::warning(
             "routes",
@@ -95,7 +93,7 @@ fn route(network: &Network, to: Ipv4Net, link: &str) -> Option<Finding> {
     })
 }
 
-fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

@@ -33,7 +33,7 @@ fn good() -> Facts {
             ],
             occasion: Occasion::Alone,
             not_taken: Vec::new(),
-            pool: "10.0.0.0/8".parse().unwrap(),
+            pools: "10.0.0.0/8,fd12:3456:789a::/48".parse().unwrap(),
             networks: vec![("demo".into(), "10.0.16.0/20".parse().unwrap())],
             routes: Ok(vec![("192.168.1.0/24".parse().unwrap(), "eth0".into())]),
             reported: Some(Vec::new()),

@@ -39,6 +39,8 @@ enum Step {
     AddNetwork {
         name: u8,
         small: bool,
+        /// IPv4, IPv6, or both.
+        families: u8,
     },
     RemoveNetwork {
         name: u8,
@@ -81,7 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => (0u8..4).prop_map(|name| Step::Rollback { name }),
         1 => (0u8..4).prop_map(|name| Step::Remove { name }),
-        2 => (0u8..2, any::<bool>()).prop_map(|(name, small)| Step::AddNetwork { name, small }),
+        2 => (0u8..2, any::<bool>(), 0u8..3).prop_map(|(name, small, families)| Step::AddNetwork { name, small, families }),
         1 => (0u8..2).prop_map(|name| Step::RemoveNetwork { name }),
         1 => (node.clone(), availability).prop_map(|(node, availability)| Step::Availability { node, availability }),
         1 => node.clone().prop_map(|node| Step::Cut { node }),
@@ -154,10 +156,11 @@ fn play(world: &mut World, step: Step) {
         Step::Remove { name } => {
             world.command(|cluster, _| command::remove_service(cluster, &service(name))).ok();
         }
-        Step::AddNetwork { name, small } => {
+        Step::AddNetwork { name, small, families } => {
             let subnet = format!("172.16.{name}.0/29");
             let spec = network_spec(&format!("net{name}"), small.then_some(subnet.as_str()));
-            let spec = NetworkSpec { attachable: true, ..spec };
+            let (ipv4, ipv6) = (families != 1 || small, families != 0);
+            let spec = NetworkSpec { attachable: true, ipv4, ipv6, ..spec };
             world.command(|cluster, ctx| command::create_network(cluster, spec, ctx)).ok();
         }
         Step::RemoveNetwork { name } => {

@@ -404,7 +404,7 @@ fn a_removed_network_is_there_for_its_ending_tasks_and_for_nobody_else() {
     assert_eq!(holds(&world), 2, "they keep their addresses");
     assert!(world.command(|cluster, _| command::remove_network(cluster, "demo")).is_err(), "it has no name any more");
     let again = world.network("demo", None);
-    assert!(again.subnet != demo.subnet && again.vni != demo.vni, "what is in use is not given out");
+    assert!(again.subnets != demo.subnets && again.vni != demo.vni, "what is in use is not given out");
 
     world.settle();
     assert!(!world.cluster.networks.contains_key(&demo.id), "the last task has ended");
@@ -422,7 +422,7 @@ fn exhaustion_is_said_and_heals() {
     };
     world.create(on_small("web", 5));
     world.settle();
-    let why = "network 'small' has no address left (5 of 5 in use): remove services or make a larger network";
+    let why = "network 'small' has no address left (5 of the 5 of 172.16.0.0/29 are in use): remove services or make a larger network";
     assert_eq!(world.task("web", 5).message, why, "a gateway, a VIP, four tasks");
     let second = world.create(on_small("more", 1));
     assert_eq!(second.pending_reason.as_deref(), Some(why));

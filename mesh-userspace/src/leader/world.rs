@@ -68,16 +68,13 @@ pub(crate) fn spec(name: &str) -> ServiceSpec {
     spec
 }
 
-pub(crate) fn network_spec(name: &str, subnet: Option<&str>) -> NetworkSpec {
+/// With these subnets and no other family, or with what the pool gives.
+pub(crate) fn network_spec(name: &str, subnets: Option<&str>) -> NetworkSpec {
+    let subnets = subnets.map(|subnets| subnets.parse::<Subnets>().expect("subnets"));
     NetworkSpec {
-        name: name.to_string(),
-        subnet: subnet.map(|subnet| subnet.parse().expect("a subnet")),
-        gateway: None,
-        internal: false,
-        attachable: false,
-        mtu: None,
-        labels: BTreeMap::new(),
-        options: BTreeMap::new(),
+        subnets: subnets.unwrap_or_default(),
+        ipv4: subnets.is_none_or(|subnets| subnets.v4.is_some()),
+        ..NetworkSpec::named(name)
     }
 }
 
@@ -284,13 +281,20 @@ impl World {
         let cluster = &self.cluster;
         let vips = || cluster.services.iter().map(|(_, service)| service).flat_map(|service| &service.vips);
         let attachments = || cluster.tasks.iter().map(|(_, task)| task).flat_map(|task| &task.attachments);
-        let addresses = vips().map(|vip| (&vip.network_id, vip.addr));
-        let addresses = addresses.chain(attachments().map(|at| (&at.network_id, at.addr)));
-        for (network, address) in addresses.clone() {
+        let holders = vips().map(|vip| (&vip.network_id, vip.addrs));
+        let holders = holders.chain(attachments().map(|at| (&at.network_id, at.addrs)));
+        for (network, addrs) in holders.clone() {
             let network = cluster.networks.get(network).expect("an address is on a network that is there");
-            assert!(network.subnet.hosts().any(|host| host == address), "{address} in {}", network.subnet);
-            assert_ne!(address, network.gateway);
+            let (has, asked) =
+                (addrs.each().map(|at| at.is_ipv4()), network.subnets.each().map(|net| net.addr().is_ipv4()));
+            assert!(has.eq(asked), "{addrs}: one of each family of {}", network.subnets);
+            for (address, subnet) in addrs.each().zip(network.subnets.each()) {
+                assert!(subnet.contains(&address), "{address} in {subnet}");
+                let reserved = network.gateways.each().chain([subnet.network(), subnet.broadcast()]);
+                assert!(!reserved.collect::<Vec<_>>().contains(&address), "{address} is no host's");
+            }
         }
+        let addresses = holders.flat_map(|(network, addrs)| addrs.each().map(move |address| (network, address)));
         distinct("address", addresses);
         distinct("pool", vips().map(|vip| vip.pool));
         distinct("endpoint", attachments().map(|at| at.endpoint));

@@ -1,9 +1,9 @@
 //! The section `networks`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::errors::Problem;
 use super::reader::{Field, Reader};
@@ -105,31 +105,35 @@ fn ipam(field: &Field, spec: &mut NetworkSpec, reader: &mut Reader) -> Result<()
         reader.ignored(field, "addresses are handed out by mesh itself");
     }
     let configs = fields.get("config").map(Field::items).transpose()?.unwrap_or_default();
-    for (index, config) in configs.iter().enumerate() {
+    for config in configs {
         let fields = reader.fields(config.tree, &config.path, keys::IPAM_CONFIG)?;
-        if index > 0 {
-            reader.problem(config.problem("a network has one subnet"));
-        }
-        if let Some(field) = fields.get("subnet") {
-            spec.subnet = reader.parsed(field, parse_subnet)?;
-        }
-        if let Some(field) = fields.get("gateway") {
-            let parse = |text: &str| {
-                text.parse::<Ipv4Addr>().map_err(|_| format!("'{text}' is not an address: write e.g. 10.1.0.1"))
-            };
-            spec.gateway = reader.parsed(field, parse)?;
-            if let (Some(subnet), Some(gateway)) = (spec.subnet, spec.gateway)
-                && !subnet.contains(&gateway)
-            {
-                reader.problem(field.problem(format!("{gateway} is not in the subnet {subnet}")));
+        let subnet = match fields.get("subnet") {
+            Some(field) => reader.parsed(field, parse_subnet)?,
+            None => None,
+        };
+        if let Some(subnet) = subnet {
+            if spec.subnets.each().any(|other| other.addr().is_ipv4() == subnet.addr().is_ipv4()) {
+                reader.problem(config.problem("a network has one subnet of each family"));
             }
+            spec.subnets.set(subnet);
+        }
+        let Some(field) = fields.get("gateway") else { continue };
+        let parse =
+            |text: &str| text.parse::<IpAddr>().map_err(|_| format!("'{text}' is not an address: write e.g. 10.1.0.1"));
+        let Some(gateway) = reader.parsed(field, parse)? else { continue };
+        spec.gateways.set(gateway);
+        if let Some(subnet) = subnet.filter(|subnet| !subnet.contains(&gateway)) {
+            reader.problem(field.problem(format!("{gateway} is not in the subnet {subnet}")));
         }
     }
     Ok(())
 }
 
-fn parse_subnet(text: &str) -> Result<Ipv4Net, String> {
-    let subnet: Ipv4Net = text.parse().map_err(|_| format!("'{text}' is not a subnet: write e.g. 10.1.0.0/20"))?;
+fn parse_subnet(text: &str) -> Result<IpNet, String> {
+    let subnet: IpNet = text.parse().map_err(|_| format!("'{text}' is not a subnet: write e.g. 10.1.0.0/20"))?;
+    if let IpNet::V6(_) = subnet {
+        return Err(format!("'{text}' is a subnet of IPv6, which is not there yet inside networks; leave it out"));
+    }
     if subnet.trunc() == subnet {
         Ok(subnet)
     } else {

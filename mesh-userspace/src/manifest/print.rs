@@ -245,13 +245,19 @@ fn own_network(spec: &NetworkSpec, name: Option<&str>) -> Value {
     if let Some(mtu) = spec.mtu {
         options.insert("mtu".into(), mtu.to_string().into());
     }
-    let config = spec.subnet.map(|subnet| trimmed(json!({ "subnet": subnet, "gateway": spec.gateway })));
+    let subnets = spec.subnets.each().map(|subnet| {
+        let gateway = spec.gateways.each().find(|gateway| gateway.is_ipv4() == subnet.addr().is_ipv4());
+        trimmed(json!({ "subnet": subnet, "gateway": gateway }))
+    });
+    let config: Vec<Value> = subnets.collect();
     trimmed(json!({
         "driver": "overlay",
         "driver_opts": options,
         "attachable": spec.attachable,
         "internal": spec.internal,
-        "ipam": config.map(|config| json!({ "config": [config] })),
+        "enable_ipv4": (!spec.ipv4).then_some(false),
+        "enable_ipv6": spec.ipv6.then_some(true),
+        "ipam": (!config.is_empty()).then(|| json!({ "config": config })),
         "labels": spec.labels,
         "name": name,
     }))

@@ -242,6 +242,17 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
              mean 10.1.0.0/20?",
         ),
         (
+            &with(
+                "    networks: [n]\nnetworks: {n: {ipam: {config: [{subnet: 10.1.0.0/20}, {subnet: 10.2.0.0/20}]}}}\n",
+            ),
+            "demo.yaml:6:55: networks.n.ipam.config[1]: a network has one subnet of each family",
+        ),
+        (
+            &with("    networks: [n]\nnetworks: {n: {ipam: {config: [{subnet: 'fd00:1::/64'}]}}}\n"),
+            "demo.yaml:6:41: networks.n.ipam.config[0].subnet: 'fd00:1::/64' is a subnet of IPv6, which is not there yet \
+             inside networks; leave it out",
+        ),
+        (
             &with("    hostname: ${NAME:?say who}\n"),
             "demo.yaml:5:15: the variable NAME is required and not set: say who",
         ),

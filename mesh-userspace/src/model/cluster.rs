@@ -1,10 +1,11 @@
 //! The desired state of the whole cluster at one revision of the store.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::{Counters, Id, Network, Node, Service, Task, TaskSpec, UpdateStatus};
@@ -17,8 +18,23 @@ pub struct Settings {
     pub address_pool: Ipv4Net,
     /// Prefix length of each network cut from the pool.
     pub subnet_len: u8,
+    /// Pool that IPv6 subnets come from, a /64 each; None: see [`Settings::pool_of_ipv6`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_pool6: Option<Ipv6Net>,
     /// UDP port of VXLAN.
     pub data_path_port: u16,
+}
+
+impl Settings {
+    /// Prefix length of each IPv6 subnet cut from the pool (RFC 4291, 2.5.1).
+    pub const SUBNET6_LEN: u8 = 64;
+
+    /// The pool of IPv6 subnets: unless it was named, a unique local /48 whose 40 bits are random, as the cluster's id is (RFC 4193, 3).
+    pub fn pool_of_ipv6(&self) -> Ipv6Net {
+        let digits = |at: usize| u16::from_str_radix(&self.cluster_id.as_str()[at..at + 4], 16).expect("hex digits");
+        let own = || Ipv6Addr::new(0xfd00 | (digits(0) & 0xff), digits(4), digits(8), 0, 0, 0, 0, 0);
+        self.address_pool6.unwrap_or_else(|| Ipv6Net::new_assert(own(), 48))
+    }
 }
 
 /// All desired facts at one revision. Versions share what they have in common, so that keeping many costs little and what differs between
@@ -97,6 +113,18 @@ impl Cluster {
     /// The network every published service without a network of its own is on.
     pub fn ingress_network(&self) -> Option<&Network> {
         self.networks.values().find(|network| network.ingress)
+    }
+
+    /// What the node's own calls into the overlay come from, IPv6: its advertised address, or one of ingress' prefix that the allocator, which
+    /// counts up from the first, never comes to. None: ingress has no IPv6.
+    pub fn overlay_addr6(&self, node: &Node) -> Option<Ipv6Addr> {
+        if let IpAddr::V6(addr) = node.advertise_addr {
+            return Some(addr);
+        }
+        let prefix = self.ingress_network()?.subnets.v6?;
+        // "mesh", and the node's number.
+        let host = 0x6d65_7368 << 32 | u128::from(node.number);
+        Some(Ipv6Addr::from(u128::from(prefix.network()) | host))
     }
 
     pub fn tasks_of<'a>(&'a self, service: &'a Id) -> impl Iterator<Item = &'a Task> + 'a {

@@ -4,7 +4,7 @@
 //! things. Invariant: what is asked is done, refused, or named in a warning; nothing is dropped in silence.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +110,7 @@ impl TaskSpec {
         lack(asked.read_only, "read_only", "--read-only", true, confined);
         lack(!asked.cap_drop.is_empty(), "cap_drop", "--cap-drop", true, confined);
         lack(asked.pids_limit.is_some(), "deploy.resources.limits.pids", "--limit-pids", true, confined);
-        let hosts = "it takes NAME:ADDRESS with an IPv4 address";
+        let hosts = "it takes NAME:ADDRESS";
         lack(asked.extra_hosts.len() != self.host_lines().len(), "extra_hosts", "--host", true, hosts);
         let ignored = "it needs runtime docker";
         lack(!asked.cap_add.is_empty(), "cap_add", "--cap-add", false, ignored);
@@ -127,8 +127,8 @@ impl TaskSpec {
         lacks
     }
 
-    /// `extra_hosts` as lines of `/etc/hosts`, as far as they have an IPv4 address.
-    pub fn host_lines(&self) -> Vec<(Ipv4Addr, String)> {
+    /// `extra_hosts` as lines of `/etc/hosts`, as far as they have an address.
+    pub fn host_lines(&self) -> Vec<(IpAddr, String)> {
         let line = |entry: &String| {
             let (name, address) = entry.split_once(':')?;
             Some((address.parse().ok()?, name.to_string()))
@@ -149,10 +149,16 @@ mod tests {
         task.mounts = vec![Mount { kind: "volume".into(), target: "/data".into(), ..Mount::default() }];
         task.container.read_only = true;
         task.container.tty = true;
-        task.container.extra_hosts = vec!["db:10.9.8.7".into()];
+        task.container.extra_hosts = vec!["db:10.9.8.7".into(), "six:fd00::6".into()];
         let lacks: Vec<_> = task.lacking_on_exec().iter().map(|lack| (lack.key, lack.harms)).collect();
         assert_eq!(lacks, [("volumes", true), ("read_only", true), ("tty", false)]);
-        assert_eq!(task.host_lines(), [(Ipv4Addr::new(10, 9, 8, 7), "db".to_string())]);
+        assert_eq!(
+            task.host_lines(),
+            [
+                ("10.9.8.7".parse().expect("an address"), "db".to_string()),
+                ("fd00::6".parse().expect("an address"), "six".to_string())
+            ]
+        );
         task.container.extra_hosts.push("up:host-gateway".into());
         assert!(task.lacking_on_exec().iter().any(|lack| lack.key == "extra_hosts" && lack.harms));
     }

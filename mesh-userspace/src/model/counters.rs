@@ -4,11 +4,10 @@
 //! entry of something that is gone never meets its successor: that is the quarantine. Stored, so that it outlives the leader.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Id;
+use super::{Addresses, Id};
 
 /// Where each search for a free number starts: after the last one given out. 0: none yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +22,8 @@ pub struct Counters {
     pub endpoint: u32,
     /// Automatic published port.
     pub port: u16,
-    /// First address of the last subnet cut from the pool.
-    pub subnet: Option<Ipv4Addr>,
-    /// Per network: the last address given to a VIP or a task.
-    pub addresses: BTreeMap<Id, Ipv4Addr>,
+    /// First address of the last subnet cut from each pool.
+    pub subnet: Addresses,
+    /// Per network: the last addresses given to a VIP or a task.
+    pub addresses: BTreeMap<Id, Addresses>,
 }

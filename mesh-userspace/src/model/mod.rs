@@ -4,6 +4,7 @@
 //! *Observed* facts ([`Observed`]) are written by the node they are about and travel by gossip.
 //! Everything above (leader, plan, api, agent) speaks these types; nothing here does I/O, reads a clock or waits.
 
+mod addresses;
 mod change;
 mod cluster;
 mod container;
@@ -20,6 +21,7 @@ mod stack;
 mod task;
 mod update;
 
+pub use addresses::{Addresses, PerFamily, Subnets};
 pub use change::Change;
 pub use cluster::{Cluster, Settings, SharedSpecs};
 pub use container::{Container, ExecLack, Mount, MountOptions, Ulimit};

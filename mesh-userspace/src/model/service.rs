@@ -1,11 +1,10 @@
 //! A service: what to run, how many, on which networks, behind which ports.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Container, Id, Mount, UnixMs};
+use super::{Addresses, Container, Id, Mount, UnixMs};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -297,11 +296,13 @@ impl ServiceSpec {
     }
 }
 
-/// A service's virtual address on one network.
+/// A service's virtual addresses on one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vip {
     pub network_id: Id,
-    pub addr: Ipv4Addr,
+    /// One of each family that the network has.
+    #[serde(rename = "addr")]
+    pub addrs: Addresses,
     /// Number of this (service, network) pair in BPF maps; never 0, never re-used inside the quarantine.
     pub pool: u32,
 }
@@ -314,7 +315,7 @@ pub struct Service {
     pub previous_spec: Option<Box<ServiceSpec>>,
     /// Counts changes of the spec; a task of an older version is replaced by the updater.
     pub version: u64,
-    /// One per network of the spec, in its order (with mode `dnsrr` too: `pool` is used, `addr` is not announced).
+    /// One per network of the spec, in its order (with mode `dnsrr` too: `pool` is used, `addrs` are not announced).
     pub vips: Vec<Vip>,
     /// The spec's ports with every published port decided.
     pub ports: Vec<PortSpec>,

@@ -1,11 +1,10 @@
 //! A task: one instance of a service, on one node, for one life.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Id, TaskSpec, UnixMs};
+use super::{Addresses, Id, TaskSpec, UnixMs};
 
 /// Swarm's task states, in order; a task never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,11 +33,13 @@ impl TaskState {
     }
 }
 
-/// A task's address on one network.
+/// A task's addresses on one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub network_id: Id,
-    pub addr: Ipv4Addr,
+    /// One of each family that the network has.
+    #[serde(rename = "addr")]
+    pub addrs: Addresses,
     /// 32-bit number that names this attachment in frames between nodes; never 0, never re-used inside the quarantine.
     pub endpoint: u32,
 }

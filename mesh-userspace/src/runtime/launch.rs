@@ -1,6 +1,6 @@
 //! What a runtime is given to run a task, and what it says about one: plain facts, kept on disk as JSON.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,12 +31,12 @@ pub struct TaskLaunch {
     #[serde(default)]
     pub health: Option<HealthCheck>,
     /// For `/etc/resolv.conf`: the gateway of the task's first network.
-    pub nameservers: Vec<Ipv4Addr>,
+    pub nameservers: Vec<IpAddr>,
     pub search: Vec<String>,
     /// The task's own addresses: they stand for its hostname in `/etc/hosts`.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// Further lines of `/etc/hosts`.
-    pub extra_hosts: Vec<(Ipv4Addr, String)>,
+    pub extra_hosts: Vec<(IpAddr, String)>,
     /// What asks the command to end; None: what its image says, else SIGTERM.
     pub stop_signal: Option<i32>,
     pub stop_grace_ms: u64,
@@ -47,7 +47,7 @@ pub struct TaskLaunch {
 
 impl TaskLaunch {
     /// The caller adds nameservers and searches.
-    pub fn of(task: &Task, stop_signal: Option<i32>, nameservers: Vec<Ipv4Addr>, search: Vec<String>) -> Self {
+    pub fn of(task: &Task, stop_signal: Option<i32>, nameservers: Vec<IpAddr>, search: Vec<String>) -> Self {
         TaskLaunch {
             task_id: task.id.clone(),
             name: format!("{}.{}", task.name(), task.id),
@@ -63,7 +63,7 @@ impl TaskLaunch {
             health: task.spec.health.clone(),
             nameservers,
             search,
-            addresses: task.attachments.iter().map(|attachment| attachment.addr).collect(),
+            addresses: task.attachments.iter().flat_map(|attachment| attachment.addrs.each()).collect(),
             // The Engine writes a container's own.
             extra_hosts: if task.spec.runtime == Runtime::Exec { task.spec.host_lines() } else { Vec::new() },
             stop_signal,

@@ -2,7 +2,7 @@
 //! that is balanced to before would refuse its first callers. And whether somebody is still being served. Read from the task's own view of its
 //! sockets, proc_net(5); nothing is connected to.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// State LISTEN in /proc/net/tcp (include/net/tcp_states.h).
 const LISTEN: &str = "0A";
@@ -22,7 +22,7 @@ pub fn is_listening(pid: u32, ports: &[u16]) -> bool {
 }
 
 /// True if a TCP connection is open at one of these addresses in the network namespace of process `pid`.
-pub fn is_connected(pid: u32, addrs: &[Ipv4Addr]) -> bool {
+pub fn is_connected(pid: u32, addrs: &[IpAddr]) -> bool {
     tables(pid).iter().flat_map(|table| sockets(table)).any(|socket| socket.is_open_at(addrs))
 }
 
@@ -40,11 +40,18 @@ struct Socket<'a> {
 }
 
 impl Socket<'_> {
-    fn is_open_at(&self, addrs: &[Ipv4Addr]) -> bool {
-        // An IPv6 socket has it mapped (RFC 4291, 2.5.5.2); then it is the last word, too.
-        let word = self.addr.get(self.addr.len().saturating_sub(8)..).unwrap_or_default();
-        let addr = u32::from_str_radix(word, 16).map(|word| Ipv4Addr::from(word.to_ne_bytes()));
-        OPEN.contains(&self.state) && addr.is_ok_and(|addr| addrs.contains(&addr))
+    fn is_open_at(&self, addrs: &[IpAddr]) -> bool {
+        let words = self.addr.as_bytes().chunks(8).map(|word| std::str::from_utf8(word).ok());
+        let words = words.map(|word| Some(u32::from_str_radix(word?, 16).ok()?.to_ne_bytes()));
+        let addr = match words.collect::<Option<Vec<[u8; 4]>>>().as_deref() {
+            Some([v4]) => Some(IpAddr::from(*v4)),
+            // An IPv6 socket has IPv4 addresses mapped (RFC 4291, 2.5.5.2).
+            Some([a, b, c, d]) => {
+                <[u8; 16]>::try_from([*a, *b, *c, *d].concat()).ok().map(|all| Ipv6Addr::from(all).to_canonical())
+            }
+            _ => None,
+        };
+        OPEN.contains(&self.state) && addr.is_some_and(|addr| addrs.contains(&addr))
     }
 }
 
@@ -81,14 +88,15 @@ mod tests {
     #[test]
     fn a_connection_is_seen_at_its_own_address_until_it_is_closed() {
         // An address of loopback that no other test uses, by an IPv6 socket as most servers have it.
-        let addr = Ipv4Addr::new(127, 77, 3, 9);
-        for listener in ["[::]:0", "127.77.3.9:0"].map(|any| std::net::TcpListener::bind(any).expect("a port")) {
+        let v4 = IpAddr::from([127, 77, 3, 9]);
+        for (any, addr) in [("[::]:0", v4), ("127.77.3.9:0", v4), ("[::]:0", Ipv6Addr::LOCALHOST.into())] {
+            let listener = std::net::TcpListener::bind(any).expect("a port");
             let port = listener.local_addr().expect("bound").port();
             assert!(!is_connected(std::process::id(), &[addr]), "a listener is no connection");
             let caller = std::net::TcpStream::connect((addr, port)).expect("connected");
             let (callee, _) = listener.accept().expect("accepted");
             assert!(is_connected(std::process::id(), &[addr]));
-            assert!(!is_connected(std::process::id(), &[Ipv4Addr::new(127, 77, 3, 8)]));
+            assert!(!is_connected(std::process::id(), &[IpAddr::from([127, 77, 3, 8])]));
             drop(caller);
             assert!(is_connected(std::process::id(), &[addr]), "the callee may still answer");
             drop(callee);

@@ -120,8 +120,14 @@ mod tests {
     fn cluster() -> Cluster {
         let mut cluster = Cluster::default();
         let address_pool = "10.0.0.0/8".parse().expect("a pool");
-        cluster.settings = Some(Settings { cluster_id: id(9), address_pool, subnet_len: 20, data_path_port: 4789 });
-        cluster.counters.addresses.insert(id(1), Ipv4Addr::new(10, 0, 0, 9));
+        cluster.settings = Some(Settings {
+            cluster_id: id(9),
+            address_pool,
+            subnet_len: 20,
+            address_pool6: None,
+            data_path_port: 4789,
+        });
+        cluster.counters.addresses.insert(id(1), Ipv4Addr::new(10, 0, 0, 9).into());
         let status = UpdateStatus {
             state: UpdateState::Paused,
             started_at: 1,

@@ -133,7 +133,7 @@ fn link() -> TaskLink {
         mac: [0xe6, 0x11, 0, 0, 0, 77],
         mtu: 1450,
         addrs: vec!["10.0.16.5/20".parse().expect("an address")],
-        gateway: GATEWAY,
+        gateways: GATEWAY.into(),
         guest: true,
     }
 }
@@ -194,7 +194,7 @@ fn on_dockers_bridge_a_guest_has_our_network_and_names_beside_its_own() {
         let askers = serve_name_at(node, GATEWAY, "db", Ipv4Addr::new(10, 0, 16, 9))?;
         let file = web.resolv_conf.clone().context("its names are ours to give")?;
         let kept_in = stage.folder.join("guests/web.json");
-        names::give(&file, &kept_in, GATEWAY, &[])?;
+        names::give(&file, &kept_in, GATEWAY.into(), &[])?;
         let text = inside(engine, "web", "cat /etc/resolv.conf")?;
         ensure!(text.contains("nameserver 10.0.16.1\nsearch corp.example\n"), "{text}");
         ensure!(inside(engine, "web", "nslookup db.")?.contains("10.0.16.9"));
@@ -225,7 +225,7 @@ fn on_dockers_bridge_a_guest_has_our_network_and_names_beside_its_own() {
         engine.docker(["restart", "-t", "0", "web"])?.ok()?;
         let started = inside(engine, "web", "cat /etc/resolv.conf")?;
         ensure!(started == names_before, "{started}");
-        names::give(&file, &kept_in, GATEWAY, &[])?;
+        names::give(&file, &kept_in, GATEWAY.into(), &[])?;
         names::take_back(&kept_in)?;
         ensure!(inside(engine, "web", "cat /etc/resolv.conf")? == names_before && !kept_in.exists());
         Ok(())
@@ -268,7 +268,7 @@ fn a_container_without_a_network_has_ours_alone() {
         ensure!(said.ends_with("it is lonely\n"), "{said}");
         let _askers = serve_name_at(node, GATEWAY, "db", Ipv4Addr::new(10, 0, 16, 9))?;
         let kept_in = names::kept_in(&stage.folder, &lonely.container);
-        names::give(&lonely.resolv_conf.context("its names are ours to give")?, &kept_in, GATEWAY, &[])?;
+        names::give(&lonely.resolv_conf.context("its names are ours to give")?, &kept_in, GATEWAY.into(), &[])?;
         ensure!(inside(engine, "lonely", "nslookup db.")?.contains("10.0.16.9"));
         on_links(node, async |links| Ok(links.purge().await.map(drop)?))?;
         names::take_back(&kept_in)?;

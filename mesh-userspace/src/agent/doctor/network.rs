@@ -33,8 +33,8 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
             Some(member) => not_taken(net, member).await,
             None => Vec::new(),
         },
-        pool: settings.map_or(DEFAULT_ADDRESS_POOL, |settings| settings.address_pool),
-        networks: networks.map(|network| (network.spec.name.clone(), network.subnet)).collect(),
+        pools: settings.map_or(DEFAULT_ADDRESS_POOL, |settings| settings.address_pool).into(),
+        networks: networks.map(|network| (network.spec.name.clone(), network.subnets)).collect(),
         routes,
         reported: me.map(|node| node.routed_prefixes.clone()),
         others: match cgroup {

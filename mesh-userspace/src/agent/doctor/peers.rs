@@ -1,7 +1,7 @@
 //! Facts about the other nodes: each is called, asked the time, and sent a packet of full size; all at once.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +88,7 @@ async fn names(member: &Member) -> Option<(String, Result<(), String>)> {
     let found = here.iter().find_map(|(id, netns)| {
         let task: &Task = cluster.tasks.get(id)?;
         let network = cluster.networks.get(&task.attachments.first()?.network_id)?;
-        Some((task.name(), task.service_name.clone(), network.gateway, File::open(netns).ok()?))
+        Some((task.name(), task.service_name.clone(), network.gateways.first()?, File::open(netns).ok()?))
     });
     let (task, service, gateway, netns) = found?;
     let question = question(&service);
@@ -97,9 +97,9 @@ async fn names(member: &Member) -> Option<(String, Result<(), String>)> {
     Some((task, said))
 }
 
-async fn ask_name(gateway: Ipv4Addr, question: Vec<u8>) -> Result<(), String> {
+async fn ask_name(gateway: IpAddr, question: Vec<u8>) -> Result<(), String> {
     let asked = async {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        let socket = UdpSocket::bind(any_of(gateway)).await?;
         socket.connect(SocketAddr::from((gateway, DNS_PORT))).await?;
         let mut answer = [0; 512];
         loop {
@@ -114,6 +114,14 @@ async fn ask_name(gateway: Ipv4Addr, question: Vec<u8>) -> Result<(), String> {
     match timeout(DNS_PATIENCE, asked).await {
         Ok(received) => received.map_err(|error| format!("{gateway}: {error}")),
         Err(_) => Err(format!("{gateway} is silent for {} s", DNS_PATIENCE.as_secs())),
+    }
+}
+
+/// Any address and port of this one's family.
+fn any_of(addr: IpAddr) -> SocketAddr {
+    match addr {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 

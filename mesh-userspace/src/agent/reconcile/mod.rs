@@ -32,7 +32,7 @@ use crate::dns::ResolverHandle;
 use crate::doctor::Xdp;
 use crate::kernel::bpf::{Attachment, BpfError, Dataplane, Events, FlowTable, Lookups, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
-use crate::model::{Attachment as TaskAddress, Cluster, Id, NodeStatus, Observed, Task};
+use crate::model::{Cluster, Id, NodeStatus, Observed, Task};
 use crate::plan::maps::{self, Facts, MapOp, Programmed};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
@@ -221,13 +221,12 @@ impl Kernel {
         let missing = {
             let programmed = lock(&self.programmed);
             let known = &programmed.tables().endpoints;
-            let is_missing =
-                |at: &&TaskAddress| known.get(&at.addr.into()).is_none_or(|endpoint| endpoint.ifindex == 0);
-            task.attachments.iter().find(is_missing)
+            let is_missing = |addr: &IpAddr| known.get(addr).is_none_or(|endpoint| endpoint.ifindex == 0);
+            task.attachments.iter().flat_map(|at| at.addrs.each()).find(is_missing)
         };
         match missing {
             None => Ok(()),
-            Some(at) => anyhow::bail!("its address {} could not be set up: {}", at.addr, self.warnings().join("; ")),
+            Some(addr) => anyhow::bail!("its address {addr} could not be set up: {}", self.warnings().join("; ")),
         }
     }
 

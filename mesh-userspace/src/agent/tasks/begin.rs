@@ -57,7 +57,7 @@ impl Tasks {
     async fn begin(&self, member: &Arc<Member>, task: &Task) -> anyhow::Result<Begun> {
         let cluster = member.desired.get();
         let first = task.attachments.first().and_then(|at| cluster.networks.get(&at.network_id));
-        let nameservers = first.map(|network| network.gateway).into_iter().collect();
+        let nameservers = first.and_then(|network| network.gateways.first()).into_iter().collect();
         let launch = TaskLaunch::of(task, own_stop_signal(task)?, nameservers, Vec::new());
         self.with(|known| known.instances.insert(task.id.clone()));
         let withdrawn = async {

@@ -4,7 +4,7 @@
 //! node's tables → open connections end, for a grace time → link and names taken back. Invariant: whatever happens, the container runs on as its owner wants. Must not: ask a
 //! runtime to start, stop or remove it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ impl Tasks {
         member.kernel.round(member).await;
         member.kernel.check_task(task).await?;
         anyhow::ensure!(!member.kernel.is_closed(), "this node is leaving the cluster");
-        if let Some(network) = first
-            && let Err(error) = member.guests.give_names(found, network.gateway)
+        if let Some(gateway) = first.and_then(|network| network.gateways.first())
+            && let Err(error) = member.guests.give_names(found, gateway)
         {
             // Who calls it is answered all the same.
             log::warn!("{error}");
@@ -121,7 +121,7 @@ impl Tasks {
     /// the link taken from under the connection.
     async fn serve_out(&self, member: &Member, task: &Task) {
         let Some(guest) = self.with(|known| known.guests.get(&task.id).cloned()) else { return };
-        let addrs: Vec<Ipv4Addr> = task.attachments.iter().map(|at| at.addr).collect();
+        let addrs: Vec<IpAddr> = task.attachments.iter().flat_map(|at| at.addrs.each()).collect();
         let deadline = Instant::now() + Duration::from_millis(task.spec.stop_grace_period_ms);
         while is_connected(guest.pid(), &addrs) && !member.kernel.is_closed() && Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;

@@ -106,7 +106,7 @@ impl ControlPlane for Fake {
     }
 
     async fn network_create(&self, _: &Caller, spec: NetworkSpec) -> Result<Created, ApiError> {
-        self.called(format!("network_create {} {:?} {:?}", spec.name, spec.subnet, spec.mtu));
+        self.called(format!("network_create {} {:?} {:?}", spec.name, spec.subnets, spec.mtu));
         Ok(Created { id: fixture::id(0xd1), warnings: Vec::new() })
     }
 

@@ -213,6 +213,7 @@ fn join_route(secrets: Arc<Mutex<ClusterSecrets>>, store: SocketAddr) -> Router 
                 cluster_id: id(9),
                 address_pool: "10.0.0.0/8".parse().unwrap(),
                 subnet_len: 20,
+                address_pool6: None,
                 data_path_port: 4789,
             },
             members: vec![],

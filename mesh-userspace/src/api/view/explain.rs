@@ -8,7 +8,7 @@ use super::Facts;
 use crate::api::ApiError;
 use crate::api::explain::{ExplainQuery, ExplainRequest};
 use crate::explain::Names;
-use crate::model::{EndpointMode, Id, Protocol, Service};
+use crate::model::{EndpointMode, Id, Protocol, Service, Task, Vip};
 
 /// Whom a word means.
 enum End<'f> {
@@ -104,7 +104,12 @@ fn task_of(facts: &Facts, service: &Service, me: &Id) -> Result<Vec<(IpAddr, Opt
         let name = &service.spec.name;
         ApiError::conflict(format!("service {name} has no task to send from: 'mesh service ps {name}' says why"))
     })?;
-    Ok(task.attachments.iter().map(|at| (IpAddr::from(at.addr), Some(at.network_id.clone()))).collect())
+    Ok(addrs_of(task).collect())
+}
+
+/// Where a task is, and on which network.
+fn addrs_of(task: &Task) -> impl Iterator<Item = (IpAddr, Option<Id>)> + '_ {
+    task.attachments.iter().flat_map(|at| at.addrs.each().map(|addr| (addr, Some(at.network_id.clone()))))
 }
 
 /// A source and a destination on one network, if there are such; else the first of each.
@@ -135,8 +140,7 @@ impl Facts {
             if task.attachments.is_empty() {
                 return Err(ApiError::conflict(format!("task {word} has no address: it is on no network")));
             }
-            let addrs = task.attachments.iter().map(|at| (IpAddr::from(at.addr), Some(at.network_id.clone())));
-            return Ok(End::Addrs(addrs.collect()));
+            return Ok(End::Addrs(addrs_of(task).collect()));
         }
         if let Ok(service) = self.find_service(word) {
             return Ok(End::Service(service));
@@ -152,9 +156,8 @@ impl Facts {
 
     /// The network that an address is in.
     fn network_of(&self, addr: IpAddr) -> Option<Id> {
-        let IpAddr::V4(addr) = addr else { return None };
         let networks = self.cluster.networks.values();
-        networks.filter(|network| network.subnet.contains(&addr)).map(|network| network.id.clone()).next()
+        networks.filter(|network| network.subnets.contain(addr)).map(|network| network.id.clone()).next()
     }
 
     /// A node has this address.
@@ -197,8 +200,9 @@ impl Facts {
                 "service {name} has no VIP (endpoint mode dnsrr): its name leads to its tasks; name one of them"
             )));
         }
-        let vips: Vec<(IpAddr, Option<Id>)> =
-            service.vips.iter().map(|vip| (IpAddr::from(vip.addr), Some(vip.network_id.clone()))).collect();
+        let of_network =
+            |vip: &Vip| vip.addrs.each().map(|addr| (addr, Some(vip.network_id.clone()))).collect::<Vec<_>>();
+        let vips: Vec<(IpAddr, Option<Id>)> = service.vips.iter().flat_map(of_network).collect();
         if vips.is_empty() {
             return Err(ApiError::conflict(format!(
                 "service {name} has no VIP yet: 'mesh service ps {name}' says why"

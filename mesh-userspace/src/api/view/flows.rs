@@ -34,7 +34,11 @@ fn ends_of<'t>(tasks: impl IntoIterator<Item = &'t Task>) -> Ends {
     let mut ends = Ends::default();
     for at in tasks.into_iter().flat_map(|task| &task.attachments) {
         ends.endpoints.insert(at.endpoint);
-        ends.addrs.insert(at.addr.octets().to_16());
+        let to_16 = |addr: IpAddr| match addr {
+            IpAddr::V4(addr) => addr.octets().to_16(),
+            IpAddr::V6(addr) => addr.octets(),
+        };
+        ends.addrs.extend(at.addrs.each().map(to_16));
     }
     ends
 }

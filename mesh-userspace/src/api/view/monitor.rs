@@ -43,12 +43,12 @@ impl EventNames {
         }
         for service in cluster.services.values() {
             for vip in &service.vips {
-                names.addrs.insert(IpAddr::from(vip.addr), service.spec.name.clone());
+                names.addrs.extend(vip.addrs.each().map(|addr| (addr, service.spec.name.clone())));
             }
         }
         for task in cluster.tasks.values() {
             for at in &task.attachments {
-                names.addrs.insert(IpAddr::from(at.addr), task.name());
+                names.addrs.extend(at.addrs.each().map(|addr| (addr, task.name())));
                 names.tasks.insert(at.endpoint, task.name());
                 names.services.insert(at.endpoint, task.service_name.clone());
             }

@@ -17,7 +17,7 @@ pub fn networks(facts: &Facts) -> Result<Listing<NetworkRow>, ApiError> {
             id: network.id.clone(),
             name: network.spec.name.clone(),
             vni: network.vni,
-            subnet: network.subnet,
+            subnets: network.subnets,
             internal: network.spec.internal,
             attachable: network.spec.attachable,
             ingress: network.ingress,
@@ -66,7 +66,7 @@ fn network_service(facts: &Facts, network: &Network, service: &Service, present:
     let vip = service.vips.iter().find(|vip| vip.network_id == network.id)?;
     Some(NetworkService {
         name: service.spec.name.clone(),
-        vip: (service.spec.endpoint_mode == EndpointMode::Vip).then_some(vip.addr),
+        vip: (service.spec.endpoint_mode == EndpointMode::Vip).then_some(vip.addrs),
         ports: service.ports.clone(),
         pool: vip.pool,
         tasks: present
@@ -83,7 +83,7 @@ fn network_task(facts: &Facts, network: &Network, task: &Task) -> Option<Network
         id: task.id.clone(),
         name: format!("{}.{}", task.name(), task.id),
         endpoint: attachment.endpoint,
-        addr: attachment.addr,
+        addrs: attachment.addrs,
         host: task.node_id.as_ref().and_then(|id| facts.cluster.nodes.get(id)).map(|node| node.data_path_addr),
     })
 }

@@ -4,7 +4,7 @@ use super::Facts;
 use super::node::node_state;
 use super::task::{image_of, rows_of, task_state};
 use crate::api::{ApiError, Listing, NodeState, ServiceDetail, ServiceRow, ServiceVip};
-use crate::model::{Availability, EndpointMode, Mode, Service, Task, TaskHealth, TaskState};
+use crate::model::{Availability, EndpointMode, Mode, Service, Task, TaskHealth, TaskState, Vip};
 
 pub fn services(facts: &Facts) -> Result<Listing<ServiceRow>, ApiError> {
     facts.member()?;
@@ -86,16 +86,12 @@ fn vips(facts: &Facts, service: &Service) -> Vec<ServiceVip> {
     if service.spec.endpoint_mode == EndpointMode::Dnsrr {
         return Vec::new();
     }
-    let vips = service.vips.iter().filter_map(|vip| {
+    let of_network = |vip: &Vip| {
         let network = facts.cluster.networks.get(&vip.network_id)?;
-        Some(ServiceVip {
-            network_id: vip.network_id.clone(),
-            network: network.spec.name.clone(),
-            addr: vip.addr,
-            prefix_len: network.subnet.prefix_len(),
-        })
-    });
-    vips.collect()
+        let of_family = |addr| ServiceVip { network_id: network.id.clone(), network: network.spec.name.clone(), addr };
+        Some(vip.addrs.within(&network.subnets).map(of_family).collect::<Vec<_>>())
+    };
+    service.vips.iter().filter_map(of_network).flatten().collect()
 }
 
 #[cfg(test)]

@@ -50,6 +50,16 @@ fn refusals_are_one_line_with_the_remedy() {
             "mesh: --subnet 10.1.2.3/20: bits are set behind the prefix; did you mean 10.1.0.0/20?",
         ),
         (
+            &["network", "create", "--subnet", "fd00:1::/64", "--subnet", "fd00:2::/64", "x"],
+            1,
+            "mesh: --subnet fd00:2::/64: a network has one subnet of each family; leave one out",
+        ),
+        (
+            &["network", "create", "--gateway", "fd00:1::1", "--gateway", "fd00:2::1", "x"],
+            1,
+            "mesh: --gateway fd00:2::1: a subnet has one gateway; leave one out",
+        ),
+        (
             &["stack", "deploy", "-c", "/nonexistent.yaml", "x"],
             1,
             "mesh: cannot read the manifest /nonexistent.yaml: No such file or directory (os error 2)",

@@ -8,7 +8,7 @@
 //! [`ForwardOptions::max_concurrent`] a query fails at once.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -91,8 +91,8 @@ pub struct Forwarder {
 struct Upstreams {
     looked_at: Option<Instant>,
     /// What the resolvers below were built from.
-    built_from: Option<(Option<Vec<u8>>, BTreeSet<Ipv4Addr>)>,
-    excluded: BTreeSet<Ipv4Addr>,
+    built_from: Option<(Option<Vec<u8>>, BTreeSet<IpAddr>)>,
+    excluded: BTreeSet<IpAddr>,
     addrs: Vec<IpAddr>,
     resolvers: Arc<[TokioResolver]>,
     problem: Option<String>,
@@ -105,7 +105,7 @@ impl Forwarder {
     }
 
     /// Never asks these addresses from now on.
-    pub fn exclude(&self, gateways: BTreeSet<Ipv4Addr>) {
+    pub fn exclude(&self, gateways: BTreeSet<IpAddr>) {
         let mut upstreams = self.upstreams();
         upstreams.excluded = gateways;
         upstreams.looked_at = None;
@@ -199,8 +199,7 @@ impl Upstreams {
         }
         self.problem = problem;
         self.addrs = source.0.as_deref().map(upstream_addrs).unwrap_or_default();
-        self.addrs
-            .retain(|addr| !matches!(addr, IpAddr::V4(v4) if self.excluded.contains(v4)) && !addr.is_unspecified());
+        self.addrs.retain(|addr| !self.excluded.contains(addr) && !addr.is_unspecified());
         self.addrs.truncate(MAX_UPSTREAMS);
         let built: Result<Vec<_>, _> = self.addrs.iter().map(|addr| resolver_for(*addr, options)).collect();
         match built {

@@ -4,14 +4,14 @@
 //! client can take (512 bytes, or its EDNS size up to [`MAX_UDP_PAYLOAD`]); where answers don't fit the response is
 //! marked truncated, and the client comes back over TCP.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, PTR};
+use hickory_server::proto::rr::rdata::{A, AAAA, PTR};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -122,9 +122,7 @@ impl Handler {
         if query.query_class() != DNSClass::IN || matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR) {
             return unsupported(ResponseCode::Refused);
         }
-        let IpAddr::V4(asker) = request.src().ip() else {
-            return Reply::failed(Outcome::Refused, ResponseCode::Refused);
-        };
+        let asker = request.src().ip();
 
         // As the client spelt it: some check that the response repeats their mixture of cases.
         let name = query.original().name();
@@ -134,7 +132,7 @@ impl Handler {
             Answer::Addresses { addrs, ttl_s } => Reply::ours(
                 Outcome::Answered,
                 ResponseCode::NoError,
-                addrs.into_iter().map(|addr| Record::from_rdata(name.clone(), ttl_s, RData::A(A(addr)))).collect(),
+                addrs.into_iter().map(|addr| Record::from_rdata(name.clone(), ttl_s, address(addr))).collect(),
             ),
             Answer::Pointer { name: target, ttl_s } => match Name::from_str(&format!("{target}.")) {
                 Ok(target) => {
@@ -152,7 +150,7 @@ impl Handler {
         }
     }
 
-    async fn forward(&self, asker: Ipv4Addr, name: &Name, record_type: RecordType) -> Reply {
+    async fn forward(&self, asker: IpAddr, name: &Name, record_type: RecordType) -> Reply {
         match self.0.forwarder.ask(name, record_type).await {
             Ok(said) => Reply {
                 outcome: Outcome::Forwarded,
@@ -173,9 +171,17 @@ impl Handler {
     }
 }
 
+fn address(addr: IpAddr) -> RData {
+    match addr {
+        IpAddr::V4(addr) => RData::A(A(addr)),
+        IpAddr::V6(addr) => RData::AAAA(AAAA(addr)),
+    }
+}
+
 fn query_type(record_type: RecordType) -> QueryType {
     match record_type {
         RecordType::A => QueryType::A,
+        RecordType::AAAA => QueryType::Aaaa,
         RecordType::PTR => QueryType::Ptr,
         RecordType::ANY => QueryType::Any,
         _ => QueryType::Other,

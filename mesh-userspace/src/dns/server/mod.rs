@@ -1,7 +1,7 @@
 //! The resolver's sockets: one UDP and one TCP listener on each gateway that has a task here.
 //!
 //! In a walk: task → its gateway's port 53 → [`handler`] → zone, or [`forward`] to the host's resolvers.
-//! Listeners come and go with the zone. They are bound with IP_FREEBIND, so it does not matter whether the gateway's
+//! Listeners come and go with the zone. They are bound with IP_FREEBIND (IPV6_FREEBIND), so it does not matter whether the gateway's
 //! address is on `mesh0` already; one address that can't be taken leaves the others alone and is tried again.
 //!
 //! Must not decide about names: that is [`crate::dns::zone`].
@@ -14,15 +14,17 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hickory_server::Server;
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    sockopt,
 };
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -41,12 +43,12 @@ const TCP_RESPONSES: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error(
-        "{protocol} port {port} on gateway {addr} is used by another program (a name server on 0.0.0.0?): tasks of \
+        "{protocol} port {port} on gateway {addr} is used by another program (a name server on all addresses?): tasks of \
          this network can't resolve names here until it listens on its own addresses only"
     )]
-    Busy { protocol: &'static str, addr: Ipv4Addr, port: u16 },
+    Busy { protocol: &'static str, addr: IpAddr, port: u16 },
     #[error("{protocol} port {port} on gateway {addr} can't be listened on: {source}")]
-    Other { protocol: &'static str, addr: Ipv4Addr, port: u16, source: io::Error },
+    Other { protocol: &'static str, addr: IpAddr, port: u16, source: io::Error },
 }
 
 /// What all listeners share: what they answer from and what they count.
@@ -67,8 +69,8 @@ impl Shared {
 pub struct DnsServer {
     port: u16,
     shared: Arc<Shared>,
-    listeners: BTreeMap<Ipv4Addr, Listener>,
-    errors: BTreeMap<Ipv4Addr, String>,
+    listeners: BTreeMap<IpAddr, Listener>,
+    errors: BTreeMap<IpAddr, String>,
 }
 
 impl DnsServer {
@@ -89,7 +91,7 @@ impl DnsServer {
         *self.shared.zone.write().unwrap_or_else(PoisonError::into_inner) = zone.clone();
         let wanted = zone.listen_addrs();
         self.errors.retain(|addr, _| wanted.contains(addr));
-        let gone: Vec<Ipv4Addr> = self.listeners.keys().filter(|addr| !wanted.contains(addr)).copied().collect();
+        let gone: Vec<IpAddr> = self.listeners.keys().filter(|addr| !wanted.contains(addr)).copied().collect();
         for addr in gone {
             if let Some(mut listener) = self.listeners.remove(&addr) {
                 listener.close(addr).await;
@@ -115,6 +117,8 @@ impl DnsServer {
                     self.errors.remove(&addr);
                     self.listeners.insert(addr, listener);
                 }
+                // Without IPv6 in the kernel nobody can ask there; `mesh doctor` has a word about it.
+                Err(BindError::Other { source, .. }) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
                 Err(error) => {
                     let error = error.to_string();
                     // Said once, not at each attempt.
@@ -127,12 +131,12 @@ impl DnsServer {
     }
 
     /// Gateways that are listened on.
-    pub fn gateways(&self) -> BTreeSet<Ipv4Addr> {
+    pub fn gateways(&self) -> BTreeSet<IpAddr> {
         self.listeners.keys().copied().collect()
     }
 
     /// Gateways that are not, and why.
-    pub fn errors(&self) -> &BTreeMap<Ipv4Addr, String> {
+    pub fn errors(&self) -> &BTreeMap<IpAddr, String> {
         &self.errors
     }
 
@@ -154,15 +158,15 @@ struct Listener {
 
 impl Listener {
     /// Both protocols or none: a client that got a truncated answer must find TCP.
-    fn bind(addr: Ipv4Addr, port: u16, shared: &Arc<Shared>) -> Result<Self, BindError> {
+    fn bind(addr: IpAddr, port: u16, shared: &Arc<Shared>) -> Result<Self, BindError> {
         let failed = |protocol| {
             move |source: io::Error| match source.kind() {
                 io::ErrorKind::AddrInUse => BindError::Busy { protocol, addr, port },
                 _ => BindError::Other { protocol, addr, port, source },
             }
         };
-        let udp_socket = bind_udp(SocketAddrV4::new(addr, port)).map_err(failed("UDP"))?;
-        let tcp_socket = bind_tcp(SocketAddrV4::new(addr, port)).map_err(failed("TCP"))?;
+        let udp_socket = bind_udp(SocketAddr::new(addr, port)).map_err(failed("UDP"))?;
+        let tcp_socket = bind_tcp(SocketAddr::new(addr, port)).map_err(failed("TCP"))?;
         let mut udp = Server::new(Handler(shared.clone()));
         udp.register_socket(udp_socket);
         let mut tcp = Server::new(Handler(shared.clone()));
@@ -176,7 +180,7 @@ impl Listener {
         ended(&mut self.udp) || ended(&mut self.tcp)
     }
 
-    async fn close(&mut self, addr: Ipv4Addr) {
+    async fn close(&mut self, addr: IpAddr) {
         for server in [&mut self.udp, &mut self.tcp] {
             if let Err(error) = server.shutdown_gracefully().await {
                 log::warn!("the listener on gateway {addr} ended with: {error}");
@@ -185,21 +189,38 @@ impl Listener {
     }
 }
 
-fn bind_udp(addr: SocketAddrV4) -> io::Result<UdpSocket> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, SockProtocol::Udp)?;
-    setsockopt(&fd, sockopt::IpFreebind, &true)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(addr))?;
+fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let fd = unbound(addr, SockType::Datagram, SockProtocol::Udp)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
     UdpSocket::from_std(fd.into())
 }
 
-fn bind_tcp(addr: SocketAddrV4) -> io::Result<TcpListener> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, SockProtocol::Tcp)?;
-    setsockopt(&fd, sockopt::IpFreebind, &true)?;
+fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let fd = unbound(addr, SockType::Stream, SockProtocol::Tcp)?;
     // Connections of a resolver before us may be in TIME_WAIT; a listener that is alive still conflicts.
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(addr))?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
     listen(&fd, Backlog::MAXCONN)?;
     TcpListener::from_std(fd.into())
+}
+
+/// A socket that may be bound to an address that is not there yet.
+fn unbound(addr: SocketAddr, kind: SockType, protocol: SockProtocol) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, kind, flags, protocol)?;
+    match addr {
+        SocketAddr::V4(_) => setsockopt(&fd, sockopt::IpFreebind, &true)?,
+        SocketAddr::V6(_) => freebind6(&fd)?,
+    }
+    Ok(fd)
+}
+
+/// `IPV6_FREEBIND`, which nix has no word for.
+fn freebind6(fd: &OwnedFd) -> nix::Result<()> {
+    let yes: libc::c_int = 1;
+    let (value, len) = ((&raw const yes).cast(), size_of_val(&yes) as libc::socklen_t);
+    // SAFETY: the value is an integer that lives during the call, and its length is told.
+    let done = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, value, len) };
+    Errno::result(done).map(drop)
 }

@@ -1,5 +1,6 @@
 //! Real sockets on loopback addresses, a client made by hand, an upstream that is faked.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 use hickory_proto::op::ResponseCode;
@@ -25,7 +26,7 @@ async fn server(net: Loopback, dir: &TempDir, tasks: usize) -> DnsServer {
     let mut server = DnsServer::new(PORT, options(dir));
     server.apply(net.zone(tasks)).await;
     assert_eq!(server.errors(), &BTreeMap::new());
-    assert_eq!(server.gateways(), [net.at(1), net.at(2)].into());
+    assert_eq!(server.gateways(), [net.at(1).into(), net.at(2).into()].into());
     server
 }
 
@@ -191,8 +192,8 @@ async fn a_busy_port_is_said_and_tried_again() {
     let blocker = std::net::UdpSocket::bind((net.at(1), PORT)).unwrap();
     let mut server = DnsServer::new(PORT, options(&dir));
     server.apply(net.zone(2)).await;
-    assert_eq!(server.gateways(), [net.at(2)].into(), "the other network has its listener");
-    let said = &server.errors()[&net.at(1)];
+    assert_eq!(server.gateways(), [net.at(2).into()].into(), "the other network has its listener");
+    let said = &server.errors()[&net.at(1).into()];
     assert!(
         said.starts_with(&format!("UDP port {PORT} on gateway {} is used by another program", net.at(1))),
         "{said}"
@@ -208,9 +209,12 @@ async fn a_busy_port_is_said_and_tried_again() {
 async fn an_address_that_is_not_there_yet_can_be_listened_on() {
     let (net, dir) = (Loopback::claim(), TempDir::new().unwrap());
     let mut zone = net.zone(2);
-    zone.networks[0].gateway = Ipv4Addr::new(192, 0, 2, 77);
+    zone.networks[0].gateways = "192.0.2.77,2001:db8::77".parse().unwrap();
     let mut server = DnsServer::new(PORT, options(&dir));
     server.apply(zone).await;
     assert_eq!(server.errors(), &BTreeMap::new());
-    assert_eq!(server.gateways(), [Ipv4Addr::new(192, 0, 2, 77), net.at(2)].into());
+    assert_eq!(
+        server.gateways(),
+        ["192.0.2.77", "2001:db8::77", &net.at(2).to_string()].map(|addr| addr.parse().unwrap()).into()
+    );
 }

@@ -5,7 +5,7 @@
 //! behind it, are NXDOMAIN; they are never forwarded. Anything else is for the host's resolvers, and for a task that
 //! has internal networks alone a failure, because its packets don't reach the outside either.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Entry, Zone, ZoneNetwork};
 
@@ -13,7 +13,7 @@ use super::{Entry, Zone, ZoneNetwork};
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// Source address of the query.
-    pub asker: Ipv4Addr,
+    pub asker: IpAddr,
     /// Presentation form; case and a trailing dot don't matter.
     pub name: &'a str,
     pub query_type: QueryType,
@@ -23,18 +23,30 @@ pub struct Question<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryType {
     A,
+    Aaaa,
     Ptr,
     Any,
-    /// AAAA, MX, HTTPS, …: known names have none of them (task addresses are IPv4).
+    /// MX, HTTPS, …: known names have none of them.
     Other,
+}
+
+impl QueryType {
+    fn is_for(self, addr: &IpAddr) -> bool {
+        match self {
+            QueryType::A => addr.is_ipv4(),
+            QueryType::Aaaa => addr.is_ipv6(),
+            QueryType::Any => true,
+            QueryType::Ptr | QueryType::Other => false,
+        }
+    }
 }
 
 /// What to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// A records, in the order to send them.
+    /// A or AAAA records, in the order to send them.
     Addresses {
-        addrs: Vec<Ipv4Addr>,
+        addrs: Vec<IpAddr>,
         ttl_s: u32,
     },
     /// One PTR record.
@@ -42,7 +54,7 @@ pub enum Answer {
         name: String,
         ttl_s: u32,
     },
-    /// The name exists, this type of record does not: NOERROR with no answer, so that clients go on with A.
+    /// The name exists, this type of record does not: NOERROR with no answer, so that clients go on with another.
     NoData,
     NxDomain,
     /// Not ours: ask the host's resolvers.
@@ -62,7 +74,7 @@ pub fn answer(zone: &Zone, question: Question, seed: u64) -> Answer {
     let view = || zone.view(client);
 
     if let Some(addr) = reversed_addr(&name)
-        && zone.networks.iter().any(|network| network.subnet.contains(&addr))
+        && zone.networks.iter().any(|network| network.subnets.contain(addr))
     {
         let pointer = view().find_map(|network| network.reverse.get(&addr));
         return match (pointer, question.query_type) {
@@ -80,10 +92,13 @@ pub fn answer(zone: &Zone, question: Question, seed: u64) -> Answer {
     });
     match found {
         Some(entry) if entry.addrs.is_empty() => Answer::NxDomain,
-        Some(entry) if matches!(question.query_type, QueryType::A | QueryType::Any) => {
-            Answer::Addresses { addrs: shuffled(&entry.addrs, seed), ttl_s: entry.ttl_s }
+        Some(entry) => {
+            let addrs = entry.addrs.iter().copied().filter(|addr| question.query_type.is_for(addr));
+            match shuffled(addrs.collect(), seed) {
+                none if none.is_empty() => Answer::NoData,
+                addrs => Answer::Addresses { addrs, ttl_s: entry.ttl_s },
+            }
         }
-        Some(_) => Answer::NoData,
         None if candidates(&name, zone.networks.iter()).any(|entry| entry.withheld) => Answer::NxDomain,
         None if !client.networks.is_empty() && view().all(|network| network.internal) => Answer::ServFail,
         None => Answer::Forward,
@@ -106,16 +121,26 @@ where
     whole.chain(on_network)
 }
 
-/// `4.3.2.1.in-addr.arpa` → 1.2.3.4; nothing for other names, and for the reverse names of prefixes.
-fn reversed_addr(name: &str) -> Option<Ipv4Addr> {
-    let mut octets = name.strip_suffix(".in-addr.arpa")?.split('.').map(|label| label.parse::<u8>().ok());
-    let (d, c, b, a) = (octets.next()??, octets.next()??, octets.next()??, octets.next()??);
-    octets.next().is_none().then_some(Ipv4Addr::new(a, b, c, d))
+/// `4.3.2.1.in-addr.arpa` → 1.2.3.4, 32 digits and `.ip6.arpa` → their address (RFC 3596, 2.5); nothing for other names, and for the reverse
+/// names of prefixes.
+fn reversed_addr(name: &str) -> Option<IpAddr> {
+    if let Some(octets) = name.strip_suffix(".in-addr.arpa") {
+        let mut octets = octets.split('.').map(|label| label.parse::<u8>().ok());
+        let (d, c, b, a) = (octets.next()??, octets.next()??, octets.next()??, octets.next()??);
+        return octets.next().is_none().then_some(Ipv4Addr::new(a, b, c, d).into());
+    }
+    let mut bits = 0u128;
+    let mut count = 0;
+    for label in name.strip_suffix(".ip6.arpa")?.rsplit('.') {
+        let digit = u128::from_str_radix(label, 16).ok().filter(|_| label.len() == 1)?;
+        bits = bits << 4 | digit;
+        count += 1;
+    }
+    (count == 32).then_some(Ipv6Addr::from(bits).into())
 }
 
 /// Fisher–Yates with SplitMix64 as the source: every order is equally likely, and a seed gives one order.
-fn shuffled(addrs: &[Ipv4Addr], seed: u64) -> Vec<Ipv4Addr> {
-    let mut addrs = addrs.to_vec();
+fn shuffled(mut addrs: Vec<IpAddr>, seed: u64) -> Vec<IpAddr> {
     let mut state = seed;
     for last in (1..addrs.len()).rev() {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -7,10 +7,12 @@
 //!   client would pick it among others. Its own names stay: who asks for that very task has no other to go to.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::{Client, Entry, Pointer, TASK_TTL_S, VIP_TTL_S, Zone, ZoneNetwork};
-use crate::model::{Cluster, EndpointMode, Id, Mode, Network, Observed, Service, Stack, Task, TaskState, Vip};
+use crate::model::{
+    Addresses, Cluster, EndpointMode, Id, Mode, Network, Observed, Service, Stack, Task, TaskState, Vip,
+};
 
 /// Makes the zone that `this_node`'s resolver serves.
 pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id) -> Zone {
@@ -27,7 +29,8 @@ pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id) -> Zone {
     for task in cluster.tasks.values().filter(|task| task.node_id.as_ref() == Some(this_node) && asks(task, observed)) {
         let seen = task.attachments.iter().filter_map(|attachment| positions.get(&attachment.network_id).copied());
         let client = Client { task_id: task.id.clone(), networks: seen.collect() };
-        clients.extend(task.attachments.iter().map(|attachment| (attachment.addr, client.clone())));
+        let addrs = task.attachments.iter().flat_map(|attachment| attachment.addrs.each());
+        clients.extend(addrs.map(|addr| (addr, client.clone())));
     }
     Zone { networks, clients }
 }
@@ -44,8 +47,8 @@ fn compile_network(network: &Network, cluster: &Cluster, tasks: &BTreeMap<&Id, V
     }
     ZoneNetwork {
         name: names.network,
-        subnet: network.subnet,
-        gateway: network.gateway,
+        subnets: network.subnets,
+        gateways: network.gateways,
         internal: network.spec.internal,
         names: names.entries.into_iter().map(|(name, (_, entry))| (name, entry)).collect(),
         reverse: names.reverse,
@@ -70,12 +73,12 @@ impl<'a> Member<'a> {
     }
 
     /// The addresses of its own names: none while it is not ready.
-    fn answers_at<'b>(&self, addr: &'b Ipv4Addr) -> &'b [Ipv4Addr] {
-        if self.ready { std::slice::from_ref(addr) } else { &[] }
+    fn answers_at(&self, addrs: &Addresses) -> Addresses {
+        if self.ready { *addrs } else { Addresses::default() }
     }
 
-    fn addr_on(&self, network: &Id) -> Option<Ipv4Addr> {
-        self.task.attachments.iter().find(|attachment| attachment.network_id == *network).map(|on| on.addr)
+    fn addrs_on(&self, network: &Id) -> Option<Addresses> {
+        self.task.attachments.iter().find(|attachment| attachment.network_id == *network).map(|on| on.addrs)
     }
 }
 
@@ -100,28 +103,29 @@ enum Kind {
 struct Names {
     network: String,
     entries: BTreeMap<String, (Kind, Entry)>,
-    reverse: BTreeMap<Ipv4Addr, Pointer>,
+    reverse: BTreeMap<IpAddr, Pointer>,
 }
 
 impl Names {
     fn add_service(&mut self, service: &Service, vip: &Vip, members: &[Member]) {
-        let members: Vec<(&Member, Ipv4Addr)> =
-            members.iter().filter_map(|member| Some((member, member.addr_on(&vip.network_id)?))).collect();
-        let listed: Vec<Ipv4Addr> = members.iter().filter(|(member, _)| member.listed).map(|&(_, addr)| addr).collect();
+        let members: Vec<(&Member, Addresses)> =
+            members.iter().filter_map(|member| Some((member, member.addrs_on(&vip.network_id)?))).collect();
+        let listed = members.iter().filter(|(member, _)| member.listed);
+        let listed: Vec<Addresses> = listed.map(|&(_, addrs)| addrs).collect();
         let (addrs, ttl_s) = match service.spec.endpoint_mode {
             EndpointMode::Dnsrr => (listed.clone(), TASK_TTL_S),
-            EndpointMode::Vip if members.iter().any(|(member, _)| member.ready) => (vec![vip.addr], VIP_TTL_S),
+            EndpointMode::Vip if members.iter().any(|(member, _)| member.ready) => (vec![vip.addrs], VIP_TTL_S),
             EndpointMode::Vip => (Vec::new(), VIP_TTL_S),
         };
         let own_name = service.spec.name.to_lowercase();
         if service.spec.endpoint_mode == EndpointMode::Vip && !addrs.is_empty() {
-            self.point(vip.addr, &own_name, VIP_TTL_S);
+            self.point(&vip.addrs, &own_name, VIP_TTL_S);
         }
         for (name, withheld) in service_names(service, &vip.network_id) {
             self.add(Kind::TaskList, format!("tasks.{name}"), &listed, TASK_TTL_S, withheld);
-            for (member, addr) in members.iter().filter(|(member, _)| member.task.slot > 0) {
+            for (member, addrs) in members.iter().filter(|(member, _)| member.task.slot > 0) {
                 let slot = format!("{}.{name}", member.task.slot);
-                self.add(Kind::Task, slot, member.answers_at(addr), TASK_TTL_S, withheld);
+                self.add(Kind::Task, slot, &[member.answers_at(addrs)], TASK_TTL_S, withheld);
             }
             // Between a task's end and its successor's start the slot is a name of ours all the same.
             if let Mode::Replicated { replicas } = service.spec.mode {
@@ -131,36 +135,36 @@ impl Names {
             }
             self.add(Kind::Service, name, &addrs, ttl_s, withheld);
         }
-        for (member, addr) in &members {
-            self.add_task(member, addr);
+        for (member, addrs) in &members {
+            self.add_task(member, addrs);
         }
     }
 
-    fn add_task(&mut self, member: &Member, addr: &Ipv4Addr) {
+    fn add_task(&mut self, member: &Member, addrs: &Addresses) {
         let task = member.task;
-        let addrs = member.answers_at(addr);
+        let answers = [member.answers_at(addrs)];
         let full_name = format!("{}.{}", task.name(), task.id).to_lowercase();
         if member.ready {
-            self.point(*addr, &full_name, TASK_TTL_S);
+            self.point(addrs, &full_name, TASK_TTL_S);
         }
         for name in [full_name, task.id.to_string(), task.id.short().to_string()] {
-            self.add(Kind::Task, name, addrs, TASK_TTL_S, true);
+            self.add(Kind::Task, name, &answers, TASK_TTL_S, true);
         }
         let hostname = task.hostname().to_lowercase();
         let withheld = !hostname.contains('.');
-        self.add(Kind::Hostname, hostname, addrs, TASK_TTL_S, withheld);
+        self.add(Kind::Hostname, hostname, &answers, TASK_TTL_S, withheld);
     }
 
-    fn add(&mut self, kind: Kind, name: String, addrs: &[Ipv4Addr], ttl_s: u32, withheld: bool) {
+    fn add(&mut self, kind: Kind, name: String, addrs: &[Addresses], ttl_s: u32, withheld: bool) {
         let fresh = || (kind, Entry { addrs: Vec::new(), ttl_s, withheld });
         let (holder, entry) = self.entries.entry(name).or_insert_with(fresh);
         if kind < *holder {
             (*holder, *entry) = fresh();
         }
         if kind == *holder {
-            for addr in addrs {
-                if !entry.addrs.contains(addr) {
-                    entry.addrs.push(*addr);
+            for addr in addrs.iter().flat_map(Addresses::each) {
+                if !entry.addrs.contains(&addr) {
+                    entry.addrs.push(addr);
                 }
             }
             entry.ttl_s = entry.ttl_s.min(ttl_s);
@@ -168,8 +172,10 @@ impl Names {
         }
     }
 
-    fn point(&mut self, addr: Ipv4Addr, name: &str, ttl_s: u32) {
-        self.reverse.insert(addr, Pointer { name: format!("{name}.{}", self.network), ttl_s });
+    fn point(&mut self, addrs: &Addresses, name: &str, ttl_s: u32) {
+        for addr in addrs.each() {
+            self.reverse.insert(addr, Pointer { name: format!("{name}.{}", self.network), ttl_s });
+        }
     }
 }
 

@@ -14,13 +14,12 @@ mod compile;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::Id;
+use crate::model::{Addresses, Id, Subnets};
 
 pub use answer::{Answer, QueryType, Question, answer};
 pub use compile::compile;
@@ -36,28 +35,28 @@ pub struct Zone {
     /// Every network of the cluster, also those without a task here: their names must not leak to upstream resolvers.
     pub networks: Vec<ZoneNetwork>,
     /// This node's tasks by each of their addresses. Anti-spoofing makes the source address of a query proof enough.
-    pub clients: BTreeMap<Ipv4Addr, Client>,
+    pub clients: BTreeMap<IpAddr, Client>,
 }
 
 /// The names of one network, lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZoneNetwork {
     pub name: String,
-    pub subnet: Ipv4Net,
+    pub subnets: Subnets,
     /// Where the resolver listens for this network's tasks.
-    pub gateway: Ipv4Addr,
+    pub gateways: Addresses,
     pub internal: bool,
     /// Name → its answer. Empty for `ingress`, which contributes no names.
     pub names: BTreeMap<String, Entry>,
     /// Address → the name PTR tells.
-    pub reverse: BTreeMap<Ipv4Addr, Pointer>,
+    pub reverse: BTreeMap<IpAddr, Pointer>,
 }
 
 /// What a name stands for on one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Empty: known, but nobody is ready. Then the name answers NXDOMAIN.
-    pub addrs: Vec<Ipv4Addr>,
+    /// Of both families. Empty: known, but nobody is ready. Then the name answers NXDOMAIN.
+    pub addrs: Vec<IpAddr>,
     pub ttl_s: u32,
     /// Tasks of other networks get NXDOMAIN for it. False for names with a dot that a user chose (an alias such as
     /// `api.example.com`): on other networks that is the public name, and is forwarded.
@@ -82,14 +81,14 @@ pub struct Client {
 
 impl Zone {
     /// Addresses to listen on: the gateways of networks that have a task here.
-    pub fn listen_addrs(&self) -> BTreeSet<Ipv4Addr> {
+    pub fn listen_addrs(&self) -> BTreeSet<IpAddr> {
         let here = self.clients.values().flat_map(|client| &client.networks);
-        here.filter_map(|&position| self.networks.get(position)).map(|network| network.gateway).collect()
+        here.filter_map(|&position| self.networks.get(position)).flat_map(|network| network.gateways.each()).collect()
     }
 
     /// Gateways of all networks: never an upstream, whatever /etc/resolv.conf says.
-    pub fn gateways(&self) -> BTreeSet<Ipv4Addr> {
-        self.networks.iter().map(|network| network.gateway).collect()
+    pub fn gateways(&self) -> BTreeSet<IpAddr> {
+        self.networks.iter().flat_map(|network| network.gateways.each()).collect()
     }
 
     /// SHA-256 of the content in hex: whether a resolver serves this zone is told by comparing two of them.

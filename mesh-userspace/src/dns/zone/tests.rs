@@ -1,12 +1,12 @@
 //! Names in, answers out: a cluster of three nodes seen by the tasks of the first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::model::{
-    Algorithm, Attachment, Cluster, EndpointMode, Mode, Network, NetworkAttachment, NetworkSpec, Observed, Runtime,
-    Service, ServiceSpec, Stack, Task, TaskSpec, TaskState, TaskStatus, UpdateConfig, Vip,
+    Addresses, Algorithm, Attachment, Cluster, EndpointMode, Mode, Network, NetworkAttachment, NetworkSpec, Observed,
+    Runtime, Service, ServiceSpec, Stack, Task, TaskSpec, TaskState, TaskStatus, UpdateConfig, Vip,
 };
 
 const DEMO: u8 = 1;
@@ -18,26 +18,17 @@ fn id(kind: char, number: u8) -> Id {
     Id::try_from(format!("{:02x}{number:030x}", kind as u8).replacen("00", &format!("{number:02x}"), 1)).unwrap()
 }
 
-fn ip(text: &str) -> Ipv4Addr {
+fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 fn network(number: u8, name: &str) -> Network {
     Network {
         id: id('d', number),
-        spec: NetworkSpec {
-            name: name.into(),
-            subnet: None,
-            gateway: None,
-            internal: number == SECRET,
-            attachable: false,
-            mtu: None,
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
-        },
+        spec: NetworkSpec { internal: number == SECRET, ..NetworkSpec::named(name) },
         vni: 4096 + u32::from(number),
-        subnet: format!("10.0.{number}.0/24").parse().unwrap(),
-        gateway: Ipv4Addr::new(10, 0, number, 1),
+        subnets: format!("10.0.{number}.0/24").parse().unwrap(),
+        gateways: Ipv4Addr::new(10, 0, number, 1).into(),
         ingress: number == INGRESS,
         removing: false,
         created_at: 0,
@@ -56,7 +47,7 @@ fn service(number: u8, name: &str, networks: &[(u8, &[&str])]) -> Service {
     };
     let vip = |&(network, _): &(u8, &[&str])| Vip {
         network_id: id('d', network),
-        addr: Ipv4Addr::new(10, 0, network, 100 + number),
+        addrs: Ipv4Addr::new(10, 0, network, 100 + number).into(),
         pool: u32::from(number),
     };
     Service {
@@ -99,10 +90,10 @@ fn add_task(cluster: &mut Cluster, observed: &mut Observed, number: u8, service:
             .vips
             .iter()
             .map(|vip| {
-                let [a, b, c, _] = vip.addr.octets();
+                let [a, b, c, _] = vip.addrs.v4.unwrap().octets();
                 Attachment {
                     network_id: vip.network_id.clone(),
-                    addr: Ipv4Addr::new(a, b, c, number),
+                    addrs: Ipv4Addr::new(a, b, c, number).into(),
                     endpoint: u32::from(number),
                 }
             })
@@ -216,7 +207,8 @@ fn every_name_form_of_the_contract() {
     for (name, expected) in table {
         assert_eq!(ask(&zone, CLIENT, QueryType::A, name), expected, "A of {name}");
         assert_eq!(ask(&zone, CLIENT, QueryType::Any, name), expected, "ANY of {name}");
-        assert_eq!(ask(&zone, CLIENT, QueryType::Other, name), Answer::NoData, "AAAA or MX of {name}");
+        assert_eq!(ask(&zone, CLIENT, QueryType::Other, name), Answer::NoData, "MX of {name}");
+        assert_eq!(ask(&zone, CLIENT, QueryType::Aaaa, name), Answer::NoData, "AAAA of {name}");
         assert_eq!(ask(&zone, CLIENT, QueryType::Ptr, name), Answer::NoData, "PTR of {name}");
     }
 }
@@ -282,6 +274,77 @@ fn reverse_names() {
     }
 }
 
+/// The network gets IPv6, and what is on it addresses: 10.0.N.X is fd00:0:0:N::X besides, or instead.
+fn number_with_ipv6(cluster: &mut Cluster, network: u8, keeps_ipv4: bool) {
+    let six = |addrs: &mut Addresses| {
+        let v4 = addrs.v4.take_if(|_| !keeps_ipv4).or(addrs.v4).expect("an address");
+        let decimal = u16::from_str_radix(&v4.octets()[3].to_string(), 16).expect("digits");
+        addrs.v6 = Some(Ipv6Addr::new(0xfd00, 0, 0, network.into(), 0, 0, 0, decimal));
+    };
+    let at = id('d', network);
+    let net = cluster.networks.get_mut(&at).expect("the network");
+    six(&mut net.gateways);
+    net.subnets.v4 = net.subnets.v4.filter(|_| keeps_ipv4);
+    net.subnets.v6 = Some(format!("fd00:0:0:{network}::/64").parse().unwrap());
+    for id in cluster.services.keys().cloned().collect::<Vec<_>>() {
+        let service = cluster.services.get_mut(&id).expect("the service");
+        service.vips.iter_mut().filter(|vip| vip.network_id == at).for_each(|vip| six(&mut vip.addrs));
+    }
+    for id in cluster.tasks.keys().cloned().collect::<Vec<_>>() {
+        let task = cluster.tasks.get_mut(&id).expect("the task");
+        task.attachments.iter_mut().filter(|on| on.network_id == at).for_each(|on| six(&mut on.addrs));
+    }
+}
+
+#[test]
+fn names_have_addresses_of_the_families_of_their_network() {
+    let mut state = cluster();
+    number_with_ipv6(&mut state.0, DEMO, true);
+    number_with_ipv6(&mut state.0, BACK, false);
+    let zone = zone_of(&state);
+    let ask = |query_type, name: &str| ask(&zone, CLIENT, query_type, name);
+    // Both families.
+    assert_eq!(ask(QueryType::A, "whoami"), addresses(30, &["10.0.1.102"]));
+    assert_eq!(ask(QueryType::Aaaa, "web"), addresses(30, &["fd00:0:0:1::102"]));
+    assert_eq!(ask(QueryType::Any, "whoami"), addresses(30, &["10.0.1.102", "fd00:0:0:1::102"]));
+    assert_eq!(ask(QueryType::Aaaa, "2.whoami.demo"), addresses(5, &["fd00:0:0:1::12"]));
+    let Answer::Addresses { addrs, ttl_s: 5 } = ask(QueryType::Aaaa, "many") else { panic!("a list") };
+    let all: BTreeSet<IpAddr> = (20..40).map(|last| ip(&format!("fd00:0:0:1::{last}"))).collect();
+    assert_eq!(addrs.into_iter().collect::<BTreeSet<_>>(), all);
+    // IPv6 alone, and IPv4 alone: no record is not no name.
+    assert_eq!(ask(QueryType::Aaaa, "db"), addresses(30, &["fd00:0:0:2::103"]));
+    assert_eq!(ask(QueryType::A, "db"), Answer::NoData);
+    assert_eq!(ask(QueryType::Other, "db"), Answer::NoData);
+    assert_eq!(
+        super::answer(&zone, Question { asker: ip(HERMIT), name: "hermit", query_type: QueryType::Aaaa }, 7),
+        Answer::NoData
+    );
+    assert_eq!(ask(QueryType::Aaaa, "idle"), Answer::NxDomain, "nobody is ready");
+
+    let reverse = |address: &str| {
+        let digits = u128::from(address.parse::<Ipv6Addr>().unwrap());
+        let labels: Vec<String> = (0..32).map(|at| format!("{:x}", digits >> (4 * at) & 15)).collect();
+        format!("{}.ip6.arpa", labels.join("."))
+    };
+    let pointer = |name: &str, ttl_s| Answer::Pointer { name: name.into(), ttl_s };
+    assert_eq!(ask(QueryType::Ptr, &reverse("fd00:0:0:1::102")), pointer("whoami.demo", 30));
+    assert_eq!(
+        ask(QueryType::Ptr, &reverse("fd00:0:0:2::13").to_uppercase()),
+        pointer(&format!("shop_db.1.{}.back.end", id('a', 13)), 5)
+    );
+    assert_eq!(ask(QueryType::Ptr, &reverse("fd00:0:0:1::105")), Answer::NxDomain, "dnsrr has no VIP");
+    assert_eq!(ask(QueryType::Ptr, &reverse("2001:db8::1")), Answer::Forward);
+    for name in ["0.0.d.f.ip6.arpa", "ip6.arpa", &reverse("fd00:0:0:1::102").replacen("2.", "02.", 1)] {
+        assert_eq!(ask(QueryType::Ptr, name), Answer::Forward, "{name}");
+    }
+
+    // Asked from either address, heard at either gateway.
+    let asked = answer(&zone, Question { asker: ip("fd00:0:0:2::10"), name: "web", query_type: QueryType::A }, 7);
+    assert_eq!(asked, addresses(30, &["10.0.1.102"]));
+    let listened = ["10.0.1.1", "fd00:0:0:1::1", "fd00:0:0:2::1", "10.0.3.1", "10.0.9.1"];
+    assert_eq!(zone.listen_addrs(), listened.map(ip).into());
+}
+
 #[test]
 fn task_lists_are_shuffled_by_the_seed() {
     let zone = zone_of(&cluster());
@@ -290,14 +353,14 @@ fn task_lists_are_shuffled_by_the_seed() {
             Answer::Addresses { addrs, ttl_s: 5 } => addrs,
             other => panic!("{name}: {other:?}"),
         };
-    let all: BTreeSet<Ipv4Addr> = (20..40).map(|last| Ipv4Addr::new(10, 0, 1, last)).collect();
+    let all: BTreeSet<IpAddr> = (20..40).map(|last| Ipv4Addr::new(10, 0, 1, last).into()).collect();
     for name in ["many", "tasks.many", "tasks.many.demo"] {
         assert_eq!(list(name, 1).len(), 20);
         assert_eq!(list(name, 1).into_iter().collect::<BTreeSet<_>>(), all);
         assert_eq!(list(name, 1), list(name, 1), "one seed, one order");
         assert_ne!(list(name, 1), list(name, 2));
     }
-    let first: BTreeSet<Ipv4Addr> = (0..400).map(|seed| list("many", seed)[0]).collect();
+    let first: BTreeSet<IpAddr> = (0..400).map(|seed| list("many", seed)[0]).collect();
     assert_eq!(first, all, "each task is first now and then");
 }
 
@@ -372,12 +435,15 @@ proptest::proptest! {
     #[test]
     fn nothing_leaks(
         labels in proptest::collection::vec("(?i)tasks|whoami|hermit|demo|secret|back|end|1|web|x.y|[a-z0-9._-]{0,9}", 0..5),
-        query_type in proptest::sample::select(vec![QueryType::A, QueryType::Ptr, QueryType::Any, QueryType::Other]),
+        query_type in proptest::sample::select(vec![QueryType::A, QueryType::Aaaa, QueryType::Ptr, QueryType::Any, QueryType::Other]),
     ) {
-        let zone = zone_of(&cluster());
+        let mut state = cluster();
+        number_with_ipv6(&mut state.0, DEMO, true);
+        number_with_ipv6(&mut state.0, SECRET, false);
+        let zone = zone_of(&state);
         let name = labels.join(".");
         proptest::prop_assert_eq!(ask(&zone, "10.0.1.99", query_type, &name), Answer::Refused);
-        proptest::prop_assert_ne!(ask(&zone, HERMIT, query_type, &name), Answer::Forward);
+        proptest::prop_assert_ne!(ask(&zone, "fd00:0:0:3::14", query_type, &name), Answer::Forward);
         let on_demo = ask(&zone, CLIENT, query_type, &name);
         if matches!(on_demo, Answer::Addresses { .. }) && !name.to_lowercase().contains("example") {
             proptest::prop_assert_eq!(ask(&zone, EDGE, query_type, &name), Answer::NxDomain);

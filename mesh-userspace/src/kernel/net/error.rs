@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rtnetlink::packet_core::ErrorMessage;
 
 use crate::plan::net::{HeldPort, MESH0};
@@ -32,12 +32,12 @@ pub enum NetError {
         "this host reaches {subnet} by {by} already, so a network there can't be routed to the overlay: remove that route, \
          or remove the network and create it with another --subnet"
     )]
-    RouteTaken { subnet: Ipv4Net, by: String },
+    RouteTaken { subnet: IpNet, by: String },
     #[error(
         "the route to {subnet} can't have source address {src}: this host does not have it (any more); give it back, or \
          leave the cluster and join again with --advertise-addr"
     )]
-    SourceNotLocal { subnet: Ipv4Net, src: std::net::Ipv4Addr },
+    SourceNotLocal { subnet: IpNet, src: std::net::IpAddr },
     #[error("port {port} is in use on this host{}: this node does not publish it until it is free", owner.as_deref().map(|o| format!(" by {o}")).unwrap_or_default())]
     PortInUse { port: HeldPort, owner: Option<String> },
     #[error("the namespace of task {task} has an interface {name} already: it is in use by something else than mesh")]

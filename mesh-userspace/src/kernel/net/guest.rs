@@ -13,19 +13,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::route::{RouteAttribute, RouteScope};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion};
 
-use super::error::{NetError, unless};
+use super::error::{NetError, errno, unless};
 use super::link::{self, Link, ROUTE_PROTOCOL};
 use super::namespace;
 use crate::plan::net::TaskLink;
@@ -47,22 +47,33 @@ pub(super) async fn free_name(handle: &Handle) -> Result<String, NetError> {
 /// Routes and rules for packets from our addresses, in the calling thread's namespace; repeating it does no harm.
 pub(super) async fn route_by_source(handle: &Handle, wanted: &TaskLink, index: u32) -> Result<(), NetError> {
     let words = |what: &str| format!("{what} in the namespace of task {}", wanted.task_id.short());
-    let route =
-        || RouteMessageBuilder::<Ipv4Addr>::new().table_id(TABLE).protocol(ROUTE_PROTOCOL).output_interface(index);
     for net in &wanted.addrs {
-        let on_link = route().destination_prefix(net.network(), net.prefix_len());
-        let on_link = on_link.scope(RouteScope::Link).pref_source(net.addr()).build();
+        let on_link = link::route_to(*net).table_id(TABLE).protocol(ROUTE_PROTOCOL).output_interface(index);
+        let mut on_link = on_link.scope(RouteScope::Link).build();
+        on_link.attributes.push(RouteAttribute::PrefSource(net.addr().into()));
         let done = handle.route().add(on_link).execute().await;
         unless(done, &[libc::EEXIST], || words(&format!("add the route to {}", net.trunc())))?;
     }
-    let default = route().gateway(wanted.gateway).build();
-    let done = handle.route().add(default).execute().await;
-    unless(done, &[libc::EEXIST], || words(&format!("add the route by {} of table {TABLE}", wanted.gateway)))?;
+    for gateway in wanted.gateways.each() {
+        let default = link::route_by(gateway).table_id(TABLE).protocol(ROUTE_PROTOCOL).output_interface(index).build();
+        let done = handle.route().add(default).execute().await;
+        unless(done, &[libc::EEXIST], || words(&format!("add the route by {gateway} of table {TABLE}")))?;
+    }
     for net in &wanted.addrs {
-        let rule = handle.rule().add().v4().source_prefix(net.addr(), 32).priority(PRIORITY).table_id(TABLE);
-        let mut rule = rule.action(RuleAction::ToTable);
-        rule.message_mut().attributes.push(RuleAttribute::Protocol(ROUTE_PROTOCOL));
-        let done = rule.execute().await;
+        let rule = handle.rule().add().priority(PRIORITY).table_id(TABLE).action(RuleAction::ToTable);
+        let ours = RuleAttribute::Protocol(ROUTE_PROTOCOL);
+        let done = match net.addr() {
+            IpAddr::V4(addr) => {
+                let mut rule = rule.v4().source_prefix(addr, 32);
+                rule.message_mut().attributes.push(ours);
+                rule.execute().await
+            }
+            IpAddr::V6(addr) => {
+                let mut rule = rule.v6().source_prefix(addr, 128);
+                rule.message_mut().attributes.push(ours);
+                rule.execute().await
+            }
+        };
         unless(done, &[libc::EEXIST], || words(&format!("add the rule for packets from {}", net.addr())))?;
     }
     Ok(())
@@ -76,15 +87,16 @@ pub(super) async fn leave(handle: &Handle, host_end: &Link) -> Result<(), NetErr
     namespace::enter(netns, || async {
         let handle = namespace::connect()?;
         let words = || format!("take the rules for table {TABLE} out of a container's namespace");
-        let rules: Vec<RuleMessage> = handle
-            .rule()
-            .get(IpVersion::V4)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| NetError::netlink(words(), error))?;
-        for rule in rules.into_iter().filter(is_ours) {
-            unless(handle.rule().del(rule).execute().await, &[libc::ENOENT], words)?;
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let rules = handle.rule().get(family).execute().try_collect().await;
+            let rules: Vec<RuleMessage> = match rules {
+                // A kernel without IPv6 has no rules for it.
+                Err(error) if [libc::EAFNOSUPPORT, libc::EOPNOTSUPP].contains(&errno(&error)) => continue,
+                rules => rules.map_err(|error| NetError::netlink(words(), error))?,
+            };
+            for rule in rules.into_iter().filter(is_ours) {
+                unless(handle.rule().del(rule).execute().await, &[libc::ENOENT], words)?;
+            }
         }
         Ok(())
     })

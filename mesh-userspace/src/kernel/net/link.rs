@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use mesh_common::wire::mac;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -272,10 +272,18 @@ fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The IPv4 part of a prefix.
-pub(super) fn v4(net: IpNet) -> Option<Ipv4Net> {
-    match net {
-        IpNet::V4(net) => Some(net),
-        IpNet::V6(_) => None,
-    }
+/// The beginning of a route to this prefix, of whichever family.
+pub(super) fn route_to(net: IpNet) -> RouteMessageBuilder<IpAddr> {
+    let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(net.network(), net.prefix_len());
+    route.expect("a prefix is no longer than its family's addresses")
+}
+
+/// The beginning of a default route by this gateway.
+pub(super) fn route_by(gateway: IpAddr) -> RouteMessageBuilder<IpAddr> {
+    let mut route = RouteMessageBuilder::<IpAddr>::new();
+    route.get_mut().header.address_family = match gateway {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    route.gateway(gateway).expect("the gateway is of the route's family")
 }

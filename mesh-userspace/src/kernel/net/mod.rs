@@ -143,8 +143,8 @@ impl HostNet {
             NetOp::AddMesh0(wanted) => mesh0::add(&self.handle, wanted).await?,
             NetOp::SetMesh0(wanted) => mesh0::set(&self.handle, wanted).await?,
             NetOp::RemoveMesh0 => mesh0::remove(&self.handle).await?,
-            NetOp::AddGateway(gateway) => on_mesh0::add_gateway(&self.handle, *gateway).await?,
-            NetOp::RemoveGateway(gateway) => on_mesh0::remove_gateway(&self.handle, *gateway).await?,
+            NetOp::AddAddress(addr) => on_mesh0::add_address(&self.handle, *addr).await?,
+            NetOp::RemoveAddress(addr) => on_mesh0::remove_address(&self.handle, *addr).await?,
             NetOp::SetRoute(subnet, route) => on_mesh0::set_route(&self.handle, *subnet, *route).await?,
             NetOp::RemoveRoute(subnet) => on_mesh0::remove_route(&self.handle, *subnet).await?,
             NetOp::AddTaskLink(wanted) => match namespace_of(&wanted.task_id) {

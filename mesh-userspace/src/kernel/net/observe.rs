@@ -2,7 +2,7 @@
 //!
 //! Reads everything at once, so that the difference compares one moment. Must not: change anything, or list what is not ours.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::error::NetError;
 use super::link::{self, Address, Link, ROUTE_PROTOCOL, RouteSeen};
@@ -26,13 +26,10 @@ impl HostNet {
         programmed.mesh0 = mesh0_of(mesh0);
         programmed.mesh0_running = mesh0.is_up && mesh0.is_noarp;
         let addresses = link::addresses(&self.handle).await?;
-        programmed.gateways = addresses.iter().filter_map(|address| gateway_of(address, mesh0.index)).collect();
+        programmed.addrs = addresses.iter().filter_map(|address| own_of(address, mesh0.index)).collect();
         let routes = link::routes(&self.handle).await?;
-        programmed.routes = routes
-            .iter()
-            .filter(|route| is_ours(route, mesh0.index))
-            .filter_map(|route| route_of(route, mesh0))
-            .collect();
+        programmed.routes =
+            routes.iter().filter(|route| is_ours(route, mesh0.index)).map(|route| route_of(route, mesh0)).collect();
         Ok(programmed)
     }
 }
@@ -45,9 +42,9 @@ fn mesh0_of(link: &Link) -> Option<Mesh0> {
     Some(Mesh0 { port: link.vxlan?.0, mac: link.mac6()?, mtu: link.mtu })
 }
 
-fn gateway_of(address: &Address, mesh0: u32) -> Option<Ipv4Addr> {
-    let net = link::v4(address.net)?;
-    (address.link == mesh0 && net.prefix_len() == 32).then_some(net.addr())
+fn own_of(address: &Address, mesh0: u32) -> Option<IpAddr> {
+    let net = address.net;
+    (address.link == mesh0 && net.prefix_len() == net.max_prefix_len()).then_some(net.addr())
 }
 
 /// Somebody's own route on `mesh0` is his business.
@@ -55,10 +52,6 @@ fn is_ours(route: &RouteSeen, mesh0: u32) -> bool {
     route.link == mesh0 && route.protocol == ROUTE_PROTOCOL && route.is_in_main_table()
 }
 
-fn route_of(route: &RouteSeen, mesh0: &Link) -> Option<(ipnet::Ipv4Net, Route)> {
-    let src = match route.src {
-        Some(std::net::IpAddr::V4(src)) => Some(src),
-        _ => None,
-    };
-    Some((link::v4(route.to)?, Route { src, mtu: route.mtu.unwrap_or(mesh0.mtu) }))
+fn route_of(route: &RouteSeen, mesh0: &Link) -> (ipnet::IpNet, Route) {
+    (route.to, Route { src: route.src, mtu: route.mtu.unwrap_or(mesh0.mtu) })
 }

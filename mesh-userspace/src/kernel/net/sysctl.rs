@@ -101,7 +101,12 @@ pub(super) fn write(key: &str, value: &str) -> Result<(), NetError> {
 
 /// A kernel without IPv6 has none of its settings.
 fn is_moot(key: &str) -> bool {
-    key.starts_with("net/ipv6/") && !Path::new("/proc/sys/net/ipv6").exists()
+    key.starts_with("net/ipv6/") && !has_ipv6()
+}
+
+/// The kernel knows IPv6 at all; whether a link has it is another question.
+pub(super) fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 fn path(key: &str) -> PathBuf {

@@ -1,14 +1,18 @@
 //! A task's veth pair: made with its far end inside the task's namespace, set up on both sides, taken away by name.
 //!
 //! The host's end has the gateway's MAC, no address and no IPv6: all that comes in there is the programs' business. The task's
-//! end is `eth0` with one address and on-link route per network and a default route; the programs answer its ARP. For a guest see
+//! end is `eth0` with one address and on-link route per network and family and a default route for each family; the programs answer its ARP
+//! and neighbour solicitations. For a guest see
 //! `guest`; whatever it is called, the task's end is known by its MAC.
 //! Invariant: a link without a task id in its alias is half-made and is made anew.
 
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use mesh_common::wire::mac;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use netlink_packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::error::{NetError, errno, unless};
@@ -139,22 +143,44 @@ async fn set_up_inside(wanted: &TaskLink, netns: BorrowedFd<'_>) -> Result<(), N
         let Some(Link { index, name, .. }) = with_mac(&handle, wanted.mac).await? else {
             return Err(NetError::os(words("find the interface"), std::io::Error::from_raw_os_error(libc::ENODEV)));
         };
-        // IPv6 stays on, so that ::1 answers; but no link-local address: nobody is there to hear router solicitations.
+        // IPv6 stays on, so that ::1 answers; but no link-local address: nobody is there to hear router solicitations. Where the task has
+        // IPv6 addresses, its namespace may have been born with it switched off (an Engine's are).
         sysctl::write(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
+        if wanted.addrs.iter().any(|net| net.addr().is_ipv6()) {
+            for (key, value) in [("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", "0")] {
+                sysctl::write(&format!("net/ipv6/conf/{name}/{key}"), value)?;
+            }
+        }
         let up = handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await;
         unless(up, &[], || words(&format!("set {name} up")))?;
         for net in &wanted.addrs {
-            let done = handle.address().add(index, net.addr().into(), net.prefix_len()).execute().await;
-            unless(done, &[libc::EEXIST], || words(&format!("add address {net}")))?;
+            let mut request = handle.address().add(index, net.addr(), net.prefix_len());
+            if net.addr().is_ipv6() {
+                // It is given to nobody else, and no neighbour would object (RFC 4862, 5.4): it counts at once.
+                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            }
+            unless(request.execute().await, &[libc::EEXIST], || words(&format!("add address {net}")))?;
         }
         if wanted.guest {
             return guest::route_by_source(&handle, &wanted, index).await;
         }
-        let default = RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(wanted.gateway).output_interface(index);
-        let done = handle.route().add(default.build()).execute().await;
-        unless(done, &[libc::EEXIST], || words(&format!("add the default route by {}", wanted.gateway)))
+        for gateway in wanted.gateways.each() {
+            let default = default_route(&wanted, gateway, index).build();
+            let done = handle.route().add(default).execute().await;
+            unless(done, &[libc::EEXIST], || words(&format!("add the default route by {gateway}")))?;
+        }
+        Ok(())
     })
     .await
+}
+
+/// With the task's address on the gateway's network as source: by IPv4's rules it is that one anyway, by IPv6's (RFC 6724, 5) it might be another
+/// network's.
+pub(super) fn default_route(wanted: &TaskLink, gateway: IpAddr, index: u32) -> RouteMessageBuilder<IpAddr> {
+    let mut route = link::route_by(gateway).output_interface(index);
+    let own = wanted.addrs.iter().find(|net| net.addr().is_ipv6() && net.contains(&gateway));
+    route.get_mut().attributes.extend(own.map(|net| RouteAttribute::PrefSource(net.addr().into())));
+    route
 }
 
 async fn with_mac(handle: &Handle, mac: [u8; 6]) -> Result<Option<Link>, NetError> {

@@ -13,7 +13,7 @@ use rtnetlink::RouteMessageBuilder;
 
 use super::error::NetError;
 use super::link::{self, Address, Link};
-use super::{HostNet, advertise};
+use super::{HostNet, advertise, sysctl};
 use crate::plan::net::{Underlay, Uplink};
 
 impl HostNet {
@@ -100,7 +100,7 @@ impl HostNet {
         for peer in peers.iter().filter(|peer| **peer != data_path) {
             mtu = mtu.min(self.mtu_among(&links, *peer).await.unwrap_or(mtu));
         }
-        Ok(Underlay { mtu })
+        Ok(Underlay { mtu, has_ipv6: sysctl::has_ipv6() })
     }
 
     /// The address that `--advertise-addr` or `--data-path-addr` (named by `option`) means: an address of this host, the only

@@ -8,10 +8,12 @@ mod address;
 mod number;
 mod port;
 mod service;
+mod span;
 mod subnet;
 
-pub use address::{AddressesUsedUp, next_address, usable_addresses};
+pub use address::{AddressesUsedUp, next_addresses, usable_addresses};
 pub use number::{next_endpoint, next_node_number, next_pool, next_vni};
 pub use port::{PortsUsedUp, next_port};
 pub use service::{networks_of, settle_service};
+pub use span::first_host;
 pub use subnet::{Overlap, SubnetsUsedUp, next_subnet, overlap};

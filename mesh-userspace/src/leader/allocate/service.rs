@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::model::{Cluster, Id, PortSpec, PublishMode, Service, ServiceSpec, Vip};
 
-use super::{next_address, next_pool, next_port};
+use super::{next_addresses, next_pool, next_port};
 
 /// The networks that tasks of this spec are on, in order: those named, else `ingress`.
 pub fn networks_of(cluster: &Cluster, spec: &ServiceSpec) -> Vec<Id> {
@@ -34,11 +34,11 @@ fn settle_vips(cluster: &mut Cluster, service: &mut Service) {
             continue;
         }
         let Some(network) = cluster.networks.get(&network_id).cloned() else { continue };
-        match next_address(cluster, &network) {
-            Ok(addr) => {
+        match next_addresses(cluster, &network) {
+            Ok(addrs) => {
                 // Four billion pools are not to be had by four billion services; were they, the service waits.
                 let Some(pool) = next_pool(cluster) else { continue };
-                service.vips.push(Vip { network_id, addr, pool });
+                service.vips.push(Vip { network_id, addrs, pool });
                 // The next search must see what this one took.
                 cluster.services.insert(service.id.clone(), service.clone());
             }

@@ -1,17 +1,19 @@
 //! Subnets of networks: cut from the pool, or asked for; never over another network or what a node routes elsewhere.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::model::Cluster;
+
+use super::span::{address, number, span};
 
 /// What a subnet would collide with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overlap {
-    Network { name: String, subnet: Ipv4Net },
-    Route { node: String, prefix: Ipv4Net },
-    NodeAddress { node: String, address: Ipv4Addr },
+    Network { name: String, subnet: IpNet },
+    Route { node: String, prefix: IpNet },
+    NodeAddress { node: String, address: IpAddr },
 }
 
 impl std::fmt::Display for Overlap {
@@ -30,60 +32,60 @@ impl std::fmt::Display for Overlap {
     "no /{len} of the pool {pool} is free: remove networks, name a subnet (--subnet), or init with another --default-addr-pool"
 )]
 pub struct SubnetsUsedUp {
-    pub pool: Ipv4Net,
+    pub pool: IpNet,
     pub len: u8,
 }
 
-fn overlaps(one: Ipv4Net, other: Ipv4Net) -> bool {
+fn overlaps(one: IpNet, other: IpNet) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
 /// The first thing that this subnet would collide with. A default route collides with nothing.
-pub fn overlap(cluster: &Cluster, subnet: Ipv4Net) -> Option<Overlap> {
-    let network = cluster.networks.values().find(|network| overlaps(network.subnet, subnet));
-    if let Some(network) = network {
-        return Some(Overlap::Network { name: network.spec.name.clone(), subnet: network.subnet });
+pub fn overlap(cluster: &Cluster, subnet: IpNet) -> Option<Overlap> {
+    let mut networks = cluster.networks.values().flat_map(|network| {
+        network.subnets.each().map(|subnet| Overlap::Network { name: network.spec.name.clone(), subnet })
+    });
+    let is_hit =
+        |overlap: &Overlap| matches!(overlap, Overlap::Network { subnet: taken, .. } if overlaps(*taken, subnet));
+    if let Some(network) = networks.find(is_hit) {
+        return Some(network);
     }
     cluster.nodes.values().find_map(|node| {
-        let routes = node.routed_prefixes.iter().filter_map(|prefix| match prefix {
-            IpNet::V4(prefix) if prefix.prefix_len() > 0 && overlaps(*prefix, subnet) => Some(*prefix),
-            _ => None,
-        });
-        let mut addresses =
-            [node.advertise_addr, node.data_path_addr].into_iter().filter_map(|address| match address {
-                IpAddr::V4(address) if subnet.contains(&address) => Some(address),
-                _ => None,
-            });
-        let route = routes.max_by_key(Ipv4Net::prefix_len);
+        let routes = node.routed_prefixes.iter().copied();
+        let routes = routes.filter(|prefix| prefix.prefix_len() > 0 && overlaps(*prefix, subnet));
+        let mut addresses = [node.advertise_addr, node.data_path_addr].into_iter();
+        let route = routes.max_by_key(IpNet::prefix_len);
         let route = route.map(|prefix| Overlap::Route { node: node.name.clone(), prefix });
-        route.or_else(|| addresses.next().map(|address| Overlap::NodeAddress { node: node.name.clone(), address }))
+        let address = addresses.find(|address| subnet.contains(address));
+        route.or_else(|| address.map(|address| Overlap::NodeAddress { node: node.name.clone(), address }))
     })
 }
 
 /// The next free subnet of the pool after the last one cut. Blocks of a route are jumped over, so a large one costs one step.
-pub fn next_subnet(cluster: &mut Cluster, pool: Ipv4Net, len: u8) -> Result<Ipv4Net, SubnetsUsedUp> {
+pub fn next_subnet(cluster: &mut Cluster, pool: IpNet, len: u8) -> Result<IpNet, SubnetsUsedUp> {
     let used_up = SubnetsUsedUp { pool, len };
-    let step = 1u64 << (32 - len);
-    let (first, end) = (u64::from(u32::from(pool.network())), u64::from(u32::from(pool.broadcast())) + 1);
-    let last = cluster.counters.subnet.map(|last| u64::from(u32::from(last)));
-    let start = last.map_or(first, |last| last + step);
+    let step = 1u128 << (pool.max_prefix_len() - len);
+    let (first, last) = span(pool);
+    let end = last.saturating_add(1);
+    let former = cluster.counters.subnet.each().find(|former| pool.contains(former)).map(number);
+    let start = former.map_or(first, |former| former + step);
     let start = if start < first || start >= end { first } else { start };
     for (from, to) in [(start, end), (first, start)] {
         let mut at = from;
         while at + step <= to {
-            let base = Ipv4Addr::from(u32::try_from(at).map_err(|_| used_up.clone())?);
-            let subnet = Ipv4Net::new(base, len).map_err(|_| used_up.clone())?;
+            let base = address(pool, at);
+            let subnet = IpNet::new(base, len).map_err(|_| used_up.clone())?;
             let taken = match overlap(cluster, subnet) {
                 None => {
-                    cluster.counters.subnet = Some(base);
+                    cluster.counters.subnet.set(base);
                     return Ok(subnet);
                 }
                 Some(Overlap::Network { subnet: taken, .. }) => taken,
                 Some(Overlap::Route { prefix, .. }) => prefix,
                 Some(Overlap::NodeAddress { .. }) => subnet,
             };
-            let behind = u64::from(u32::from(taken.broadcast())) + 1;
-            at = (at + step).max(behind.next_multiple_of(step));
+            let behind = span(taken).1.saturating_add(1);
+            at = (at + step).max(behind.checked_next_multiple_of(step).unwrap_or(u128::MAX - step));
         }
     }
     Err(used_up)
@@ -91,6 +93,8 @@ pub fn next_subnet(cluster: &mut Cluster, pool: Ipv4Net, len: u8) -> Result<Ipv4
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::leader::world::node;
 
@@ -115,9 +119,21 @@ mod tests {
     }
 
     #[test]
+    fn sixty_fours_are_cut_the_same_way() {
+        let mut cluster = cluster_routing(&["::/0", "fd12:3456:789a::/63", "fd12:3456:789a:3::1/128"]);
+        let mut take = || next(&mut cluster, "fd12:3456:789a::/48", 64);
+        assert_eq!(take().as_deref(), Some("fd12:3456:789a:2::/64"));
+        assert_eq!(take().as_deref(), Some("fd12:3456:789a:4::/64"));
+        cluster.counters.subnet.set("fd12:3456:789a:ffff::".parse().expect("an address"));
+        assert_eq!(next(&mut cluster, "fd12:3456:789a::/48", 64).as_deref(), Some("fd12:3456:789a:2::/64"));
+        let mut covered = cluster_routing(&["fd00::/8"]);
+        assert_eq!(next(&mut covered, "fd12:3456:789a::/48", 64), None);
+    }
+
+    #[test]
     fn the_scan_starts_again_at_the_front_and_ends_in_words() {
         let mut cluster = cluster_routing(&[]);
-        cluster.counters.subnet = Some(Ipv4Addr::new(10, 1, 1, 0));
+        cluster.counters.subnet = Ipv4Addr::new(10, 1, 1, 0).into();
         assert_eq!(next(&mut cluster, "10.1.0.0/23", 24).as_deref(), Some("10.1.0.0/24"));
         let mut covered = cluster_routing(&["10.0.0.0/8"]);
         assert_eq!(next(&mut covered, "10.0.0.0/8", 24), None);

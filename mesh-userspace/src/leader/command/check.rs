@@ -1,5 +1,7 @@
 //! Whether a service's spec makes sense: in itself, and with the nodes there are. Names become ids here.
 
+use ipnet::IpNet;
+
 use crate::leader::Constraint;
 use crate::model::{Cluster, EndpointMode, HealthCheck, Id, Mode, PublishMode, Runtime, ServiceSpec};
 
@@ -14,6 +16,34 @@ pub(super) fn is_name(name: &str, inner: &[char]) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     let fits = |c: char| c.is_ascii_alphanumeric() || inner.contains(&c);
     name.len() <= 63 && ends(name.chars().next()) && ends(name.chars().last()) && name.chars().all(fits)
+}
+
+/// What speaks against hosts with addresses of this prefix.
+pub(super) fn subnet_rule(subnet: IpNet) -> Option<&'static str> {
+    match subnet {
+        IpNet::V4(subnet) => {
+            let address = subnet.addr();
+            if !(8..=29).contains(&subnet.prefix_len()) {
+                Some("give a prefix between /8 and /29")
+            } else if [0, 127].contains(&address.octets()[0]) || address.is_multicast() || address.is_link_local() {
+                Some("hosts can't have such addresses; take a private prefix")
+            } else if address.octets()[0] >= 240 {
+                Some("it is reserved; take a private prefix")
+            } else {
+                None
+            }
+        }
+        IpNet::V6(subnet) => {
+            let address = subnet.addr();
+            if !(16..=112).contains(&subnet.prefix_len()) {
+                Some("give a prefix between /16 and /112, usually a /64")
+            } else if address.is_multicast() || address.is_unicast_link_local() || address.segments()[0] == 0 {
+                Some("hosts can't have such addresses; take a unique local prefix such as fd00:1::/64 (RFC 4193)")
+            } else {
+                None
+            }
+        }
+    }
 }
 
 /// Checks the spec and gives it with the ids of its networks. `own`: the service itself, where it is there already.

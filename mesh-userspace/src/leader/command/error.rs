@@ -45,10 +45,18 @@ pub enum CommandError {
         "subnet {subnet} of network '{network}' overlaps with {with}: ask for another one, or leave the choice to mesh"
     )]
     Overlaps { network: String, subnet: String, with: Overlap },
+    #[error(
+        "network '{network}' shall be without IPv4{}: {}",
+        if *names_ipv4 { ", and has a subnet of it" } else { " and has nothing else" },
+        if *names_ipv4 { "leave one out" } else { "ask for IPv6 (--ipv6, or a --subnet of it)" }
+    )]
+    NoFamily { network: String, names_ipv4: bool },
     #[error("gateway {gateway} of network '{network}' can't be used: {rule}")]
     BadGateway { network: String, gateway: String, rule: String },
     #[error("MTU {mtu} of network '{network}' can't be used: give one between 576 and 65485")]
     BadMtu { network: String, mtu: u32 },
+    #[error("MTU {mtu} of network '{network}' can't be used: IPv6 needs 1280 at least (RFC 8200)")]
+    SmallMtu { network: String, mtu: u32 },
     #[error("network '{network}': {source}")]
     SubnetsUsedUp { network: String, source: SubnetsUsedUp },
     #[error("there is no VXLAN network identifier left for network '{network}': remove networks")]

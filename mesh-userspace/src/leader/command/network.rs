@@ -1,22 +1,17 @@
 //! Networks: a name, a VNI, a subnet that nobody else has.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::leader::Ctx;
-use crate::leader::allocate::{networks_of, next_subnet, next_vni, overlap};
-use crate::model::{Cluster, Id, Network, NetworkSpec, TaskState};
+use crate::leader::allocate::{SubnetsUsedUp, first_host, networks_of, next_subnet, next_vni, overlap};
+use crate::model::{Addresses, Cluster, Id, Network, NetworkSpec, Settings, Subnets, TaskState};
 
 use super::{CommandError, Commit, resolve};
 
 /// Names that mean something else where users come from.
 const RESERVED: [&str; 4] = ["ingress", "host", "none", "bridge"];
-
-/// The gateway where the user names none.
-pub(super) fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(subnet.network()) + 1)
-}
 
 /// `network create`.
 pub fn create_network(cluster: &Cluster, spec: NetworkSpec, ctx: &mut Ctx) -> Result<Commit<Network>, CommandError> {
@@ -29,18 +24,40 @@ pub fn create_network(cluster: &Cluster, spec: NetworkSpec, ctx: &mut Ctx) -> Re
 pub(super) fn add(after: &mut Cluster, spec: NetworkSpec, ctx: &mut Ctx) -> Result<Network, CommandError> {
     let settings = after.settings.clone().ok_or(CommandError::NotInitialised)?;
     check(after, &spec)?;
-    let name = || spec.name.clone();
-    let subnet = match spec.subnet {
-        Some(subnet) => subnet,
-        None => next_subnet(after, settings.address_pool, settings.subnet_len)
-            .map_err(|source| CommandError::SubnetsUsedUp { network: name(), source })?,
+    let subnets = subnets(after, &settings, &spec)
+        .map_err(|source| CommandError::SubnetsUsedUp { network: spec.name.clone(), source })?;
+    let vni = next_vni(after).ok_or_else(|| CommandError::VnisUsedUp { network: spec.name.clone() })?;
+    let gateways = gateways(&subnets, &spec.gateways);
+    let network = Network {
+        id: ctx.new_id(),
+        spec,
+        vni,
+        subnets,
+        gateways,
+        ingress: false,
+        removing: false,
+        created_at: ctx.now,
     };
-    let vni = next_vni(after).ok_or_else(|| CommandError::VnisUsedUp { network: name() })?;
-    let gateway = spec.gateway.unwrap_or_else(|| first_host(subnet));
-    let network =
-        Network { id: ctx.new_id(), spec, vni, subnet, gateway, ingress: false, removing: false, created_at: ctx.now };
     after.networks.insert(network.id.clone(), network.clone());
     Ok(network)
+}
+
+/// One of each family that is asked for: the one that is named, or the next one of the pool.
+pub(super) fn subnets(after: &mut Cluster, settings: &Settings, spec: &NetworkSpec) -> Result<Subnets, SubnetsUsedUp> {
+    let mut subnets = spec.subnets;
+    if spec.ipv4 && subnets.v4.is_none() {
+        subnets.set(next_subnet(after, settings.address_pool.into(), settings.subnet_len)?);
+    }
+    if spec.wants_ipv6() && subnets.v6.is_none() {
+        subnets.set(next_subnet(after, settings.pool_of_ipv6().into(), Settings::SUBNET6_LEN)?);
+    }
+    Ok(subnets)
+}
+
+/// One in each subnet: the one that is named, or the first host's.
+pub(super) fn gateways(subnets: &Subnets, named: &Addresses) -> Addresses {
+    let named = |subnet: IpNet| named.each().find(|gateway| subnet.contains(gateway));
+    subnets.each().map(|subnet| named(subnet).unwrap_or_else(|| first_host(subnet))).collect()
 }
 
 fn check(cluster: &Cluster, spec: &NetworkSpec) -> Result<(), CommandError> {
@@ -61,41 +78,46 @@ fn check(cluster: &Cluster, spec: &NetworkSpec) -> Result<(), CommandError> {
     if let Some(mtu) = spec.mtu.filter(|mtu| !(576..=65485).contains(mtu)) {
         return Err(CommandError::BadMtu { network: name(), mtu });
     }
-    if let Some(subnet) = spec.subnet {
+    if let Some(mtu) = spec.mtu.filter(|mtu| *mtu < 1280 && spec.wants_ipv6()) {
+        return Err(CommandError::SmallMtu { network: name(), mtu });
+    }
+    if !spec.ipv4 && (spec.subnets.v4.is_some() || !spec.wants_ipv6()) {
+        return Err(CommandError::NoFamily { network: name(), names_ipv4: spec.subnets.v4.is_some() });
+    }
+    for subnet in spec.subnets.each() {
         check_subnet(&spec.name, subnet)?;
         if let Some(with) = overlap(cluster, subnet) {
             return Err(CommandError::Overlaps { network: name(), subnet: subnet.to_string(), with });
         }
     }
-    let bad_gateway = |gateway: Ipv4Addr, rule: String| {
-        Err(CommandError::BadGateway { network: name(), gateway: gateway.to_string(), rule })
-    };
-    match (spec.gateway, spec.subnet) {
-        (Some(gateway), None) => bad_gateway(gateway, "name the subnet too (--subnet)".into()),
-        (Some(gateway), Some(subnet)) if !subnet.contains(&gateway) => {
-            bad_gateway(gateway, format!("it is not in the subnet {subnet}"))
+    for gateway in spec.gateways.each() {
+        if let Some(rule) = gateway_rule(&spec.subnets, gateway) {
+            return Err(CommandError::BadGateway { network: name(), gateway: gateway.to_string(), rule });
         }
-        (Some(gateway), Some(subnet)) if [subnet.network(), subnet.broadcast()].contains(&gateway) => {
-            bad_gateway(gateway, format!("it is the first or last address of {subnet}, which hosts can't have"))
-        }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
-fn check_subnet(network: &str, subnet: Ipv4Net) -> Result<(), CommandError> {
-    let address = subnet.addr();
-    let rule = if subnet.trunc() != subnet {
-        format!("its host bits are not zero, {} is meant perhaps", subnet.trunc())
-    } else if !(8..=29).contains(&subnet.prefix_len()) {
-        "give a prefix between /8 and /29".to_string()
-    } else if address.is_loopback() || address.is_multicast() || address.is_link_local() || address.octets()[0] == 0 {
-        "hosts can't have such addresses; take a private prefix".to_string()
-    } else if address.octets()[0] >= 240 {
-        "it is reserved; take a private prefix".to_string()
-    } else {
-        return Ok(());
+/// What speaks against this gateway.
+fn gateway_rule(subnets: &Subnets, gateway: IpAddr) -> Option<String> {
+    let Some(subnet) = subnets.each().find(|subnet| subnet.addr().is_ipv4() == gateway.is_ipv4()) else {
+        return Some("name the subnet too (--subnet)".into());
     };
-    Err(CommandError::BadSubnet { network: network.to_string(), subnet: subnet.to_string(), rule })
+    if !subnet.contains(&gateway) {
+        return Some(format!("it is not in the subnet {subnet}"));
+    }
+    let is_end = [subnet.network(), subnet.broadcast()].contains(&gateway);
+    is_end.then(|| format!("it is the first or last address of {subnet}, which hosts can't have"))
+}
+
+fn check_subnet(network: &str, subnet: IpNet) -> Result<(), CommandError> {
+    let rule = if subnet.trunc() != subnet {
+        Some(format!("its host bits are not zero, {} is meant perhaps", subnet.trunc()))
+    } else {
+        super::check::subnet_rule(subnet).map(str::to_string)
+    };
+    let bad = |rule| CommandError::BadSubnet { network: network.to_string(), subnet: subnet.to_string(), rule };
+    rule.map_or(Ok(()), |rule| Err(bad(rule)))
 }
 
 /// No task has an address in it, not even one that is ending.

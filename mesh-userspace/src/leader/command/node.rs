@@ -116,9 +116,10 @@ pub fn join_node(cluster: &Cluster, new: NewNode, ctx: &mut Ctx) -> Result<Commi
     let mut after = cluster.clone();
     let node = enter(&mut after, new, false, ctx)?;
     let alone = Cluster { nodes: BTreeMap::from([(node.id.clone(), node.clone())]), ..Cluster::default() };
-    let hidden = cluster.networks.values().filter_map(|network| {
-        let with = overlap(&alone, network.subnet)?;
-        let (name, subnet) = (&network.spec.name, network.subnet);
+    let hidden =
+        cluster.networks.values().flat_map(|network| network.subnets.each().map(move |subnet| (network, subnet)));
+    let hidden = hidden.filter_map(|(network, subnet)| {
+        let (name, with) = (&network.spec.name, overlap(&alone, subnet)?);
         Some(format!("network '{name}' ({subnet}) overlaps with {with}: tasks and this node can't reach both"))
     });
     let warnings = hidden.collect();

@@ -14,7 +14,7 @@ fn create(world: &mut World, spec: ServiceSpec) -> Refusal {
 fn network(world: &mut World, name: &str, subnet: &str, gateway: Option<&str>) -> Refusal {
     let subnet = (!subnet.is_empty()).then_some(subnet);
     let mut spec = network_spec(name, subnet);
-    spec.gateway = gateway.map(|gateway| gateway.parse().expect("an address"));
+    spec.gateways = gateway.unwrap_or_default().parse().expect("addresses");
     world.command(|cluster, ctx| create_network(cluster, spec, ctx)).map(drop)
 }
 
@@ -41,7 +41,7 @@ fn publishing(name: &str, ports: Vec<PortSpec>) -> ServiceSpec {
 fn init_makes_settings_a_manager_and_ingress() {
     let world = World::of_nodes(1);
     let ingress = world.cluster.ingress_network().expect("ingress");
-    assert_eq!((ingress.vni, ingress.subnet.to_string().as_str()), (4096, "10.0.0.0/20"));
+    assert_eq!((ingress.vni, ingress.subnets.v4.map(|net| net.to_string())), (4096, Some("10.0.0.0/20".to_string())));
     let first = &world.cluster.nodes[&node_id(1)];
     assert!(first.holds_store && first.number == 1);
 }
@@ -59,6 +59,10 @@ fn init_refuses_what_can_not_work() {
     refuse(&|request| request.address_pool = "10.0.0.1/8".parse().expect("a prefix"), &["10.0.0.1/8", "host bits"]);
     refuse(&|request| request.address_pool = "127.0.0.0/8".parse().expect("a prefix"), &["private prefix"]);
     refuse(&|request| request.subnet_len = 30, &["30", "/29"]);
+    let pool6 = |pool: &str| Some(pool.parse().expect("a prefix"));
+    refuse(&|request| request.address_pool6 = pool6("fd00:1::1/48"), &["fd00:1::1/48", "host bits"]);
+    refuse(&|request| request.address_pool6 = pool6("fd00:1::/96"), &["fd00:1::/96", "/64s"]);
+    refuse(&|request| request.address_pool6 = pool6("fe80::/48"), &["fe80::/48", "unique local"]);
     refuse(&|request| request.data_path_port = 7946, &["7946"]);
     refuse(&|request| (request.data_path_port, request.node.ports.gossip) = (14789, 14789), &["14789", "gossip"]);
     refuse(&|request| request.node.ports.api = 7946, &["'n1'", "7946", "--listen-addr"]);
@@ -152,19 +156,51 @@ fn networks_get_a_vni_and_a_subnet_that_nobody_routes() {
     node.routed_prefixes = vec!["10.0.16.0/24".parse().expect("a prefix"), "0.0.0.0/0".parse().expect("a prefix")];
     let one = world.network("one", None);
     assert_eq!(
-        (one.vni, one.subnet.to_string().as_str(), one.gateway.to_string().as_str()),
+        (one.vni, one.subnets.to_string().as_str(), one.gateways.to_string().as_str()),
         (4097, "10.0.32.0/20", "10.0.32.1")
     );
     world.command(|cluster, _| remove_network(cluster, "one")).expect("remove");
     let two = world.network("two", None);
-    assert_eq!((two.vni, two.subnet.to_string().as_str()), (4098, "10.0.48.0/20"), "nothing is used again at once");
+    assert_eq!((two.vni, two.subnets.to_string().as_str()), (4098, "10.0.48.0/20"), "nothing is used again at once");
+}
+
+#[test]
+fn networks_of_both_families_or_ipv6_alone_come_from_the_pools() {
+    let mut world = World::of_nodes(1);
+    let pool = world.cluster.settings.as_ref().expect("settings").pool_of_ipv6();
+    assert!(pool.prefix_len() == 48 && pool.addr().segments()[0] >> 8 == 0xfd, "{pool} is unique local");
+    let mut create = |spec| world.command(|cluster, ctx| create_network(cluster, spec, ctx)).expect("created");
+    let both = create(NetworkSpec { ipv6: true, ..network_spec("both", None) });
+    let v6 = both.subnets.v6.expect("a subnet");
+    assert!(both.subnets.v4.is_some() && v6.prefix_len() == 64 && pool.contains(&v6), "{}", both.subnets);
+    assert_eq!(both.gateways.v6.map(u128::from), Some(u128::from(v6.network()) + 1));
+    let alone = create(NetworkSpec { ipv6: true, ipv4: false, ..network_spec("alone", None) });
+    assert!(alone.subnets.v4.is_none() && alone.subnets.v6.is_some_and(|net| net != v6), "{}", alone.subnets);
+    let named =
+        NetworkSpec { gateways: "fd00:9::9".parse().expect("one"), ..network_spec("named", Some("fd00:9::/64")) };
+    let named = create(NetworkSpec { ipv4: true, ..named });
+    assert!(named.subnets.v4.is_some(), "the other family comes from its pool");
+    assert_eq!(named.gateways.v6, "fd00:9::9".parse().ok());
+
+    let mut web = on("both", "web");
+    web.networks.extend(on("alone", "").networks);
+    self::create(&mut world, web).expect("create");
+    world.settle();
+    let vips = &world.cluster.service_named("web").expect("web").vips;
+    let families = |addrs: &Addresses| (addrs.v4.is_some(), addrs.v6.is_some());
+    assert_eq!(vips.iter().map(|vip| families(&vip.addrs)).collect::<Vec<_>>(), [(true, true), (false, true)]);
+    let at = world.task("web", 1).attachments;
+    assert_eq!(at.iter().map(|at| families(&at.addrs)).collect::<Vec<_>>(), [(true, true), (false, true)]);
 }
 
 #[test]
 fn network_commands_refuse_with_words() {
     let mut world = World::of_nodes(2);
     world.network("demo", Some("172.16.0.0/24"));
+    world.network("six", Some("fd00:6::/64"));
     create(&mut world, on("demo", "web")).expect("create");
+    let n1 = world.cluster.nodes.get_mut(&node_id(1)).expect("n1");
+    n1.routed_prefixes.push("2001:db8:7::/48".parse().expect("a prefix"));
     let before = world.cluster.clone();
     for (name, subnet, gateway, words) in [
         ("demo", "", None, &["network named 'demo' is already there"][..]),
@@ -180,10 +216,29 @@ fn network_commands_refuse_with_words() {
         ("x", "", Some("10.9.0.1"), &["10.9.0.1", "--subnet"]),
         ("x", "172.17.0.0/24", Some("172.18.0.1"), &["172.18.0.1", "not in the subnet"]),
         ("x", "172.17.0.0/24", Some("172.17.0.255"), &["172.17.0.255", "hosts can't have"]),
+        ("x", "fd00:1::/64", Some("fd00:2::1"), &["fd00:2::1", "not in the subnet fd00:1::/64"]),
+        ("x", "fd00:1::/64", Some("fd00:1::"), &["fd00:1::", "hosts can't have"]),
+        ("x", "fd00:1::/64", Some("172.17.0.1"), &["172.17.0.1", "--subnet"]),
+        ("x", "fd00:1::1/64", None, &["host bits", "fd00:1::/64"]),
+        ("x", "fd00:1::/113", None, &["/112", "/64"]),
+        ("x", "fe80::/64", None, &["unique local"]),
+        ("x", "ff02::/64", None, &["unique local"]),
+        ("x", "::/64", None, &["unique local"]),
+        ("x", "172.17.0.0/24,fd00:6::/48", None, &["overlaps with fd00:6::/64 of network 'six'"]),
+        ("x", "2001:db8::/32", None, &["2001:db8:7::/48, which node 'n1' routes elsewhere"]),
     ] {
         let refusal = network(&mut world, name, subnet, gateway);
         refused(&world, &before, refusal, words);
     }
+    let of_neither = NetworkSpec { ipv4: false, ..network_spec("x", None) };
+    let refusal = world.command(|cluster, ctx| create_network(cluster, of_neither, ctx)).map(drop);
+    refused(&world, &before, refusal, &["without IPv4", "--ipv6"]);
+    let contradicts = NetworkSpec { ipv4: false, ..network_spec("x", Some("172.17.0.0/24,fd00:1::/64")) };
+    let refusal = world.command(|cluster, ctx| create_network(cluster, contradicts, ctx)).map(drop);
+    refused(&world, &before, refusal, &["without IPv4", "leave one out"]);
+    let small = NetworkSpec { mtu: Some(1000), ipv6: true, ..network_spec("x", None) };
+    let refusal = world.command(|cluster, ctx| create_network(cluster, small, ctx)).map(drop);
+    refused(&world, &before, refusal, &["MTU 1000", "1280"]);
     let narrow = NetworkSpec { mtu: Some(100), ..network_spec("x", None) };
     let refusal = world.command(|cluster, ctx| create_network(cluster, narrow, ctx)).map(drop);
     refused(&world, &before, refusal, &["MTU 100"]);

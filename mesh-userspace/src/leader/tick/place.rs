@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::leader::Health;
-use crate::leader::allocate::{AddressesUsedUp, networks_of, next_address, next_endpoint};
+use crate::leader::allocate::{AddressesUsedUp, networks_of, next_addresses, next_endpoint};
 use crate::leader::command::runtime_name;
 use crate::model::{Attachment, Availability, Cluster, Id, Node, Service, Task};
 
@@ -74,10 +74,10 @@ pub(in crate::leader) fn attach(after: &mut Cluster, service: &Service) -> Resul
     let mut attachments: Vec<Attachment> = Vec::new();
     for network_id in networks_of(after, &service.spec) {
         let Some(network) = after.networks.get(&network_id).cloned() else { continue };
-        let addr = next_address(after, &network).inspect_err(|_| after.counters = counters.clone())?;
+        let addrs = next_addresses(after, &network).inspect_err(|_| after.counters = counters.clone())?;
         // Its range is larger than there are addresses, so addresses are used up first.
         let endpoint = next_endpoint(after).expect("2^32 endpoint numbers outlast 2^32 addresses");
-        attachments.push(Attachment { network_id, addr, endpoint });
+        attachments.push(Attachment { network_id, addrs, endpoint });
     }
     Ok(attachments)
 }

@@ -4,8 +4,9 @@
 //! the endpoint and backend maps from its assignment to its end, so that the flows it has go on.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use mesh_common::family::{Family, V4};
 use mesh_common::schema::{
     Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, address_flag, algorithm, backend_state,
@@ -115,20 +116,21 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
 
 fn gateways(cluster: &Cluster, image: &mut Image) {
     for network in cluster.networks.values() {
-        let gateway = network.gateway.into();
-        let entry = Endpoint {
-            vni: network.vni,
-            number: 0,
-            node: 0,
-            ifindex: 0,
-            gateway,
-            mac: mac::GATEWAY,
-            kind: endpoint::GATEWAY,
-            flags: 0,
-            prefix_len: network.subnet.prefix_len(),
-            pad: [0; 3],
-        };
-        image.endpoints.insert(gateway, entry);
+        for (subnet, gateway) in network.subnets.each().zip(network.gateways.each()) {
+            let entry = Endpoint {
+                vni: network.vni,
+                number: 0,
+                node: 0,
+                ifindex: 0,
+                gateway,
+                mac: mac::GATEWAY,
+                kind: endpoint::GATEWAY,
+                flags: 0,
+                prefix_len: subnet.prefix_len(),
+                pad: [0; 3],
+            };
+            image.endpoints.insert(gateway, entry);
+        }
     }
 }
 
@@ -167,29 +169,33 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
         .filter_map(|at| Some((&at.network_id, cluster.networks.get(&at.network_id)?)))
         .collect();
     let is_internal = !networks.is_empty() && networks.values().all(|network| network.spec.internal);
-    for Attachment { network_id, addr, endpoint: number } in &task.attachments {
+    for Attachment { network_id, addrs, endpoint: number } in &task.attachments {
         let Some(network) = networks.get(network_id) else { continue };
-        let entry = Endpoint {
-            vni: network.vni,
-            number: *number,
-            node: node.number,
-            ifindex,
-            gateway: network.gateway.into(),
-            mac: task_mac,
-            kind: endpoint::TASK,
-            flags: if is_internal { endpoint_flag::INTERNAL } else { 0 },
-            prefix_len: network.subnet.prefix_len(),
-            pad: [0; 3],
-        };
-        image.overlaps |= image.endpoints.insert((*addr).into(), entry).is_some();
+        let places = network.subnets.each().zip(network.gateways.each());
+        for (addr, (subnet, gateway)) in addrs.each().filter_map(|addr| Some((addr, of_family(addr, places.clone())?)))
+        {
+            let entry = Endpoint {
+                vni: network.vni,
+                number: *number,
+                node: node.number,
+                ifindex,
+                gateway,
+                mac: task_mac,
+                kind: endpoint::TASK,
+                flags: if is_internal { endpoint_flag::INTERNAL } else { 0 },
+                prefix_len: subnet.prefix_len(),
+                pad: [0; 3],
+            };
+            image.overlaps |= image.endpoints.insert(addr, entry).is_some();
+        }
         let service = cluster.services.get(&task.service_id);
         let pool = service
             .and_then(|service| service.vips.iter().find(|vip| vip.network_id == *network_id))
             .map(|vip| vip.pool);
         let is_ready = is_ready(task, observed);
         let backend = Backend {
-            addr6: [0; 16],
-            addr4: addr.octets(),
+            addr6: addrs.v6.map_or([0; 16], |addr| addr.octets()),
+            addr4: addrs.v4.map_or([0; 4], |addr| addr.octets()),
             vni: network.vni,
             pool: pool.unwrap_or(0),
             node: node.number,
@@ -220,8 +226,7 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         let pool = image.pools.entry(vip.pool).or_default();
         pool.backends.sort_unstable();
         pool.maglev = service.spec.lb == Algorithm::Maglev || service.spec.affinity.is_some();
-        if has_vip {
-            let addr = vip.addr.into();
+        for addr in vip.addrs.each().filter(|_| has_vip) {
             put_frontend(image, vip_key(addr), frontend(service, vip.pool, network.vni, addr, 0));
         }
     }
@@ -233,15 +238,29 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
             Protocol::Udp => mesh_common::parse::protocol::UDP,
             Protocol::Sctp => mesh_common::parse::protocol::SCTP,
         };
-        let unspecified = Ipv4Addr::UNSPECIFIED;
-        let vip = if has_vip { first.addr } else { unspecified }.into();
-        let key = published_key(unspecified.into(), port.published, protocol);
-        let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
-        if facts.ports_not_taken.contains(&(protocol, port.published)) {
-            entry.flags |= frontend_flag::NOT_TAKEN;
+        for unspecified in network.subnets.each().map(unspecified) {
+            let vip = first.addrs.each().find(|addr| has_vip && addr.is_ipv4() == unspecified.is_ipv4());
+            let vip = vip.unwrap_or(unspecified);
+            let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
+            if facts.ports_not_taken.contains(&(protocol, port.published)) {
+                entry.flags |= frontend_flag::NOT_TAKEN;
+            }
+            put_frontend(image, published_key(unspecified, port.published, protocol), entry);
         }
-        put_frontend(image, key, entry);
     }
+}
+
+/// The address of this family that is none.
+fn unspecified(subnet: IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpNet::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The subnet, and its gateway, of this address' family.
+fn of_family(addr: IpAddr, mut places: impl Iterator<Item = (IpNet, IpAddr)>) -> Option<(IpNet, IpAddr)> {
+    places.find(|(_, gateway)| gateway.is_ipv4() == addr.is_ipv4())
 }
 
 fn put_frontend(image: &mut Image, key: FrontendKey<IpAddr>, entry: Frontend<IpAddr>) {

@@ -1,15 +1,16 @@
 //! The oracle of [`Programmed`]: whatever changes, a round gives what planning everything gives, and looks at no more than what changed.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::{Facts, Placed, Programmed, Tables, compile, diff, place};
 use crate::model::{
-    Algorithm, Attachment, Availability, Cluster, EndpointMode, Id, Network, NetworkSpec, Node, Observed, PortSpec,
-    Protocol, PublishMode, Role, Runtime, Service, ServiceSpec, Settings, Task, TaskSpec, TaskState, TaskStatus, Vip,
+    Addresses, Algorithm, Attachment, Availability, Cluster, EndpointMode, Id, Network, NetworkSpec, Node, Observed,
+    PortSpec, Protocol, PublishMode, Role, Runtime, Service, ServiceSpec, Settings, Task, TaskSpec, TaskState,
+    TaskStatus, Vip,
 };
 
 const NODES: u32 = 3;
@@ -111,6 +112,7 @@ impl World {
             cluster_id: id(0, 1),
             address_pool: "10.0.0.0/8".parse().expect("a prefix"),
             subnet_len: 16,
+            address_pool6: None,
             data_path_port: 4_789,
         };
         let mut cluster = Cluster { revision: 1, settings: Some(settings), ..Cluster::default() };
@@ -167,9 +169,9 @@ impl World {
             Event::PortTaken(true) => drop(self.facts.ports_not_taken.insert((6, 8_000))),
             Event::PortTaken(false) => self.facts.ports_not_taken.clear(),
             Event::Overlap { service, slot } => {
-                let other = addr((service * SLOTS + slot + SLOTS) % (SERVICES * SLOTS));
+                let other = addrs((service * SLOTS + slot + SLOTS) % (SERVICES * SLOTS));
                 if let Some(task) = self.cluster.tasks.get_mut(&task_id(*service, *slot)) {
-                    task.attachments[0].addr = other;
+                    task.attachments[0].addrs = other;
                 }
             }
         }
@@ -197,14 +199,20 @@ fn node(number: u32) -> Node {
     }
 }
 
+/// Of both families.
+fn addrs(place: u32) -> Addresses {
+    let v6 = Ipv6Addr::from(0xfd00 << 112 | u128::from(place + 2));
+    Addresses { v4: Some(addr(place)), v6: Some(v6) }
+}
+
 fn network() -> Network {
     let spec = NetworkSpec::named("demo");
     Network {
         id: id(2, 1),
         spec,
         vni: 4_097,
-        subnet: "10.0.0.0/16".parse().expect("a prefix"),
-        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        subnets: "10.0.0.0/16,fd00::/64".parse().expect("prefixes"),
+        gateways: "10.0.0.1,fd00::1".parse().expect("addresses"),
         ingress: false,
         removing: false,
         created_at: 0,
@@ -221,7 +229,7 @@ fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
     };
     Service {
         id: id(3, number),
-        vips: vec![Vip { network_id: id(2, 1), addr: addr(SERVICES * SLOTS + number), pool: number + 1 }],
+        vips: vec![Vip { network_id: id(2, 1), addrs: addrs(SERVICES * SLOTS + number), pool: number + 1 }],
         ports: port.then_some(published).into_iter().collect(),
         version: 1,
         previous_spec: None,
@@ -243,7 +251,7 @@ fn task(service: u32, slot: u32, node: u32) -> Task {
         spec: TaskSpec::new(Runtime::Exec).into(),
         adopted: None,
         service_version: 1,
-        attachments: vec![Attachment { network_id: id(2, 1), addr: addr(place), endpoint: place + 1 }],
+        attachments: vec![Attachment { network_id: id(2, 1), addrs: addrs(place), endpoint: place + 1 }],
         desired: TaskState::Running,
         draining: false,
         leader_state: None,
@@ -286,8 +294,8 @@ fn a_backend_that_changes_costs_its_service_and_nothing_else() {
     assert_eq!((again.services, again.ops.len()), (Some(0), 0), "the same facts are the same tables");
     world.happen(&Event::State { service: 1, slot: 2, ready: false, ended: false });
     let changed = step(&mut programmed, &world);
-    // Its backend, two lists, its frontend.
-    assert_eq!((changed.services, changed.ops.len()), (Some(1), 4), "{:?}", changed.ops);
+    // Its backend, two lists, its frontend of each family.
+    assert_eq!((changed.services, changed.ops.len()), (Some(1), 5), "{:?}", changed.ops);
     world.happen(&Event::Link { service: 2, slot: 0, ifindex: 9 });
     assert_eq!(step(&mut programmed, &world).services, Some(1), "a link of a task's is its service's affair");
     world.happen(&Event::Mtu(1_400));

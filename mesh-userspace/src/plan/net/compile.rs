@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use mesh_common::wire::mac;
 
 use super::{HeldPort, MESH0, Mesh0, NetImage, OVERHEAD_V4, OVERHEAD_V6, Route, TaskLink, Transport, Underlay};
@@ -16,6 +16,8 @@ use crate::model::{Cluster, Id, Network, Node, Observed, Protocol, PublishMode, 
 
 /// The smallest MTU an IPv4 link may have (RFC 791), with room to be of use; protects against an absurd underlay.
 const MIN_MTU: u32 = 576;
+/// The smallest MTU of a link with IPv6 (RFC 8200, 5): Linux takes IPv6 off a link that has less.
+const MIN_MTU_OF_IPV6: u32 = 1280;
 
 /// The image of this node.
 pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id, underlay: &Underlay) -> NetImage {
@@ -23,23 +25,45 @@ pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id, underlay:
         return NetImage::default();
     };
     let mtu = overlay_mtu(node, underlay);
+    let device_mtu = device_mtu(cluster, mtu);
+    let is_asked_for = cluster.networks.values().any(|network| network.subnets.v6.is_some());
+    let families = Families { has_ipv6: is_asked_for && underlay.has_ipv6 && device_mtu >= MIN_MTU_OF_IPV6 };
     let local: Vec<&Task> = cluster.tasks.values().filter(|task| lives_here(task, observed, this_node)).collect();
+    let gateways = networks_of(cluster, &local).chain(ingress(cluster)).flat_map(|network| network.gateways.each());
     NetImage {
         mesh0: Some(Mesh0 {
             port: settings.data_path_port,
             mac: mac::of(mac::KIND_MESH0, node.number),
-            mtu: device_mtu(cluster, mtu),
+            mtu: device_mtu,
         }),
-        gateways: networks_of(cluster, &local).chain(ingress(cluster)).map(|network| network.gateway).collect(),
-        routes: routes(cluster, node, mtu),
+        gateways: gateways.filter(|gateway| families.has(gateway)).collect(),
+        own_addr: own_addr(cluster, node).filter(|addr| families.has(addr)),
+        routes: routes(cluster, node, mtu, families),
         task_links: local
             .iter()
-            .filter_map(|task| task_link(cluster, task, mtu))
+            .filter_map(|task| task_link(cluster, task, mtu, families))
             .map(|link| (link.name.clone(), link))
             .collect(),
         held_ports: held_ports(cluster, &local),
-        sysctls: sysctls(),
+        sysctls: sysctls(families),
     }
+}
+
+/// What networks ask for, and the host and its devices can carry.
+#[derive(Clone, Copy)]
+struct Families {
+    has_ipv6: bool,
+}
+
+impl Families {
+    fn has(self, addr: &IpAddr) -> bool {
+        addr.is_ipv4() || self.has_ipv6
+    }
+}
+
+/// Only where it was not given by anybody else.
+fn own_addr(cluster: &Cluster, node: &Node) -> Option<IpAddr> {
+    cluster.overlay_addr6(node).filter(|addr| IpAddr::V6(*addr) != node.advertise_addr).map(IpAddr::V6)
 }
 
 /// Largest inner IP packet that fits the underlay.
@@ -61,16 +85,19 @@ fn network_mtu(network: &Network, mtu: u32) -> u32 {
     network.spec.mtu.unwrap_or(mtu)
 }
 
-fn routes(cluster: &Cluster, node: &Node, mtu: u32) -> BTreeMap<Ipv4Net, Route> {
-    let src = match node.advertise_addr {
-        IpAddr::V4(addr) => Some(addr),
-        IpAddr::V6(_) => None,
+fn routes(cluster: &Cluster, node: &Node, mtu: u32, families: Families) -> BTreeMap<IpNet, Route> {
+    let src = |subnet: &IpNet| match (subnet, node.advertise_addr) {
+        (IpNet::V4(_), IpAddr::V4(addr)) => Some(IpAddr::V4(addr)),
+        (IpNet::V4(_), IpAddr::V6(_)) => None,
+        (IpNet::V6(_), _) => cluster.overlay_addr6(node).map(IpAddr::V6),
     };
-    cluster
-        .networks
-        .values()
-        .map(|network| (network.subnet.trunc(), Route { src, mtu: network_mtu(network, mtu) }))
-        .collect()
+    let of_network = |network: &Network| {
+        let mtu = network_mtu(network, mtu);
+        network.subnets.each().map(move |subnet| (subnet.trunc(), mtu)).collect::<Vec<_>>()
+    };
+    let subnets = cluster.networks.values().flat_map(of_network);
+    let subnets = subnets.filter(|(subnet, _)| families.has(&subnet.addr()));
+    subnets.map(|(subnet, mtu)| (subnet, Route { src: src(&subnet), mtu })).collect()
 }
 
 /// A task lives here from its assignment until this node has reported its end: a task that shall shut down keeps its link
@@ -95,20 +122,22 @@ fn networks_of<'a>(cluster: &'a Cluster, tasks: &'a [&Task]) -> impl Iterator<It
 }
 
 /// None for a task without a network, or of a network that this node has not heard of yet.
-fn task_link(cluster: &Cluster, task: &Task, mtu: u32) -> Option<TaskLink> {
+fn task_link(cluster: &Cluster, task: &Task, mtu: u32, families: Families) -> Option<TaskLink> {
     let first = task.attachments.first()?;
     let networks: Vec<&Network> =
         task.attachments.iter().map(|at| cluster.networks.get(&at.network_id)).collect::<Option<_>>()?;
-    let addrs = task.attachments.iter().zip(&networks).map(|(at, network)| {
-        Ipv4Net::new(at.addr, network.subnet.prefix_len()).expect("a prefix length that came out of a network")
-    });
+    let mtu = networks.iter().map(|network| network_mtu(network, mtu)).min()?;
+    let families = Families { has_ipv6: families.has_ipv6 && mtu >= MIN_MTU_OF_IPV6 };
+    let addrs = task.attachments.iter().zip(&networks).flat_map(|(at, network)| at.addrs.within(&network.subnets));
+    // In reverse, so that those of the first network stand.
+    let gateways = networks.iter().rev().flat_map(|network| network.gateways.each());
     Some(TaskLink {
         name: task.interface(),
         task_id: task.id.clone(),
         mac: mac::of(mac::KIND_TASK, first.endpoint),
-        mtu: networks.iter().map(|network| network_mtu(network, mtu)).min()?,
-        addrs: addrs.collect(),
-        gateway: networks.first()?.gateway,
+        mtu,
+        addrs: addrs.filter(|addr| families.has(&addr.addr())).collect(),
+        gateways: gateways.filter(|gateway| families.has(gateway)).collect(),
         guest: task.adopted.is_some(),
     })
 }
@@ -134,7 +163,7 @@ fn held_ports(cluster: &Cluster, local: &[&Task]) -> BTreeSet<HeldPort> {
 }
 
 /// On `mesh0` only; the rest of the host stays as it is.
-fn sysctls() -> BTreeMap<String, String> {
+fn sysctls(families: Families) -> BTreeMap<String, String> {
     let wanted = [
         // bpf_fib_lookup and packets handed up by the programs enter at mesh0; ip_forward of the host may be 0.
         (format!("net/ipv4/conf/{MESH0}/forwarding"), "1"),
@@ -142,10 +171,19 @@ fn sysctls() -> BTreeMap<String, String> {
         (format!("net/ipv4/conf/{MESH0}/rp_filter"), "0"),
         // Nobody is to be told of better ways through the overlay.
         (format!("net/ipv4/conf/{MESH0}/send_redirects"), "0"),
-        // IPv4 only so far: no router solicitations and multicast reports into a tunnel without peers.
-        (format!("net/ipv6/conf/{MESH0}/disable_ipv6"), "1"),
     ];
-    wanted.into_iter().map(|(key, value)| (key, value.to_string())).collect()
+    let of_ipv6 = [
+        // No link-local address, and so no router solicitations into a tunnel without peers. Before the next one, by its name.
+        (format!("net/ipv6/conf/{MESH0}/addr_gen_mode"), "1"),
+        // Also on a host that has it switched off for all its links.
+        (format!("net/ipv6/conf/{MESH0}/disable_ipv6"), "0"),
+        (format!("net/ipv6/conf/{MESH0}/accept_ra"), "0"),
+        (format!("net/ipv6/conf/{MESH0}/forwarding"), "1"),
+    ];
+    // Without it: no router solicitations and multicast reports into a tunnel without peers.
+    let without = [(format!("net/ipv6/conf/{MESH0}/disable_ipv6"), "1")];
+    let of_ipv6 = if families.has_ipv6 { of_ipv6.to_vec() } else { without.to_vec() };
+    wanted.into_iter().chain(of_ipv6).map(|(key, value)| (key, value.to_string())).collect()
 }
 
 #[cfg(test)]
@@ -154,7 +192,7 @@ mod tests {
     use super::super::properties::{facts, id};
     use super::*;
 
-    const UNDERLAY: Underlay = Underlay { mtu: DEFAULT_UNDERLAY_MTU };
+    const UNDERLAY: Underlay = Underlay { mtu: DEFAULT_UNDERLAY_MTU, has_ipv6: true };
 
     #[test]
     fn a_node_of_no_cluster_wants_nothing() {
@@ -181,6 +219,37 @@ mod tests {
     }
 
     #[test]
+    fn a_network_of_both_families_has_routes_addresses_and_gateways_of_both() {
+        let (mut cluster, observed) = facts();
+        for (network, subnets, gateways) in
+            [(20, "10.0.0.0/20,fd00::/64", "10.0.0.1,fd00::1"), (21, "fd00:0:0:1::/64", "fd00:0:0:1::1")]
+        {
+            let network = cluster.networks.get_mut(&id(network)).unwrap();
+            (network.subnets, network.gateways) = (subnets.parse().unwrap(), gateways.parse().unwrap());
+        }
+        cluster.tasks.get_mut(&id(7)).unwrap().attachments[0].addrs = "fd00:0:0:1::5".parse().unwrap();
+        let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
+        let subnets: Vec<String> = image.routes.keys().map(ToString::to_string).collect();
+        assert_eq!(subnets, ["10.0.0.0/20", "fd00::/64", "fd00:0:0:1::/64"]);
+        let own = "fd00::6d65:7368:0:1".parse().ok();
+        assert_eq!((image.own_addr, image.routes[&"fd00:0:0:1::/64".parse().unwrap()].src), (own, own));
+        assert_eq!(image.gateways, ["10.0.0.1", "fd00::1", "fd00:0:0:1::1"].map(|addr| addr.parse().unwrap()).into());
+        let link = &image.task_links["mv07070707"];
+        assert_eq!(link.addrs, ["fd00:0:0:1::5/64".parse().unwrap()]);
+        assert_eq!(link.gateways.to_string(), "fd00:0:0:1::1");
+        assert_eq!(image.sysctls["net/ipv6/conf/mesh0/disable_ipv6"], "0");
+
+        // A host that can't carry it goes on with IPv4.
+        for underlay in [Underlay { has_ipv6: false, ..UNDERLAY }, Underlay { mtu: 1300, ..UNDERLAY }] {
+            let image = compile(&cluster, &observed, &id(1), &underlay);
+            assert_eq!(image.routes.keys().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/20"]);
+            assert_eq!((image.own_addr, image.gateways), (None, ["10.0.0.1".parse().unwrap()].into()));
+            assert!(image.task_links["mv07070707"].addrs.is_empty());
+            assert_eq!(image.sysctls["net/ipv6/conf/mesh0/disable_ipv6"], "1");
+        }
+    }
+
+    #[test]
     fn mesh0_has_a_mac_of_its_own_on_every_node() {
         let (cluster, observed) = facts();
         let mesh0 = compile(&cluster, &observed, &id(1), &UNDERLAY).mesh0.unwrap();
@@ -193,8 +262,8 @@ mod tests {
         let (cluster, observed) = facts();
         let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
         let link = &image.task_links["mv07070707"];
-        assert_eq!(link.addrs, vec!["10.0.16.5/20".parse::<Ipv4Net>().unwrap()]);
-        assert_eq!((link.gateway, link.mtu), ("10.0.16.1".parse().unwrap(), 1450));
+        assert_eq!(link.addrs, vec!["10.0.16.5/20".parse::<IpNet>().unwrap()]);
+        assert_eq!((link.gateways.to_string().as_str(), link.mtu), ("10.0.16.1", 1450));
         assert_eq!((link.mac, link.guest), (mac::of(mac::KIND_TASK, 77), false));
     }
 

@@ -1,10 +1,11 @@
 //! What is there, what shall be there → what to do.
 //!
-//! Order: what stands in the way goes first, then `mesh0`, its sysctls, addresses and routes, tasks' links, ports. So each
-//! operation finds what it needs, and a failure half-way leaves a state from which the next diff goes on.
+//! Order: what stands in the way goes first, then `mesh0` (its sysctls before it is set up, so that it never has a link-local address),
+//! its addresses and routes, tasks' links, ports. So each operation finds what it needs, and a failure half-way leaves a state from which the next diff goes on.
 //! Must not: emit anything for what is as wanted (a diff that is never empty would make the agent spin).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{NetImage, NetOp, Programmed, dies_with_our_link};
 
@@ -29,16 +30,17 @@ pub fn diff(programmed: &Programmed, wanted: &NetImage) -> Vec<NetOp> {
         ops.push(NetOp::RestoreSysctl(key.clone()));
     }
 
-    match (on_mesh0.mesh0, wanted.mesh0) {
-        (None, Some(mesh0)) => ops.extend([NetOp::AddMesh0(mesh0), NetOp::SetMesh0(mesh0)]),
-        (Some(there), Some(mesh0)) if there != mesh0 || !on_mesh0.mesh0_running => ops.push(NetOp::SetMesh0(mesh0)),
-        _ => {}
+    if on_mesh0.mesh0.is_none() {
+        ops.extend(wanted.mesh0.map(NetOp::AddMesh0));
     }
     for (key, value) in wanted.sysctls.iter().filter(|(key, value)| on_mesh0.sysctls.get(*key) != Some(value)) {
         ops.push(NetOp::SetSysctl { key: key.clone(), value: value.clone() });
     }
-    for gateway in wanted.gateways.difference(&on_mesh0.gateways) {
-        ops.push(NetOp::AddGateway(*gateway));
+    if on_mesh0.mesh0 != wanted.mesh0 || !on_mesh0.mesh0_running {
+        ops.extend(wanted.mesh0.map(NetOp::SetMesh0));
+    }
+    for addr in wanted.addrs().filter(|addr| !on_mesh0.addrs.contains(addr)) {
+        ops.push(NetOp::AddAddress(addr));
     }
     for (subnet, route) in wanted.routes.iter().filter(|(subnet, route)| on_mesh0.routes.get(*subnet) != Some(route)) {
         ops.push(NetOp::SetRoute(*subnet, *route));
@@ -70,7 +72,7 @@ fn without_mesh0(programmed: &Programmed) -> Programmed {
     Programmed {
         mesh0: None,
         mesh0_running: false,
-        gateways: Default::default(),
+        addrs: Default::default(),
         routes: BTreeMap::new(),
         sysctls: programmed.sysctls.clone().into_iter().filter(|(key, _)| !dies_with_our_link(key)).collect(),
         ..programmed.clone()
@@ -81,8 +83,9 @@ fn remove_from_mesh0(programmed: &Programmed, wanted: &NetImage, ops: &mut Vec<N
     for subnet in programmed.routes.keys().filter(|subnet| !wanted.routes.contains_key(*subnet)) {
         ops.push(NetOp::RemoveRoute(*subnet));
     }
-    for gateway in programmed.gateways.difference(&wanted.gateways) {
-        ops.push(NetOp::RemoveGateway(*gateway));
+    let wanted: BTreeSet<IpAddr> = wanted.addrs().collect();
+    for addr in programmed.addrs.difference(&wanted) {
+        ops.push(NetOp::RemoveAddress(*addr));
     }
 }
 
@@ -118,9 +121,9 @@ mod tests {
             ops.as_slice(),
             [
                 NetOp::AddMesh0(_),
-                NetOp::SetMesh0(_),
                 NetOp::SetSysctl { .. },
-                NetOp::AddGateway(_),
+                NetOp::SetMesh0(_),
+                NetOp::AddAddress(_),
                 NetOp::SetRoute(..),
                 NetOp::HoldPort(_)
             ]
@@ -137,9 +140,9 @@ mod tests {
             [
                 NetOp::RemoveMesh0,
                 NetOp::AddMesh0(_),
-                NetOp::SetMesh0(_),
                 NetOp::SetSysctl { .. },
-                NetOp::AddGateway(_),
+                NetOp::SetMesh0(_),
+                NetOp::AddAddress(_),
                 NetOp::SetRoute(..)
             ]
         ));

@@ -12,13 +12,13 @@ mod diff;
 mod properties;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use mesh_common::parse::protocol;
 
-use crate::model::Id;
+use crate::model::{Addresses, Id};
 
 pub use compile::compile;
 pub use diff::diff;
@@ -36,10 +36,12 @@ pub const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetImage {
     pub mesh0: Option<Mesh0>,
-    /// On `mesh0`, each as a /32: the gateways of networks that have a task here, for the resolver to bind there, and of ingress.
-    pub gateways: BTreeSet<Ipv4Addr>,
+    /// On `mesh0`, each as a host's prefix: the gateways of networks that have a task here, for the resolver to bind there, and of ingress.
+    pub gateways: BTreeSet<IpAddr>,
+    /// On `mesh0` as well: what this host's own calls into the overlay come from, where it has no other address for them.
+    pub own_addr: Option<IpAddr>,
     /// By subnet: how the host itself reaches the overlay.
-    pub routes: BTreeMap<Ipv4Net, Route>,
+    pub routes: BTreeMap<IpNet, Route>,
     /// By interface name.
     pub task_links: BTreeMap<String, TaskLink>,
     pub held_ports: BTreeSet<HeldPort>,
@@ -59,8 +61,8 @@ pub struct Mesh0 {
 /// A route `<subnet> dev mesh0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Source address of the host's own packets into the overlay: the node's advertised address, so that answers find back.
-    pub src: Option<Ipv4Addr>,
+    /// Source address of the host's own packets into the overlay, one that is this node's alone, so that answers find back.
+    pub src: Option<IpAddr>,
     pub mtu: u32,
 }
 
@@ -72,10 +74,10 @@ pub struct TaskLink {
     /// MAC address of the task's end.
     pub mac: [u8; 6],
     pub mtu: u32,
-    /// One per network, with the network's prefix length: the kernel makes the on-link route with this source.
-    pub addrs: Vec<Ipv4Net>,
-    /// Default route: the first network's gateway. Internal networks have it too; the programs judge the packets.
-    pub gateway: Ipv4Addr,
+    /// One per network and family, with the network's prefix length: the kernel makes the on-link route with this source.
+    pub addrs: Vec<IpNet>,
+    /// Default routes: the gateway of the first network of each family. Internal networks have it too; the programs judge the packets.
+    pub gateways: Addresses,
     /// A container that somebody else made and gave a network: its own interfaces, routes and names stay as they are, and the default
     /// route is for packets from our addresses only.
     pub guest: bool,
@@ -122,8 +124,9 @@ pub struct Programmed {
     pub mesh0: Option<Mesh0>,
     /// `mesh0` is up and asks for no neighbours. False without a `mesh0`.
     pub mesh0_running: bool,
-    pub gateways: BTreeSet<Ipv4Addr>,
-    pub routes: BTreeMap<Ipv4Net, Route>,
+    /// Of `mesh0`: gateways and our own.
+    pub addrs: BTreeSet<IpAddr>,
+    pub routes: BTreeMap<IpNet, Route>,
     /// By interface name.
     pub task_links: BTreeMap<String, TaskLinkEnd>,
     /// Held by this very process.
@@ -151,11 +154,12 @@ pub enum NetOp {
     /// MAC, MTU, no ARP, up: all that can be set on the living device.
     SetMesh0(Mesh0),
     RemoveMesh0,
-    AddGateway(Ipv4Addr),
-    RemoveGateway(Ipv4Addr),
+    /// To `mesh0`.
+    AddAddress(IpAddr),
+    RemoveAddress(IpAddr),
     /// Adds the route or changes it in place.
-    SetRoute(Ipv4Net, Route),
-    RemoveRoute(Ipv4Net),
+    SetRoute(IpNet, Route),
+    RemoveRoute(IpNet),
     AddTaskLink(TaskLink),
     /// MTU of both ends, up.
     SetTaskLink(TaskLink),
@@ -176,6 +180,8 @@ pub enum NetOp {
 pub struct Underlay {
     /// Largest IP packet that the way to the peers carries.
     pub mtu: u32,
+    /// The kernel has IPv6.
+    pub has_ipv6: bool,
 }
 
 /// A link that is not ours and has an address: packets for published ports may come in by it.
@@ -195,12 +201,17 @@ pub struct Uplink {
 }
 
 impl NetImage {
+    /// What `mesh0` has.
+    pub fn addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.gateways.iter().copied().chain(self.own_addr)
+    }
+
     /// What [`Programmed`] looks like when this image is in place.
     pub fn footprint(&self) -> Programmed {
         Programmed {
             mesh0: self.mesh0,
             mesh0_running: self.mesh0.is_some(),
-            gateways: self.gateways.clone(),
+            addrs: self.addrs().collect(),
             routes: self.routes.clone(),
             task_links: self.task_links.iter().map(|(name, link)| (name.clone(), link.end())).collect(),
             held_ports: self.held_ports.clone(),
@@ -214,7 +225,7 @@ impl NetOp {
     /// Can't be done without `mesh0`: no use to try where its making failed.
     pub fn needs_mesh0(&self) -> bool {
         match self {
-            NetOp::SetMesh0(_) | NetOp::AddGateway(_) | NetOp::SetRoute(..) => true,
+            NetOp::SetMesh0(_) | NetOp::AddAddress(_) | NetOp::SetRoute(..) => true,
             NetOp::SetSysctl { key, .. } => dies_with_our_link(key),
             // The placeholder of a UDP port is bound to the device as well.
             NetOp::HoldPort(port) => port.transport == Transport::Udp,

@@ -22,14 +22,14 @@ fn apply(state: &mut Programmed, op: NetOp) {
         }
         NetOp::RemoveMesh0 => {
             (state.mesh0, state.mesh0_running) = (None, false);
-            state.gateways.clear();
+            state.addrs.clear();
             state.routes.clear();
             state.sysctls.retain(|key, _| !dies_with_our_link(key));
         }
-        NetOp::AddGateway(addr) => {
-            assert!(state.mesh0.is_some() && state.gateways.insert(addr));
+        NetOp::AddAddress(addr) => {
+            assert!(state.mesh0.is_some() && state.addrs.insert(addr));
         }
-        NetOp::RemoveGateway(addr) => assert!(state.gateways.remove(&addr)),
+        NetOp::RemoveAddress(addr) => assert!(state.addrs.remove(&addr)),
         NetOp::SetRoute(subnet, route) => {
             assert!(state.mesh0_running, "a route needs a device that is up");
             state.routes.insert(subnet, route);
@@ -58,8 +58,15 @@ fn apply(state: &mut Programmed, op: NetOp) {
     }
 }
 
-fn subnet() -> impl Strategy<Value = ipnet::Ipv4Net> {
-    (0u8..6).prop_map(|n| ipnet::Ipv4Net::new(Ipv4Addr::new(10, 0, n * 16, 0), 20).unwrap())
+fn subnet() -> impl Strategy<Value = IpNet> {
+    (0u8..6, any::<bool>()).prop_map(|(n, is_v4)| {
+        let text = if is_v4 { format!("10.0.{}.0/20", n * 16) } else { format!("fd00:0:0:{n}::/64") };
+        text.parse().unwrap()
+    })
+}
+
+fn gateway() -> impl Strategy<Value = IpAddr> {
+    subnet().prop_map(|net| net.hosts().next().unwrap())
 }
 
 fn link() -> impl Strategy<Value = TaskLink> {
@@ -73,7 +80,7 @@ fn link() -> impl Strategy<Value = TaskLink> {
             mac: [0xe6, 0x11, 0, 0, 0, name],
             mtu,
             addrs: vec![],
-            gateway: Ipv4Addr::new(10, 0, 0, 1),
+            gateways: Addresses::default(),
             guest,
         }
     })
@@ -90,20 +97,22 @@ fn image() -> impl Strategy<Value = NetImage> {
         mac: [0xe6, 0x12, 0, 0, 0, node],
         mtu,
     });
-    let route = (proptest::option::of(Just(Ipv4Addr::new(192, 168, 0, 1))), 1400u32..1402);
+    let route = (proptest::option::of(Just(IpAddr::from([192, 168, 0, 1]))), 1400u32..1402);
     let routes = btree_map(subnet(), route.prop_map(|(src, mtu)| Route { src, mtu }), 0..4);
-    let gateways = btree_set((0u8..4).prop_map(|n| Ipv4Addr::new(10, 0, n * 16, 1)), 0..3);
+    let gateways = btree_set(gateway(), 0..3);
+    let own = proptest::option::of(Just("fd00::6d65:7368:0:1".parse::<IpAddr>().unwrap()));
     let sysctls = btree_map("net/ipv4/[ab]".prop_map(String::from), "[01]".prop_map(String::from), 0..2);
     let links = proptest::collection::vec(link(), 0..4);
-    (proptest::option::of(mesh0), routes, gateways, sysctls, links, btree_set(held_port(), 0..4)).prop_map(
-        |(mesh0, mut routes, mut gateways, mut sysctls, links, held_ports)| {
+    (proptest::option::of(mesh0), routes, (gateways, own), sysctls, links, btree_set(held_port(), 0..4)).prop_map(
+        |(mesh0, mut routes, mut addrs, mut sysctls, links, held_ports)| {
             if mesh0.is_some() {
                 sysctls.insert("net/ipv4/conf/mesh0/forwarding".into(), "1".into());
             } else {
-                (routes, gateways) = Default::default();
+                (routes, addrs) = Default::default();
             }
             let task_links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
-            NetImage { mesh0, gateways, routes, task_links, held_ports, sysctls }
+            let (gateways, own_addr) = addrs;
+            NetImage { mesh0, gateways, own_addr, routes, task_links, held_ports, sysctls }
         },
     )
 }
@@ -149,12 +158,12 @@ pub(super) fn id(n: u8) -> Id {
 
 /// Two nodes, two networks, one service on `demo` with a task on node 1.
 pub(super) fn facts() -> (Cluster, Observed) {
-    let network = |n: u8, name: &str, vni, subnet: &str, gateway: &str| Network {
+    let network = |n: u8, name: &str, vni, subnets: &str, gateways: &str| Network {
         id: id(n),
         spec: NetworkSpec::named(name),
         vni,
-        subnet: subnet.parse().unwrap(),
-        gateway: gateway.parse().unwrap(),
+        subnets: subnets.parse().unwrap(),
+        gateways: gateways.parse().unwrap(),
         ingress: vni == 4096,
         removing: false,
         created_at: 0,
@@ -180,6 +189,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
         cluster_id: id(200),
         address_pool: "10.0.0.0/8".parse().unwrap(),
         subnet_len: 20,
+        address_pool6: None,
         data_path_port: 4789,
     };
     let cluster = Cluster {
@@ -241,7 +251,7 @@ fn task() -> Task {
         node_id: Some(id(1)),
         spec: task_spec().into(),
         service_version: 1,
-        attachments: vec![Attachment { network_id: id(21), addr: Ipv4Addr::new(10, 0, 16, 5), endpoint: 77 }],
+        attachments: vec![Attachment { network_id: id(21), addrs: "10.0.16.5".parse().unwrap(), endpoint: 77 }],
         desired: TaskState::Running,
         draining: false,
         leader_state: None,

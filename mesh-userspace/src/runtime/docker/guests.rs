@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -112,7 +112,7 @@ impl Guests {
     }
 
     /// Its questions go to this resolver, where its resolv.conf is ours to write.
-    pub fn give_names(&self, found: &Adoptable, nameserver: Ipv4Addr) -> Result<(), names::NamesError> {
+    pub fn give_names(&self, found: &Adoptable, nameserver: IpAddr) -> Result<(), names::NamesError> {
         let kept_in = self.names_file(&found.container);
         found.resolv_conf.as_deref().map_or(Ok(()), |file| names::give(file, &kept_in, nameserver, &[]))
     }
@@ -171,7 +171,7 @@ mod tests {
             ..Adoptable::default()
         };
         let guest = guests.take_in(&Id::from_bytes([7; 16]), &found, 5).expect("on record");
-        guests.give_names(&found, Ipv4Addr::new(10, 0, 16, 1)).expect("given");
+        guests.give_names(&found, "10.0.16.1".parse().expect("an address")).expect("given");
         assert!(fs::read_to_string(&resolv_conf).expect("read").contains("10.0.16.1"));
         let mut changed = guest.clone();
         changed.health = Some(TaskHealth::Healthy);

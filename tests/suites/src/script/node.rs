@@ -20,7 +20,7 @@ const RING_SLOTS: u32 = 1 << 20;
 const UPLINK: u32 = 2;
 const MESH0: u32 = 3;
 const FIRST_LINK: u32 = 10;
-const UNDERLAY: Underlay = Underlay { mtu: net::DEFAULT_UNDERLAY_MTU };
+const UNDERLAY: Underlay = Underlay { mtu: net::DEFAULT_UNDERLAY_MTU, has_ipv6: true };
 
 /// A machine with a kernel, and an agent while it runs.
 pub struct Node {
@@ -159,12 +159,12 @@ impl Node {
             NetOp::SetMesh0(mesh0) => (there.mesh0, there.mesh0_running) = (Some(mesh0), true),
             NetOp::RemoveMesh0 => {
                 (there.mesh0, there.mesh0_running) = (None, false);
-                there.gateways.clear();
+                there.addrs.clear();
                 there.routes.clear();
                 there.sysctls.retain(|key, _| !net::dies_with_our_link(key));
             }
-            NetOp::AddGateway(gateway) => drop(there.gateways.insert(gateway)),
-            NetOp::RemoveGateway(gateway) => drop(there.gateways.remove(&gateway)),
+            NetOp::AddAddress(addr) => drop(there.addrs.insert(addr)),
+            NetOp::RemoveAddress(addr) => drop(there.addrs.remove(&addr)),
             NetOp::SetRoute(subnet, route) => drop(there.routes.insert(subnet, route)),
             NetOp::RemoveRoute(subnet) => drop(there.routes.remove(&subnet)),
             NetOp::AddTaskLink(link) => {

@@ -29,8 +29,8 @@ pub fn net_ops(node: &Node) -> Vec<String> {
         NetOp::AddMesh0(mesh0) => format!("add mesh0 port {}", mesh0.port),
         NetOp::SetMesh0(mesh0) => format!("set mesh0 mtu {} mac {} up", mesh0.mtu, mac_text(mesh0.mac)),
         NetOp::RemoveMesh0 => "remove mesh0".to_string(),
-        NetOp::AddGateway(gateway) => format!("add gateway {gateway}"),
-        NetOp::RemoveGateway(gateway) => format!("remove gateway {gateway}"),
+        NetOp::AddAddress(addr) => format!("add address {addr}"),
+        NetOp::RemoveAddress(addr) => format!("remove address {addr}"),
         NetOp::SetRoute(subnet, route) => format!("set route {subnet} mtu {}", route.mtu),
         NetOp::RemoveRoute(subnet) => format!("remove route {subnet}"),
         NetOp::AddTaskLink(link) => format!("add {}", link_text(link)),
@@ -52,6 +52,7 @@ pub fn net(node: &Node) -> Vec<String> {
         lines.push(format!("mesh0 port {} mtu {} mac {}", mesh0.port, mesh0.mtu, mac_text(mesh0.mac)));
     }
     lines.extend(image.gateways.iter().map(|gateway| format!("gateway {gateway}")));
+    lines.extend(image.own_addr.map(|addr| format!("address {addr}")));
     for (subnet, route) in &image.routes {
         let src = route.src.map_or(String::new(), |src| format!(" src {src}"));
         lines.push(format!("route {subnet}{src} mtu {}", route.mtu));
@@ -69,7 +70,7 @@ pub fn net(node: &Node) -> Vec<String> {
 
 fn link_text(link: &TaskLink) -> String {
     let addrs: Vec<String> = link.addrs.iter().map(ToString::to_string).collect();
-    format!("link {} {} via {} mtu {} mac {}", link.name, addrs.join(" "), link.gateway, link.mtu, mac_text(link.mac))
+    format!("link {} {} via {} mtu {} mac {}", link.name, addrs.join(" "), link.gateways, link.mtu, mac_text(link.mac))
 }
 
 /// Kind and number of a MAC of ours.
@@ -91,7 +92,7 @@ pub fn names(cluster: &Cluster, node: &Node) -> Vec<String> {
             continue;
         }
         let internal = if network.internal { " internal" } else { "" };
-        lines.push(format!("network {} {}{internal}", network.name, network.subnet));
+        lines.push(format!("network {} {}{internal}", network.name, network.subnets));
         let mut by_answer: BTreeMap<(Vec<_>, u32), Vec<&str>> = BTreeMap::new();
         for (name, entry) in &network.names {
             if !ids.iter().any(|id| name.contains(id)) {
@@ -116,8 +117,8 @@ pub fn names(cluster: &Cluster, node: &Node) -> Vec<String> {
 pub fn ask(cluster: &Cluster, reference: &str, name: &str) -> Result<Vec<String>, String> {
     let task = cluster.task(reference)?;
     let node = task.node_id.as_ref().map_or("?", |id| cluster.node_name(id));
-    let asker = task.attachments.first().ok_or("the task is on no network")?.addr;
-    let query_type = if name.ends_with(".in-addr.arpa") { QueryType::Ptr } else { QueryType::A };
+    let asker = task.attachments.first().and_then(|at| at.addrs.first()).ok_or("the task is on no network")?;
+    let query_type = if name.ends_with(".arpa") { QueryType::Ptr } else { QueryType::Any };
     let line = match answer(&cluster.node(node)?.zone, Question { asker, name, query_type }, 0) {
         Answer::Addresses { mut addrs, ttl_s } => {
             addrs.sort();

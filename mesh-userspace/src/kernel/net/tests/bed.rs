@@ -104,23 +104,32 @@ pub fn task_link() -> TaskLink {
         task_id: task_id(),
         mac: mac::of(mac::KIND_TASK, 77),
         mtu: 1450,
-        addrs: vec!["10.0.16.5/20".parse().unwrap(), "10.0.32.9/20".parse().unwrap()],
-        gateway: Ipv4Addr::new(10, 0, 16, 1),
+        addrs: ["10.0.16.5/20", "fd00:16::5/64", "10.0.32.9/20", "fd00:32::9/64"]
+            .map(|net| net.parse().unwrap())
+            .into(),
+        gateways: "10.0.16.1,fd00:16::1".parse().unwrap(),
         guest: false,
     }
 }
 
-/// One network with a task here, one port, no task link.
+/// One network of both families with a task here, one port, no task link.
 pub fn image() -> NetImage {
-    let src = Some(Ipv4Addr::new(192, 168, 7, 1));
+    let own = "fd00::6d65:7368:0:1".parse().unwrap();
+    let route = |net: &str| {
+        let src = if net.contains(':') { own } else { Ipv4Addr::new(192, 168, 7, 1).into() };
+        (net.parse().unwrap(), Route { src: Some(src), mtu: 1450 })
+    };
+    let of_ipv6 = [("accept_ra", "0"), ("addr_gen_mode", "1"), ("disable_ipv6", "0"), ("forwarding", "1")]
+        .map(|(name, value)| (format!("net/ipv6/conf/mesh0/{name}"), value.to_string()));
     let sysctls = [("forwarding", "1"), ("rp_filter", "0")]
         .map(|(name, value)| (format!("net/ipv4/conf/mesh0/{name}"), value.to_string()));
     NetImage {
         mesh0: Some(Mesh0 { port: 4789, mac: mac::of(mac::KIND_MESH0, 1), mtu: 1450 }),
-        gateways: [Ipv4Addr::new(10, 0, 16, 1)].into(),
-        routes: ["10.0.0.0/20", "10.0.16.0/20"].map(|net| (net.parse().unwrap(), Route { src, mtu: 1450 })).into(),
+        gateways: ["10.0.16.1", "fd00:16::1"].map(|addr| addr.parse().unwrap()).into(),
+        own_addr: Some(own),
+        routes: ["10.0.0.0/20", "10.0.16.0/20", "fd00::/64", "fd00:16::/64"].map(route).into(),
         task_links: Default::default(),
         held_ports: [Transport::Tcp, Transport::Udp].map(|transport| HeldPort { transport, port: 8000 }).into(),
-        sysctls: sysctls.into_iter().chain([("net/ipv6/conf/mesh0/disable_ipv6".into(), "1".into())]).collect(),
+        sysctls: sysctls.into_iter().chain(of_ipv6).collect(),
     }
 }

@@ -64,7 +64,20 @@ fn mesh0_is_what_the_programs_expect() {
         assert!(ip("addr show dev mesh0").contains("inet 10.0.16.1/32 scope link"));
         let route = ip("route show 10.0.16.0/20");
         assert!(route.contains("dev mesh0 proto 109 scope link src 192.168.7.1 mtu 1450"), "{route}");
+        let addrs = ip("-6 addr show dev mesh0");
+        assert!(
+            addrs.contains("inet6 fd00:16::1/128 scope global nodad deprecated") && !addrs.contains("fe80"),
+            "{addrs}"
+        );
+        let route = ip("-6 route show fd00:16::/64");
+        assert!(route.contains("dev mesh0 proto 109 src fd00::6d65:7368:0:1 metric 1024 mtu 1450"), "{route}");
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/conf/mesh0/forwarding").unwrap(), "1\n");
+        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/mesh0/forwarding").unwrap(), "1\n");
+        assert_eq!(
+            std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap(),
+            "0\n",
+            "the host's own stays"
+        );
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n", "the host's own stays");
         assert!(!state.path().join("sysctl.json").exists(), "settings of our own link need no record");
     });
@@ -75,12 +88,12 @@ fn the_last_tasks_gateway_goes_without_the_routes() {
     on_a_host(|| async {
         let state = tempfile::tempdir().unwrap();
         let host = HostNet::open(state.path()).unwrap();
-        let ingress = Ipv4Addr::new(10, 0, 0, 1);
+        let (ingress, last) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 16, 1]));
         let mut image = image();
         image.gateways.insert(ingress);
         put(&host, &image).await;
-        image.gateways = [ingress].into();
-        assert_eq!(put(&host, &image).await, [NetOp::RemoveGateway(Ipv4Addr::new(10, 0, 16, 1))]);
+        image.gateways.remove(&last);
+        assert_eq!(put(&host, &image).await, [NetOp::RemoveAddress(last)]);
         // With the last address the kernel would have taken them, and calls of the host's processes would fail for a moment.
         assert!(ip("route show 10.0.16.0/20").contains("dev mesh0"));
         assert_eq!(host.observe(&image).await.unwrap(), image.footprint());
@@ -111,6 +124,26 @@ fn a_packet_to_the_overlay_reaches_mesh0_without_arp() {
             }
             false
         });
+    });
+}
+
+#[test]
+fn a_host_without_ipv6_on_its_links_has_it_on_mesh0() {
+    on_a_host(|| async {
+        let switch = |name: &str| format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        std::fs::write(switch("all"), "1").unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        put(&host, &image()).await;
+        assert_eq!(host.observe(&image()).await.unwrap(), image().footprint());
+        assert_eq!(std::fs::read_to_string(switch("eth0")).unwrap(), "1\n", "the host's own stays");
+        let netns = empty_namespace();
+        inside(&netns, || std::fs::write(switch("default"), "1").unwrap());
+        host.add_task_link(&task_link(), std::os::fd::AsFd::as_fd(&netns)).await.unwrap();
+        assert!(
+            inside(&netns, || ip("-6 addr show dev eth0")).contains("inet6 fd00:16::5/64"),
+            "an Engine's namespace"
+        );
     });
 }
 
@@ -339,10 +372,16 @@ fn the_underlay_tells_address_and_mtu() {
         let host = HostNet::open(state.path()).unwrap();
         let own = IpAddr::from([192, 168, 7, 1]);
         assert_eq!(host.resolve_address("--advertise-addr", None).await.unwrap(), own);
-        assert_eq!(host.underlay(own, &[IpAddr::from([192, 168, 7, 2])]).await.unwrap(), Underlay { mtu: 1500 });
+        assert_eq!(
+            host.underlay(own, &[IpAddr::from([192, 168, 7, 2])]).await.unwrap(),
+            Underlay { mtu: 1500, has_ipv6: true }
+        );
         ip("route add 192.168.9.0/24 via 192.168.7.2 mtu 1400");
         assert_eq!(host.mtu_towards(IpAddr::from([192, 168, 9, 1])).await.unwrap(), 1400);
-        assert_eq!(host.underlay(own, &[IpAddr::from([192, 168, 9, 1]), own]).await.unwrap(), Underlay { mtu: 1400 });
+        assert_eq!(
+            host.underlay(own, &[IpAddr::from([192, 168, 9, 1]), own]).await.unwrap(),
+            Underlay { mtu: 1400, has_ipv6: true }
+        );
         assert!(host.mtu_towards(IpAddr::from([8, 8, 8, 8])).await.is_err());
         let words = host.underlay(IpAddr::from([192, 168, 7, 77]), &[]).await.unwrap_err().to_string();
         assert!(words.contains("--data-path-addr"), "{words}");

@@ -30,14 +30,27 @@ fn a_task_and_its_host_reach_each_other() {
         ] {
             assert!(routes.contains(route), "{route} is not among\n{routes}");
         }
-        assert!(!inside(&netns, || ip("-6 addr show dev eth0")).contains("inet6"));
+        let (six, routes) = inside(&netns, || (ip("-6 addr show dev eth0"), ip("-6 route")));
+        assert!(six.contains("inet6 fd00:16::5/64 scope global nodad") && six.contains("inet6 fd00:32::9/64"), "{six}");
+        assert!(!six.contains("fe80") && !six.contains("tentative"), "{six}");
+        for route in [
+            "default via fd00:16::1 dev eth0 proto static src fd00:16::5",
+            "fd00:16::/64 dev eth0",
+            "fd00:32::/64 dev eth0",
+        ] {
+            assert!(routes.contains(route), "{route} is not among\n{routes}");
+        }
 
         // The programs answer ARP; without them the host's end plays the gateway.
         ip("addr add 10.0.16.1/20 dev mvabababab");
-        let listener = inside(&netns, || TcpListener::bind("10.0.16.5:8000").unwrap());
-        let caller = TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE).unwrap();
-        let (_, seen) = listener.accept().unwrap();
-        assert_eq!(seen, caller.local_addr().unwrap());
+        std::fs::write("/proc/sys/net/ipv6/conf/mvabababab/disable_ipv6", "0").unwrap();
+        ip("addr add fd00:16::1/64 dev mvabababab nodad");
+        for at in ["10.0.16.5:8000", "[fd00:16::5]:8000"] {
+            let listener = inside(&netns, || TcpListener::bind(at).unwrap());
+            let caller = TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE).unwrap();
+            let (_, seen) = listener.accept().unwrap();
+            assert_eq!(seen, caller.local_addr().unwrap());
+        }
 
         // localhost never hangs inside.
         let at: SocketAddr = "[::1]:8000".parse().unwrap();

@@ -13,7 +13,7 @@ const SYSCTLS: [(&str, &str); 2] =
     [("ipv4/ping_group_range", "0 2147483647"), ("ipv4/ip_unprivileged_port_start", "0")];
 
 /// Text of `/etc/hosts`.
-pub fn hosts(hostname: &str, addresses: &[std::net::Ipv4Addr], extra: &[(std::net::Ipv4Addr, String)]) -> String {
+pub fn hosts(hostname: &str, addresses: &[std::net::IpAddr], extra: &[(std::net::IpAddr, String)]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
@@ -28,7 +28,7 @@ pub fn hosts(hostname: &str, addresses: &[std::net::Ipv4Addr], extra: &[(std::ne
 }
 
 /// Text of `/etc/resolv.conf`. `ndots:0`, as Swarm: every name is first asked as it stands.
-pub fn resolv_conf(nameservers: &[std::net::Ipv4Addr], search: &[String]) -> String {
+pub fn resolv_conf(nameservers: &[std::net::IpAddr], search: &[String]) -> String {
     let mut text = String::from("# Made by mesh for this task; resolves the names of its networks.\n");
     for server in nameservers {
         text.push_str(&format!("nameserver {server}\n"));
@@ -66,14 +66,18 @@ pub fn network_settings() -> Result<(), (String, io::Error)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::IpAddr;
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
 
     #[test]
     fn files_are_as_docker_writes_them() {
-        let hosts = hosts("abc", &[Ipv4Addr::new(10, 0, 1, 3)], &[(Ipv4Addr::new(1, 2, 3, 4), "db".into())]);
+        let hosts = hosts("abc", &["10.0.1.3", "fd00::3"].map(at), &[(at("1.2.3.4"), "db".into())]);
         assert!(hosts.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost "));
-        assert!(hosts.ends_with("1.2.3.4\tdb\n10.0.1.3\tabc\n"));
-        let resolv = resolv_conf(&[Ipv4Addr::new(10, 0, 16, 1)], &["lan".into(), "example.org".into()]);
+        assert!(hosts.ends_with("1.2.3.4\tdb\n10.0.1.3\tabc\nfd00::3\tabc\n"));
+        let resolv = resolv_conf(&[at("10.0.16.1")], &["lan".into(), "example.org".into()]);
         assert!(resolv.ends_with("nameserver 10.0.16.1\nsearch lan example.org\noptions ndots:0\n"));
     }
 }

@@ -46,6 +46,7 @@ impl World {
                 cluster_id: id(0, 1),
                 address_pool: "10.0.0.0/8".parse().expect("a prefix"),
                 subnet_len: 8,
+                address_pool6: None,
                 data_path_port: 4_789,
             }),
             ..Cluster::default()
@@ -88,7 +89,7 @@ impl World {
 
     /// Where the services are called.
     pub fn vips(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.cluster.services.values().flat_map(|service| &service.vips).map(|vip| vip.addr)
+        self.cluster.services.values().flat_map(|service| &service.vips).filter_map(|vip| vip.addrs.v4)
     }
 
     /// A task becomes ready, or ceases to be: the gossip's word of another node.
@@ -125,8 +126,8 @@ fn network() -> Network {
         id: id(KIND_NETWORK, 1),
         spec: NetworkSpec::named("bench"),
         vni: VNI,
-        subnet: "10.0.0.0/8".parse().expect("a prefix"),
-        gateway: GATEWAY,
+        subnets: "10.0.0.0/8".parse().expect("a prefix"),
+        gateways: GATEWAY.into(),
         ingress: false,
         removing: false,
         created_at: 0,
@@ -149,7 +150,7 @@ fn service(number: u32, backends: u32, services: u32, network: &Id) -> (Service,
         id: id(KIND_SERVICE, number),
         vips: vec![Vip {
             network_id: network.clone(),
-            addr: address(services * backends + number),
+            addrs: address(services * backends + number).into(),
             pool: services * backends + number + 1,
         }],
         ports: Vec::new(),
@@ -171,7 +172,11 @@ fn service(number: u32, backends: u32, services: u32, network: &Id) -> (Service,
             spec: task_spec.clone().into(),
             adopted: None,
             service_version: 1,
-            attachments: vec![Attachment { network_id: network.clone(), addr: address(place), endpoint: place + 1 }],
+            attachments: vec![Attachment {
+                network_id: network.clone(),
+                addrs: address(place).into(),
+                endpoint: place + 1,
+            }],
             desired: TaskState::Running,
             draining: false,
             leader_state: None,
