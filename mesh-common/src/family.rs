@@ -3,7 +3,8 @@
 //! A hook is written once, generic over [`Family`]; maps exist once per family. Addresses are in network order: the programs move them as
 //! words ([`Addr4`], [`Addr6`]), user space as arrays of bytes, and both mean the same memory (`schema` checks it).
 
-use crate::checksum;
+use crate::parse::Plain;
+use crate::{checksum, word};
 
 /// An IPv4 address as one word of memory. The compiler moves an array of four bytes one by one where it can't prove their alignment.
 #[repr(transparent)]
@@ -15,6 +16,18 @@ impl Addr4 {
     #[inline(always)]
     pub const fn octets(self) -> [u8; 4] {
         self.0.to_ne_bytes()
+    }
+
+    /// Of an address in a packet, read as a word of memory.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Self {
+        Addr4(word)
+    }
+
+    /// As a word of memory.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
     }
 
     /// Of an address in a packet, read as two words of memory.
@@ -45,6 +58,12 @@ impl From<[u8; 4]> for Addr4 {
 pub struct Addr6([u32; 4]);
 
 impl Addr6 {
+    /// Of an address in a packet, read as words of memory.
+    #[inline(always)]
+    pub const fn of_words(words: [u32; 4]) -> Self {
+        Addr6(words)
+    }
+
     /// The sixteen bytes, in network order.
     #[inline(always)]
     pub fn octets(self) -> [u8; 16] {
@@ -121,6 +140,12 @@ pub trait Family: Copy + 'static {
     /// Shortest IP header.
     const HEADER_LEN: usize;
 
+    /// The beginning of a frame: Ethernet and the shortest IP header, as words of two bytes.
+    type Front: Plain;
+
+    /// Puts an address in the place of the source or of the destination, and its `difference` to the old one into the header's own checksum, where
+    /// the family has one.
+    fn readdress<const IS_SOURCE: bool>(front: &mut Self::Front, addr: Self::Addr, difference: u32);
     /// The address in 16 bytes, IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
     fn to_16(addr: Self::Addr) -> [u8; 16];
     /// Back from 16 bytes; IPv4 takes the last four.
@@ -157,6 +182,14 @@ impl Family for V4 {
     const SRC_OFFSET: usize = 12;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = Some(10);
     const HEADER_LEN: usize = 20;
+    type Front = [u16; 17];
+
+    #[inline(always)]
+    fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 17], addr: Addr4, difference: u32) {
+        front[12] = checksum::apply(front[12], difference);
+        // SAFETY: within what `front` refers to.
+        unsafe { if IS_SOURCE { word::write::<_, 26>(front, addr.0) } else { word::write::<_, 30>(front, addr.0) } }
+    }
 
     #[inline(always)]
     fn to_16(a: Addr4) -> [u8; 16] {
@@ -204,6 +237,26 @@ impl Family for V6 {
     const SRC_OFFSET: usize = 8;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = None;
     const HEADER_LEN: usize = 40;
+    type Front = [u16; 27];
+
+    #[inline(always)]
+    fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 27], addr: Addr6, _difference: u32) {
+        let [a, b, c, d] = addr.0;
+        // SAFETY: within what `front` refers to.
+        unsafe {
+            if IS_SOURCE {
+                word::write::<_, 22>(front, a);
+                word::write::<_, 26>(front, b);
+                word::write::<_, 30>(front, c);
+                word::write::<_, 34>(front, d);
+            } else {
+                word::write::<_, 38>(front, a);
+                word::write::<_, 42>(front, b);
+                word::write::<_, 46>(front, c);
+                word::write::<_, 50>(front, d);
+            }
+        }
+    }
 
     #[inline(always)]
     fn to_16(a: Addr6) -> [u8; 16] {

@@ -69,11 +69,15 @@ pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<Flo
 #[inline(always)]
 pub const fn note(seen: u8, tcp_flags: u8) -> u8 {
     let mut seen = seen;
-    if tcp_flags & tcp_flag::SYN != 0 {
-        seen &= !(seen::FIN | seen::RST);
-    }
     if tcp_flags & tcp_flag::ACK != 0 {
         seen |= seen::ACK;
+    }
+    // Nearly every segment ends here.
+    if tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) == 0 {
+        return seen;
+    }
+    if tcp_flags & tcp_flag::SYN != 0 {
+        seen &= !(seen::FIN | seen::RST);
     }
     if tcp_flags & tcp_flag::FIN != 0 {
         seen |= seen::FIN;

@@ -23,10 +23,11 @@ pub const fn words(source: u32, destination: u32, ports: u32, protocol: u32) -> 
     mix(h ^ ports ^ (protocol << 8))
 }
 
-/// Spreads what differs between flows over 32 bits, well enough for a tunnel packet's source port: one multiplication.
+/// Spreads what differs between flows over 32 bits, well enough for a tunnel packet's source port: one multiplication. `word` is of two halves as
+/// memory has them.
 #[inline(always)]
-pub const fn spread(a: u16, b: u16) -> u32 {
-    (((a as u32) << 16) | b as u32).wrapping_mul(0x9e37_79b1)
+pub const fn spread(word: u32) -> u32 {
+    word.rotate_left(16).wrapping_mul(0x9e37_79b1)
 }
 
 /// Hashes a packet's tuple; ports in host order. Not symmetric: the reply hashes differently.

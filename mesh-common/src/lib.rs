@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod affinity;
 pub mod ageing;
@@ -20,3 +21,4 @@ pub mod schema;
 pub mod snat;
 pub mod verdict;
 pub mod wire;
+pub mod word;

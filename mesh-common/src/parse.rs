@@ -3,17 +3,30 @@
 //! A packet, or None: malformed, shorter than its headers say or with headers that contradict each other. Only headers are read, through a
 //! [`Cursor`], so that the same code runs over a slice on the host and over an sk_buff under the verifier.
 
+use core::mem::MaybeUninit;
 use core::ops::Deref;
 
-use crate::family::{Addr4, Family, V4, V6};
+use crate::family::{Addr4, Addr6, Family, V4, V6};
 use crate::schema::FlowKey;
+use crate::word;
 
 /// A value that any bytes make, at any even address: headers begin at even offsets of frames that do (`NET_IP_ALIGN`, include/linux/skbuff.h),
 /// and the BPF target reads two bytes at once only where it may believe so.
 ///
 /// # Safety
-/// Only for bytes, `u16`, arrays of them, and `repr(C)` structures of those without padding.
-pub unsafe trait Plain: Copy {}
+/// Only for bytes, `u16`, arrays of them, and `repr(C)` structures of those without padding; with words in it too, where [`Plain::read`] reads
+/// them as such.
+pub unsafe trait Plain: Copy {
+    /// Reads it off a packet.
+    ///
+    /// # Safety
+    /// As many bytes are there, from an even address on.
+    #[inline(always)]
+    unsafe fn read(at: *const Self) -> Self {
+        // SAFETY: as the caller vouches; more than an even address is nobody's alignment who does not read it himself.
+        unsafe { at.read() }
+    }
+}
 
 // SAFETY: bytes.
 unsafe impl<const N: usize> Plain for [u8; N] {}
@@ -24,6 +37,12 @@ unsafe impl<const N: usize> Plain for [u16; N] {}
 pub trait Cursor {
     /// The bytes from `offset` as a `T`; None past the end.
     fn load<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// The same; None also where it would take more than a look.
+    #[inline(always)]
+    fn peek<T: Plain>(&self, offset: usize) -> Option<T> {
+        self.load(offset)
+    }
 }
 
 impl Cursor for &[u8] {
@@ -99,8 +118,21 @@ struct Ipv4Header {
     ttl: u8,
     protocol: u8,
     checksum: u16,
-    src: [u16; 2],
-    dst: [u16; 2],
+    src: u32,
+    dst: u32,
+}
+
+/// An IPv6 header (RFC 8200, 3) as it lies in a packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Header {
+    version_class: [u8; 2],
+    label: u16,
+    payload_len: u16,
+    next: u8,
+    hop_limit: u8,
+    src: [u32; 4],
+    dst: [u32; 4],
 }
 
 /// The start of a TCP header (RFC 9293, 3.1), up to the flags.
@@ -125,8 +157,55 @@ struct Ports {
 
 // SAFETY: integers and byte arrays, each at a multiple of its alignment from the start, the sizes even: no padding.
 unsafe impl Plain for EthernetHeader {}
+// SAFETY: as above, and words are read as such.
+unsafe impl Plain for Ipv4Header {
+    #[inline(always)]
+    unsafe fn read(at: *const Self) -> Self {
+        // SAFETY: fields of what the caller vouches for, bytes and two bytes at even addresses; the words are 12 and 16 bytes behind its beginning.
+        unsafe {
+            Ipv4Header {
+                version_ihl: (&raw const (*at).version_ihl).read(),
+                tos: (&raw const (*at).tos).read(),
+                total_len: (&raw const (*at).total_len).read(),
+                id: (&raw const (*at).id).read(),
+                fragment: (&raw const (*at).fragment).read(),
+                ttl: (&raw const (*at).ttl).read(),
+                protocol: (&raw const (*at).protocol).read(),
+                checksum: (&raw const (*at).checksum).read(),
+                src: word::read::<_, 12>(at),
+                dst: word::read::<_, 16>(at),
+            }
+        }
+    }
+}
 // SAFETY: as above.
-unsafe impl Plain for Ipv4Header {}
+unsafe impl Plain for Ipv6Header {
+    #[inline(always)]
+    unsafe fn read(at: *const Self) -> Self {
+        // SAFETY: as above; the words are from 8 and from 24 bytes behind its beginning on.
+        unsafe {
+            Ipv6Header {
+                version_class: (&raw const (*at).version_class).read(),
+                label: (&raw const (*at).label).read(),
+                payload_len: (&raw const (*at).payload_len).read(),
+                next: (&raw const (*at).next).read(),
+                hop_limit: (&raw const (*at).hop_limit).read(),
+                src: [
+                    word::read::<_, 8>(at),
+                    word::read::<_, 12>(at),
+                    word::read::<_, 16>(at),
+                    word::read::<_, 20>(at),
+                ],
+                dst: [
+                    word::read::<_, 24>(at),
+                    word::read::<_, 28>(at),
+                    word::read::<_, 32>(at),
+                    word::read::<_, 36>(at),
+                ],
+            }
+        }
+    }
+}
 // SAFETY: as above.
 unsafe impl Plain for TcpHeader {}
 // SAFETY: as above.
@@ -134,6 +213,7 @@ unsafe impl Plain for Ports {}
 
 const _: () = {
     assert!(size_of::<EthernetHeader>() == ETHERNET_LEN && size_of::<Ipv4Header>() == 20);
+    assert!(size_of::<Ipv6Header>() == 40);
     assert!(size_of::<TcpHeader>() == 14 && size_of::<Ports>() == 4);
 };
 
@@ -252,6 +332,9 @@ pub struct Ip<F: Family> {
 pub trait ParseIp: Family {
     /// The header at the Ethernet payload.
     fn ip(cursor: &impl Cursor) -> Option<Ip<Self>>;
+
+    /// The same, where it is as nearly all are: as short as can be, and no later fragment.
+    fn plain(cursor: &impl Cursor) -> Option<Ip<Self>>;
 }
 
 impl ParseIp for V4 {
@@ -264,12 +347,29 @@ impl ParseIp for V4 {
             return None;
         }
         Some(Ip {
-            src: Addr4::of_words(header.src),
-            dst: Addr4::of_words(header.dst),
+            src: Addr4::of_word(header.src),
+            dst: Addr4::of_word(header.dst),
             protocol: header.protocol,
             l4: (ETHERNET_LEN + header_len) as u8,
             l4_len: (total_len - header_len) as u16,
             later_fragment: u16::from_be(header.fragment) & 0x1fff != 0,
+        })
+    }
+
+    #[inline(always)]
+    fn plain(cursor: &impl Cursor) -> Option<Ip<V4>> {
+        let header: Ipv4Header = cursor.peek(ETHERNET_LEN)?;
+        let total_len = u16::from_be(header.total_len);
+        let is_plain = header.version_ihl == 0x45
+            && u16::from_be(header.fragment) & 0x1fff == 0
+            && total_len >= Self::HEADER_LEN as u16;
+        is_plain.then_some(Ip {
+            src: Addr4::of_word(header.src),
+            dst: Addr4::of_word(header.dst),
+            protocol: header.protocol,
+            l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
+            l4_len: total_len.wrapping_sub(Self::HEADER_LEN as u16),
+            later_fragment: false,
         })
     }
 }
@@ -277,26 +377,81 @@ impl ParseIp for V4 {
 impl ParseIp for V6 {
     #[inline(always)]
     fn ip(cursor: &impl Cursor) -> Option<Ip<V6>> {
-        let b: [u8; 40] = cursor.load(ETHERNET_LEN)?;
-        if b[0] >> 4 != 6 {
+        let header: Ipv6Header = cursor.load(ETHERNET_LEN)?;
+        if header.version_class[0] >> 4 != 6 {
             return None;
         }
-        let (mut src, mut dst) = ([0; 16], [0; 16]);
-        src.copy_from_slice(&b[8..24]);
-        dst.copy_from_slice(&b[24..40]);
         // Extension headers are not walked: such a packet has no ports for us (Form::Other).
         Some(Ip {
-            src: src.into(),
-            dst: dst.into(),
-            protocol: b[6],
-            l4: ETHERNET_LEN as u8 + 40,
-            l4_len: u16::from_be_bytes([b[4], b[5]]),
+            src: Addr6::of_words(header.src),
+            dst: Addr6::of_words(header.dst),
+            protocol: header.next,
+            l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
+            l4_len: u16::from_be(header.payload_len),
+            later_fragment: false,
+        })
+    }
+
+    #[inline(always)]
+    fn plain(cursor: &impl Cursor) -> Option<Ip<V6>> {
+        let header: Ipv6Header = cursor.peek(ETHERNET_LEN)?;
+        let is_plain = header.version_class[0] >> 4 == 6;
+        is_plain.then_some(Ip {
+            src: Addr6::of_words(header.src),
+            dst: Addr6::of_words(header.dst),
+            protocol: header.next,
+            l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
+            l4_len: u16::from_be(header.payload_len),
             later_fragment: false,
         })
     }
 }
 
-/// Reads the IP packet in a frame whose EtherType is the family's.
+/// Room for a [`Packet`] on its way in: it stays where it was written, word by word, and is looked up by from there.
+pub type Room<F> = MaybeUninit<Packet<F>>;
+
+/// Reads the IP packet in a frame whose EtherType is the family's. None: malformed.
+#[inline(always)]
+pub fn read<'a, F: ParseIp>(cursor: &impl Cursor, room: &'a mut Room<F>) -> Option<&'a Packet<F>> {
+    let is_read = plain(cursor, room).is_some() || closely(cursor, room);
+    // SAFETY: one of the two says that it wrote it.
+    is_read.then(|| unsafe { room.assume_init_ref() })
+}
+
+/// The same for a packet as nearly all are: as short an IP header as can be, TCP, UDP or SCTP behind it, and no later fragment. So everything
+/// lies at an offset that is known beforehand. None: anything else.
+#[inline(always)]
+pub fn plain<'a, F: ParseIp>(cursor: &impl Cursor, room: &'a mut Room<F>) -> Option<&'a Packet<F>> {
+    let ip = F::plain(cursor)?;
+    let l4 = ETHERNET_LEN + F::HEADER_LEN;
+    let (sport, dport, tcp_flags) = match ip.protocol {
+        protocol::TCP => match cursor.peek::<TcpHeader>(l4)? {
+            tcp if ip.l4_len >= 20 && tcp.data_offset >> 4 >= 5 => (tcp.sport, tcp.dport, tcp.flags),
+            _ => return None,
+        },
+        protocol::UDP | protocol::SCTP => match cursor.peek::<Ports>(l4)? {
+            ports if ip.l4_len >= 8 => (ports.sport, ports.dport, 0),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let tuple = FlowKey::new(ip.src, ip.dst, u16::from_be(sport), u16::from_be(dport), ip.protocol);
+    Some(room.write(Packet { tuple, tcp_flags, form: Form::Ports, l4: ip.l4, l4_len: ip.l4_len }))
+}
+
+/// Any packet. A real call: the usual one goes straight past it.
+#[inline(never)]
+fn closely<F: ParseIp>(cursor: &impl Cursor, room: &mut Room<F>) -> bool {
+    match packet(cursor) {
+        Some(packet) => {
+            room.write(packet);
+            true
+        }
+        None => false,
+    }
+}
+
+/// The same as [`read`] for who is in no hurry.
 ///
 /// No `Result`: its error would lie in the same memory as a part of the first address, which the compiler would then move in parts.
 #[inline(always)]
@@ -337,6 +492,8 @@ pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Option<Packet<F>> {
 
 #[cfg(test)]
 mod tests {
+    use core::fmt::Debug;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -387,13 +544,49 @@ mod tests {
         assert_eq!((p.form, p.sport, p.dport), (Form::EchoReply, 0, 0x1234));
     }
 
+    /// Both ways of reading say the same.
+    fn check_both<F: ParseIp<Addr: Debug> + Debug + PartialEq>(frame: &[u8]) {
+        let (mut room, mut plain_room) = (Room::<F>::uninit(), Room::<F>::uninit());
+        let closely = packet::<F>(&frame);
+        assert_eq!(read(&frame, &mut room), closely.as_ref());
+        let plainly = plain(&frame, &mut plain_room);
+        assert!(plainly.is_none() || plainly == closely.as_ref(), "{plainly:?} {closely:?}");
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let frame: &[u8] = &bytes;
             let _ = ethernet(&frame);
-            let _ = packet::<V4>(&frame);
-            let _ = packet::<V6>(&frame);
+            check_both::<V4>(frame);
+            check_both::<V6>(frame);
         }
+
+        #[test]
+        fn the_short_way_reads_what_the_long_one_does(
+            len in 34..=74usize, changes in proptest::collection::vec((12..60usize, any::<u8>()), 0..3),
+            protocol in prop_oneof![Just(1u8), Just(6), Just(17), Just(58), Just(132)], is_v6 in any::<bool>(),
+        ) {
+            let mut frame = [0; 74];
+            frame[..54].copy_from_slice(&SYN);
+            if is_v6 {
+                (frame[14], frame[19], frame[20]) = (0x60, 20, protocol);
+                frame.copy_within(34..54, 54);
+            } else {
+                frame[23] = protocol;
+            }
+            changes.into_iter().for_each(|(at, value)| frame[at] = value);
+            check_both::<V4>(&frame[..len]);
+            check_both::<V6>(&frame[..len]);
+        }
+    }
+
+    #[test]
+    fn the_usual_packet_is_read_the_short_way() {
+        let mut room = Room::<V4>::uninit();
+        assert_eq!(plain(&&SYN[..], &mut room).map(|p| (p.sport, p.dport, p.tcp_flags)), Some((40_000, 80, 2)));
+        let mut frame = SYN;
+        frame[14] = 0x46;
+        assert!(plain(&&frame[..], &mut Room::<V4>::uninit()).is_none(), "options are looked at closely");
     }
 }

@@ -100,23 +100,18 @@ impl Peer {
     pub const NONE: Peer =
         Peer { addr: [0; 16], ifindex: 0, next_hop: [0; 6], link_mac: [0; 6], mtu: 0, flags: 0, pad: 0 };
 
-    /// The data path address, IPv4.
+    /// The data path address, IPv4, as it lies in memory.
     #[inline(always)]
-    pub fn addr4_words(&self) -> [u16; 2] {
-        let [.., a, b] = words::<8>(&self.addr);
-        [a, b]
+    pub const fn addr4_word(&self) -> u32 {
+        let [.., a, b, c, d] = self.addr;
+        u32::from_ne_bytes([a, b, c, d])
     }
 
-    /// The next hop's MAC address.
+    /// The MAC addresses of the next hop and of the link, as they lie in memory and in a frame.
     #[inline(always)]
-    pub fn next_hop_words(&self) -> [u16; 3] {
-        words(&self.next_hop)
-    }
-
-    /// The link's MAC address.
-    #[inline(always)]
-    pub fn link_mac_words(&self) -> [u16; 3] {
-        words(&self.link_mac)
+    pub const fn macs(&self) -> [u32; 3] {
+        // SAFETY: both fields, one behind the other, at a multiple of four (checked below) in a value that is so aligned.
+        unsafe { core::ptr::from_ref(self).byte_add(offset_of!(Peer, next_hop)).cast::<[u32; 3]>().read() }
     }
 }
 
@@ -138,10 +133,10 @@ impl Config {
         tunnel_addr6: [0; 16],
     };
 
-    /// Source of tunnel packets.
+    /// Source of tunnel packets over IPv4, as it lies in memory.
     #[inline(always)]
-    pub fn tunnel_addr4_words(&self) -> [u16; 2] {
-        words(&self.tunnel_addr4)
+    pub const fn tunnel_addr4_word(&self) -> u32 {
+        u32::from_ne_bytes(self.tunnel_addr4)
     }
 }
 
@@ -196,10 +191,7 @@ impl Fields for V6 {
 }
 
 const _: () = {
-    assert!(
-        offset_of!(Peer, addr) % 2 == 0 && offset_of!(Peer, next_hop) % 2 == 0 && offset_of!(Peer, link_mac) % 2 == 0
-    );
-    assert!(offset_of!(Config, tunnel_addr4) % 2 == 0);
+    assert!(offset_of!(Peer, next_hop) % 4 == 0 && offset_of!(Peer, link_mac) == offset_of!(Peer, next_hop) + 6);
     assert!(offset_of!(Flow<[u8; 4]>, mac) % 2 == 0 && offset_of!(Flow<[u8; 16]>, mac) % 2 == 0);
 };
 

@@ -2,8 +2,11 @@
 //!
 //! For senders that write it themselves (the fast way of TC, XDP); through mesh0 the kernel makes the same. Words are in memory order.
 
-use crate::checksum;
+use crate::family::{Family, V4};
 use crate::parse::{Cursor, ETHERNET_LEN, Plain};
+use crate::schema::{Config, Peer};
+use crate::word;
+use crate::{checksum, hash};
 
 /// Bytes before the inner frame.
 pub const LEN: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN + VXLAN_LEN;
@@ -15,20 +18,20 @@ const UDP_LEN: usize = 8;
 const VXLAN_LEN: usize = 8;
 /// "The VNI counts" (RFC 7348, section 5).
 const FLAG_I: u8 = 0x08;
+/// Time to live and protocol, as they lie in memory.
+const TTL_AND_UDP: u16 = u16::from_ne_bytes([64, 17]);
 /// Source ports (RFC 7348, section 5: the dynamic range, chosen by a hash of the inner packet).
 const FIRST_PORT: u16 = 49_152;
 
 /// What the headers say.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
-    /// MAC address of the next hop, as it lies in memory.
-    pub next_hop: [u16; 3],
-    /// MAC address of the link it leaves by, as it lies in memory.
-    pub link_mac: [u16; 3],
+    /// MAC addresses of the next hop and of the link it leaves by, as they lie in memory ([`macs`]).
+    pub macs: [u32; 3],
     /// Data path address of this node, as it lies in memory.
-    pub src: [u16; 2],
+    pub src: u32,
     /// Data path address of the peer, as it lies in memory.
-    pub dst: [u16; 2],
+    pub dst: u32,
     /// UDP port of VXLAN.
     pub port: u16,
     /// VNI.
@@ -41,6 +44,19 @@ pub struct Outer {
     pub tos: u8,
     /// Bytes of the inner frame.
     pub inner_len: u16,
+}
+
+/// Both MAC addresses as they lie in a frame, in words.
+pub const fn macs(next_hop: [u8; 6], link_mac: [u8; 6]) -> [u32; 3] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (next_hop, link_mac);
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]), u32::from_ne_bytes([i, j, k, l])]
+}
+
+/// Two bytes and two more as a word of memory.
+#[inline(always)]
+const fn join(one: u16, other: u16) -> u32 {
+    let ([a, b], [c, d]) = (one.to_ne_bytes(), other.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 impl Outer {
@@ -56,21 +72,31 @@ impl Outer {
     /// header, of which the IPv4 header is nothing: with its checksum in it, it sums up to zero.
     #[inline(always)]
     pub fn write(&self, to: &mut [u16; LEN / 2]) -> u32 {
-        [to[0], to[1], to[2]] = self.next_hop;
-        [to[3], to[4], to[5]] = self.link_mac;
-        to[6] = 0x0800u16.to_be();
-        self.write_ipv4(to);
-        // UDP, without a checksum, as section 5 allows.
-        to[17] = (FIRST_PORT | (self.hash >> 18) as u16).to_be();
-        to[18] = self.port.to_be();
-        to[19] = self.udp_len().to_be();
-        to[20] = 0;
-        let [a, b, c, d] = (self.vni << 8).to_be_bytes();
-        to[21] = u16::from_ne_bytes([FLAG_I, 0]);
-        to[22] = 0;
-        to[23] = u16::from_ne_bytes([a, b]);
-        to[24] = u16::from_ne_bytes([c, d]);
-        checksum::sum(0, &[to[17], to[18], to[19], to[21], to[23], to[24]])
+        let (first, total_len) =
+            (u16::from_ne_bytes([0x45, self.tos & 3]), self.udp_len().wrapping_add(IPV4_LEN as u16));
+        let (total_len, udp_len, port) = (total_len.to_be(), self.udp_len().to_be(), self.port.to_be());
+        let source_port = (FIRST_PORT | (self.hash >> 18) as u16).to_be();
+        let (flags, vni) = (u32::from_ne_bytes([FLAG_I, 0, 0, 0]), (self.vni << 8).to_be());
+        let checksum = self.ipv4_checksum(first, total_len);
+        // SAFETY: each lies within what `to` refers to.
+        unsafe {
+            word::write::<_, 0>(to, self.macs[0]);
+            word::write::<_, 4>(to, self.macs[1]);
+            word::write::<_, 8>(to, self.macs[2]);
+            word::write::<_, 12>(to, join(0x0800u16.to_be(), first));
+            word::write::<_, 16>(to, join(total_len, self.id));
+            word::write::<_, 20>(to, join(0, TTL_AND_UDP));
+            to[12] = checksum;
+            word::write::<_, 26>(to, self.src);
+            word::write::<_, 30>(to, self.dst);
+            word::write::<_, 34>(to, join(source_port, port));
+            // Without a checksum, as section 5 allows.
+            word::write::<_, 38>(to, join(udp_len, 0));
+            word::write::<_, 42>(to, flags);
+            word::write::<_, 46>(to, vni);
+        }
+        let halves = |word: u32| (word & 0xffff) + (word >> 16);
+        halves(vni) + halves(flags) + source_port as u32 + port as u32 + udp_len as u32
     }
 
     #[inline(always)]
@@ -79,20 +105,61 @@ impl Outer {
     }
 
     #[inline(always)]
-    fn write_ipv4(&self, to: &mut [u16; LEN / 2]) {
-        let ([from0, from1], [to0, to1]) = (self.src, self.dst);
-        let total_len = self.udp_len().wrapping_add(IPV4_LEN as u16).to_be();
-        let first = u16::from_ne_bytes([0x45, self.tos & 3]);
-        let ttl_and_udp = u16::from_ne_bytes([64, 17]);
-        let addresses = from0 as u32 + from1 as u32 + to0 as u32 + to1 as u32;
-        let sum = first as u32 + total_len as u32 + self.id as u32 + ttl_and_udp as u32 + addresses;
-        to[7] = first;
-        to[8] = total_len;
-        to[9] = self.id;
-        to[10] = 0;
-        to[11] = ttl_and_udp;
-        to[12] = checksum::finish(sum);
-        [to[13], to[14], to[15], to[16]] = [from0, from1, to0, to1];
+    fn ipv4_checksum(&self, first: u16, total_len: u16) -> u16 {
+        let rest = first as u32 + total_len as u32 + self.id as u32 + TTL_AND_UDP as u32;
+        let sum = self.src as u64 + self.dst as u64 + rest as u64;
+        // Of 34 bits 33 become, of those 17 and of those 16 (RFC 1071, 2.A: sums of longer words fold to the same).
+        let sum = (sum & 0xffff_ffff) + (sum >> 32);
+        checksum::finish(((sum & 0xffff) + (sum >> 16)) as u32)
+    }
+}
+
+/// The beginning of a tunnel packet with an IPv4 packet in it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Wrapped {
+    outer: [u16; LEN / 2],
+    /// The inner frame's Ethernet header.
+    pub ethernet: [u16; ETHERNET_LEN / 2],
+    /// Up to the addresses and, where there are no options, ports.
+    packet: [u16; (V4::SRC_OFFSET + 12) / 2],
+}
+
+// SAFETY: words, without padding.
+unsafe impl Plain for Wrapped {}
+
+/// Where the inner source address is.
+const INNER_SRC: usize = LEN + ETHERNET_LEN + V4::SRC_OFFSET;
+
+impl Wrapped {
+    /// Writes the outer headers before what stands there already: an inner frame of `inner_len` bytes, towards this peer. All that they take from it
+    /// is read here, in one go with the writing: what programs keep from before they made room would be kept on the stack (docs/decisions/0006). Gives
+    /// the sum of [`Outer::write`].
+    #[inline(always)]
+    pub fn wrap(&mut self, config: &Config, peer: &Peer, vni: u32, inner_len: u16) -> u32 {
+        let [version_tos, _, id, ..] = self.packet;
+        let at = &raw const *self;
+        // SAFETY: words of `packet`: both addresses, and what follows them.
+        let [src, dst, ports] = unsafe {
+            [
+                word::read::<_, INNER_SRC>(at),
+                word::read::<_, { INNER_SRC + 4 }>(at),
+                word::read::<_, { INNER_SRC + 8 }>(at),
+            ]
+        };
+        let headers = Outer {
+            macs: peer.macs(),
+            src: config.tunnel_addr4_word(),
+            dst: peer.addr4_word(),
+            port: config.data_port,
+            vni,
+            // The same whichever hook sends: a flow has one source port outside.
+            hash: hash::spread(src ^ dst ^ ports),
+            id,
+            tos: version_tos.to_ne_bytes()[1],
+            inner_len,
+        };
+        headers.write(&mut self.outer)
     }
 }
 
@@ -121,14 +188,13 @@ mod tests {
 
     use super::*;
     use crate::family::V4;
-    use crate::parse::{self, words_of_4, words_of_6};
+    use crate::parse;
 
     fn outer(vni: u32, hash: u32, id: u16, tos: u8, inner_len: u16) -> Outer {
         Outer {
-            next_hop: words_of_6([2, 0, 0, 0, 0, 1]),
-            link_mac: words_of_6([2, 0, 0, 0, 0, 2]),
-            src: words_of_4([192, 168, 7, 1]),
-            dst: words_of_4([192, 168, 7, 2]),
+            macs: macs([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]),
+            src: u32::from_ne_bytes([192, 168, 7, 1]),
+            dst: u32::from_ne_bytes([192, 168, 7, 2]),
             port: 4789,
             vni,
             hash,

@@ -49,7 +49,8 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
 
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     if F::is_multicast(packet.dst) {
         return Ok(SHOT);
     }
@@ -59,7 +60,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
     if !is_own {
         return Err(Stop::drop(DropReason::FromOutside));
     }
-    let flow = match flow::lookup(&packet, tc.len(), origin::HOST)? {
+    let flow = match flow::lookup(packet, tc.len(), origin::HOST)? {
         Some(flow) => flow,
         None => {
             if let Some(target) = F::endpoint(&packet.dst) {
@@ -71,8 +72,8 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
                 flow::begins();
-                let flow = to_owner(&packet, target.number, target.node, Entry::Host, origin::HOST, 0)?;
-                remember(&packet, flow);
+                let flow = to_owner(packet, target.number, target.node, Entry::Host, origin::HOST, 0)?;
+                remember(packet, flow);
                 flow
             } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
                 // Without ports it would be another flow, and could reach another task than the fragment that has them.
@@ -80,7 +81,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     return Err(Stop::drop(DropReason::Fragment));
                 }
                 if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
-                    return Ok(answer::echo(tc, HOOK, eth, &packet));
+                    return Ok(answer::echo(tc, HOOK, eth, packet));
                 }
                 let back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
                 let call = Call {
@@ -92,7 +93,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     gateway: F::Addr::default(),
                     gone: 0,
                 };
-                let code = enter(&packet, frontend, &call);
+                let code = enter(packet, frontend, &call);
                 if code != 0 {
                     return Ok(code);
                 }
@@ -103,7 +104,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
         }
     };
     let to = peer_of(flow)?;
-    watch::verdict(tc, config, HOOK, &packet, flow);
-    nat::apply(tc, Source::Stack, &packet, flow, &packet.src)?;
+    watch::verdict(tc, config, HOOK, packet, flow);
+    nat::apply(tc, Source::Stack, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

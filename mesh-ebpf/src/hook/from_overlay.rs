@@ -66,14 +66,15 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id:
 
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     match id {
         vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
-            request(tc, eth, config, peer, &packet, id)
+            request(tc, eth, config, peer, packet, id)
         }
-        vni::REPLY_WIRE => reply_to_wire(tc, eth, &packet),
-        vni::REPLY_NODE => reply_to_node(tc, eth, config, &packet),
-        vni::INGRESS..=vni::LAST_NETWORK => network(tc, eth, config, peer, &packet, id),
+        vni::REPLY_WIRE => reply_to_wire(tc, eth, packet),
+        vni::REPLY_NODE => reply_to_node(tc, eth, config, packet),
+        vni::INGRESS..=vni::LAST_NETWORK => network(tc, eth, config, peer, packet, id),
         _ => Err(Stop::drop(DropReason::UnknownVni)),
     }
 }

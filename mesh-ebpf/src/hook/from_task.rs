@@ -61,29 +61,30 @@ fn walk<F: Tables>(tc: &Tc) -> Code {
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let mut caller = Caller { number: 0, gateway: packet.src };
-    let flow = match flow::lookup(&packet, tc.len(), tc.ifindex())? {
+    let flow = match flow::lookup(packet, tc.len(), tc.ifindex())? {
         Some(flow) => {
             // Its link has proven who it is; the rest is asked for only where it matters.
             if flow.flags & (flow_flag::HAIRPIN | flow_flag::FROM_CLIENT) != 0 {
-                caller = Caller::of(sender(tc, &macs(tc)?, &packet)?);
+                caller = Caller::of(sender(tc, &macs(tc)?, packet)?);
             }
             flow
         }
         None => {
             let eth = macs(tc)?;
-            let source = sender(tc, &eth, &packet)?;
+            let source = sender(tc, &eth, packet)?;
             caller = Caller::of(source);
-            match decide(tc, &eth, config, &packet, source)? {
+            match decide(tc, &eth, config, packet, source)? {
                 Decision::Flow(flow) => flow,
                 Decision::Sent(action) => return Ok(action),
             }
         }
     };
     let to = peer_of(flow)?;
-    watch::verdict(tc, config, HOOK, &packet, flow);
-    nat::apply(tc, Source::Stack, &packet, flow, &caller.gateway)?;
+    watch::verdict(tc, config, HOOK, packet, flow);
+    nat::apply(tc, Source::Stack, packet, flow, &caller.gateway)?;
     deliver(tc, HOOK, config, flow, to, caller.number)
 }
 

@@ -41,12 +41,11 @@ pub fn run(tc: &Tc) -> i32 {
 fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address, u32)>, Stop> {
     let Some(config) = CONFIG.get(0).filter(|config| config.mesh0 != 0) else { return Ok(None) };
     let Some(ip) = tc.load::<[u16; 10]>(ETHERNET_LEN) else { return Ok(None) };
-    let dport = tc.load::<[u16; 2]>(ETHERNET_LEN + 20).map(|[_, dport]| u16::from_be(dport));
     let [version_tos, ttl_protocol] = [ip[0], ip[4]].map(u16::to_ne_bytes);
     let is_tunnel = version_tos[0] == 0x45
         && ttl_protocol[1] == protocol::UDP
-        && [ip[8], ip[9]] == config.tunnel_addr4_words()
-        && dport == Some(config.data_port);
+        && Addr4::of_words([ip[8], ip[9]]).word() == config.tunnel_addr4_word()
+        && tc.load(ETHERNET_LEN + 20).is_some_and(|[_, dport]: [u16; 2]| u16::from_be(dport) == config.data_port);
     // A fragment is not the whole frame; and what was congested on the way must say so inside (RFC 6040, 4.2).
     let is_plain = u16::from_be(ip[3]) & 0x3fff == 0 && version_tos[1] & 3 != 3;
     if !is_tunnel || !is_plain {
@@ -89,8 +88,9 @@ fn walk<F: Tables>(tc: &Tc) -> Code {
 fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let config = config()?;
     // What can't be read is the stack's to judge.
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::PASS) };
-    let flow = match flow::lookup(&packet, tc.len(), origin::WIRE)? {
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::PASS) };
+    let flow = match flow::lookup(packet, tc.len(), origin::WIRE)? {
         Some(flow) => flow,
         None => {
             match F::address(&packet.dst) {
@@ -122,16 +122,16 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
                 gateway: F::Addr::default(),
                 gone: 0,
             };
-            let code = enter(&packet, frontend, &call);
+            let code = enter(packet, frontend, &call);
             if code != 0 {
                 return Ok(code);
             }
             flow::decided::<F>()?
         }
     };
-    nat::clamp_mss(tc, &packet, F::mss(config))?;
+    nat::clamp_mss(tc, packet, F::mss(config))?;
     let to = peer_of(flow)?;
-    watch::verdict(tc, config, HOOK, &packet, flow);
-    nat::apply(tc, Source::Wire, &packet, flow, &packet.src)?;
+    watch::verdict(tc, config, HOOK, packet, flow);
+    nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
 }

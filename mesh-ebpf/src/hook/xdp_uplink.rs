@@ -8,13 +8,13 @@
 //! lose frames without a word).
 
 use mesh_common::family::{Addr4, Family, V4};
-use mesh_common::hash;
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, Plain, protocol, words_of_6};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Packet, Plain, protocol, words_of_6};
 use mesh_common::schema::{
     Config, Fields, Flow, Frontend, Peer, RingSlot, address_flag, algorithm, deliver as way, flow_flag, frontend_flag,
     origin, peer_flag,
 };
-use mesh_common::wire::{mac, outer, vni};
+use mesh_common::wire::outer::{self, Wrapped};
+use mesh_common::wire::{mac, vni};
 
 use crate::maps::{self, Maps};
 use crate::packet::Rewrite;
@@ -39,57 +39,35 @@ pub fn run(xdp: &Xdp) -> u32 {
 #[inline(always)]
 fn walk(xdp: &Xdp) -> Option<u32> {
     let config = config().ok()?;
-    let eth = parse::ethernet(xdp)?;
-    if eth.ethertype != V4::ETHERTYPE {
+    if parse::ethertype(xdp)? != V4::ETHERTYPE || is_fragment(xdp)? {
         return None;
     }
-    let ip = Ip::of(xdp)?;
-    let packet = parse::packet::<V4>(xdp)?;
-    if packet.l4 as usize != ETHERNET_LEN + V4::HEADER_LEN || packet.form != Form::Ports || ip.is_fragment() {
-        return None;
-    }
+    let mut room = parse::Room::<V4>::uninit();
+    let packet = parse::plain(xdp, &mut room)?;
     let len = xdp.len_of_at_least(packet.l4 as u32 + packet.l4_len as u32)?;
     if packet.protocol == protocol::UDP && packet.dport == config.data_port {
-        answer(xdp, config, &eth, &ip, &packet)
+        answer(xdp, config, packet)
     } else {
-        call(xdp, config, &eth, &ip, &packet, len)
+        call(xdp, config, packet, len)
     }
 }
 
-/// What the parser does not tell of an IPv4 header without options.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ip {
-    tos: [u8; 2],
-    total_len: u16,
-    id: u16,
-    fragment: u16,
+/// What the parser does not tell of the packet at hand: its type of service.
+#[inline(always)]
+fn tos(xdp: &Xdp) -> Option<u8> {
+    xdp.load(ETHERNET_LEN).map(|[_, tos]: [u8; 2]| tos)
 }
 
-// SAFETY: bytes and words at even offsets: no padding.
-unsafe impl Plain for Ip {}
-
-impl Ip {
-    #[inline(always)]
-    fn of(cursor: &impl Cursor) -> Option<Ip> {
-        cursor.load(ETHERNET_LEN)
-    }
-
-    #[inline(always)]
-    fn tos(&self) -> u8 {
-        self.tos[1]
-    }
-
-    #[inline(always)]
-    fn is_fragment(&self) -> bool {
-        u16::from_be(self.fragment) & FRAGMENT != 0
-    }
+/// The same: whether it is a fragment, the first one included.
+#[inline(always)]
+fn is_fragment(xdp: &Xdp) -> Option<bool> {
+    xdp.load(ETHERNET_LEN + 6).map(|[fragment]: [u16; 1]| u16::from_be(fragment) & FRAGMENT != 0)
 }
 
 /// A call to a published port of this node.
 #[inline(always)]
-fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>, len: u32) -> Option<u32> {
-    if packet.dst != config.tunnel_addr4.into() && !is_links_own(xdp, packet) {
+fn call(xdp: &Xdp, config: &Config, packet: &Packet<V4>, len: u32) -> Option<u32> {
+    if packet.dst.word() != config.tunnel_addr4_word() && !is_links_own(xdp, packet) {
         return None;
     }
     let frontend = balance::published::<V4>(packet.dport, packet.protocol)?;
@@ -100,12 +78,12 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
         let RingSlot { backend, node } = balance::by_ring(frontend, packet)?;
         // No peer has this node's number: what is for a task here finds none.
         let peer = peer_here(xdp, node, len)?;
-        return forward(xdp, config, ip, packet, peer, words_of_6(mac::of(mac::KIND_ENDPOINT, backend)), len);
+        return forward(xdp, config, packet, peer, words_of_6(mac::of(mac::KIND_ENDPOINT, backend)), len);
     }
     let (flow, is_new) = match flow::find(packet, origin::WIRE) {
         Found::Alive(flow) => (flow, false),
         Found::Dead => return None,
-        Found::Nothing if is_links_own(xdp, packet) => (first(xdp, config, eth, packet, frontend)?, true),
+        Found::Nothing if is_links_own(xdp, packet) => (first(xdp, config, packet, frontend)?, true),
         Found::Nothing => return None,
     };
     // A frame of a VLAN, whose tag the device took off, looks like one of this link; the entry says where its flow came in.
@@ -126,7 +104,7 @@ fn call(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, packet: &Packet<V4>
         }
         flow::note::<V4>(flow, packet, len);
     }
-    forward(xdp, config, ip, packet, peer, flow.mac_words(), len)
+    forward(xdp, config, packet, peer, flow.mac_words(), len)
 }
 
 /// The packet is for an address of this node that the link it came in by has.
@@ -141,10 +119,10 @@ fn is_links_own(xdp: &Xdp, packet: &Packet<V4>) -> bool {
 fn first(
     xdp: &Xdp,
     config: &Config,
-    eth: &Ethernet,
     packet: &Packet<V4>,
     frontend: &Frontend<Addr4>,
 ) -> Option<&'static mut Flow<Addr4>> {
+    let eth = parse::ethernet(xdp)?;
     let back = WayBack { deliver: way::UPLINK, ifindex: xdp.ifindex(), node: 0, vni: 0, mac: eth.src };
     let call = Call {
         entry: Entry::Wire,
@@ -173,38 +151,15 @@ fn peer_here(xdp: &Xdp, node: u32, len: u32) -> Option<&'static Peer> {
 
 /// Into the tunnel, unmodified but for the choice in its destination MAC and a SYN's segment size. The last hop is its source MAC already.
 #[inline(always)]
-fn forward(
-    xdp: &Xdp,
-    config: &Config,
-    ip: &Ip,
-    packet: &Packet<V4>,
-    peer: &Peer,
-    to: [u16; 3],
-    len: u32,
-) -> Option<u32> {
+fn forward(xdp: &Xdp, config: &Config, packet: &Packet<V4>, peer: &Peer, to: [u16; 3], len: u32) -> Option<u32> {
     let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // fails only past the frame's end: there is no option
     if !xdp.grow_head(outer::LEN as i32) {
         return None;
     }
-    let ([a, b], [c, d]) = (packet.src.words(), packet.dst.words());
-    let headers = outer::Outer {
-        next_hop: peer.next_hop_words(),
-        link_mac: peer.link_mac_words(),
-        src: config.tunnel_addr4_words(),
-        dst: peer.addr4_words(),
-        port: config.data_port,
-        vni: vni::REQUEST_WIRE,
-        // As TC does it: a flow has one source port outside, whichever hook sends.
-        hash: hash::spread(a ^ c ^ packet.sport.to_be(), b ^ d ^ packet.dport.to_be()),
-        id: ip.id,
-        tos: ip.tos(),
-        inner_len: len as u16,
-    };
-    let Some(room) = xdp.place(0) else { return Some(ABORTED) };
-    headers.write(room);
-    if xdp.store(outer::LEN, &to).is_err() {
-        return Some(ABORTED);
-    }
+    let Some(there) = xdp.place::<Wrapped>(0) else { return Some(ABORTED) };
+    there.wrap(config, peer, vni::REQUEST_WIRE, len as u16);
+    let [a, b, c, ..] = &mut there.ethernet;
+    [*a, *b, *c] = to;
     Some(xdp.redirect(peer.ifindex))
 }
 
@@ -220,9 +175,9 @@ impl Cursor for Inner<'_> {
 
 /// An answer that a peer sends back through this node.
 #[inline(always)]
-fn answer(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, outer: &Packet<V4>) -> Option<u32> {
+fn answer(xdp: &Xdp, config: &Config, outer: &Packet<V4>) -> Option<u32> {
     // Congestion met on the way has to be told inside (RFC 6040, 4.2).
-    if outer.dst != config.tunnel_addr4.into() || ip.tos() & CE == CE {
+    if outer.dst.word() != config.tunnel_addr4_word() || tos(xdp)? & CE == CE {
         return None;
     }
     if outer::vni(xdp)? != vni::REPLY_WIRE {
@@ -231,19 +186,20 @@ fn answer(xdp: &Xdp, config: &Config, eth: &Ethernet, ip: &Ip, outer: &Packet<V4
     let way = address_flag::TUNNEL | address_flag::BY_MESH0;
     V4::address(&outer.src).filter(|address| address.flags & way == address_flag::TUNNEL)?;
     let inner = Inner(xdp);
-    let frame = parse::ethernet(&inner)?;
-    if frame.ethertype != V4::ETHERTYPE {
+    if parse::ethertype(&inner)? != V4::ETHERTYPE {
         return None;
     }
-    let packet = parse::packet::<V4>(&inner)?;
-    if reply::leaves_by(&packet).ok()? != xdp.ifindex() {
+    let mut room = parse::Room::<V4>::uninit();
+    let packet = parse::plain(&inner, &mut room)?;
+    if reply::leaves_by(packet).ok()? != xdp.ifindex() {
         return None;
     }
+    let link_mac = parse::ethernet(xdp)?.dst;
     if !xdp.grow_head(-(outer::LEN as i32)) {
         return None;
     }
-    let ([d0, d1, d2], [s0, s1, s2]) = (words_of_6(frame.dst), words_of_6(eth.dst));
-    if xdp.store(0, &[d0, d1, d2, s0, s1, s2]).is_err() {
+    // The destination is the last hop already.
+    if xdp.store(6, &words_of_6(link_mac)).is_err() {
         return Some(ABORTED);
     }
     Some(xdp.redirect(xdp.ifindex()))

@@ -12,6 +12,7 @@ use mesh_common::family::Addr4;
 use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, words_of_6};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::outer;
+use mesh_common::word;
 
 use crate::packet::Rewrite;
 
@@ -72,7 +73,13 @@ impl Cursor for Tc {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` proved that these bytes are there, and any bytes at an even address are a `T`.
-        self.at::<T>(offset).map(|there| unsafe { there.read() })
+        self.at::<T>(offset).map(|there| unsafe { T::read(there) })
+    }
+
+    #[inline(always)]
+    fn peek<T: Plain>(&self, offset: usize) -> Option<T> {
+        // SAFETY: as above.
+        self.linear::<T>(offset).map(|there| unsafe { T::read(there) })
     }
 }
 
@@ -114,6 +121,12 @@ impl Tc {
         if self.ctx.data() + offset + size_of::<T>() > self.ctx.data_end() {
             pull(self.skb(), (offset + size_of::<T>()) as u32);
         }
+        self.linear(offset)
+    }
+
+    /// The same without pulling.
+    #[inline(always)]
+    fn linear<T: Plain>(&self, offset: usize) -> Option<*mut T> {
         let start = self.ctx.data() + offset;
         if start + size_of::<T>() > self.ctx.data_end() { None } else { Some(start as *mut T) }
     }
@@ -223,8 +236,15 @@ impl Tc {
     /// Writes both MAC addresses.
     #[inline(always)]
     pub fn set_macs(&self, dst: [u8; 6], src: [u8; 6]) -> Result<(), DropReason> {
-        let ([a, b, c], [d, e, f]) = (words_of_6(dst), words_of_6(src));
-        self.store(0, &[a, b, c, d, e, f])
+        let [a, b, c] = outer::macs(dst, src);
+        let there = self.place::<[u16; 6]>(0)?;
+        // SAFETY: within what `there` refers to.
+        unsafe {
+            word::write::<_, 0>(there, a);
+            word::write::<_, 4>(there, b);
+            word::write::<_, 8>(there, c);
+        }
+        Ok(())
     }
 
     /// Writes the destination MAC alone.

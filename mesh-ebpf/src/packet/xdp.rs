@@ -27,7 +27,7 @@ impl Cursor for Xdp {
     #[inline(always)]
     fn load<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` proved that these bytes are there, and any bytes at an even address are a `T`.
-        self.at::<T>(offset).map(|there| unsafe { there.read() })
+        self.at::<T>(offset).map(|there| unsafe { T::read(there) })
     }
 }
 

@@ -5,7 +5,7 @@
 //! turned back again, so nothing goes round for ever. Must not: take back what no call of this node's stands for.
 
 use mesh_common::parse::{self, Ethernet, Form, Packet, protocol};
-use mesh_common::schema::{Address, Config, Endpoint, Flow, deliver as way, endpoint, flow_flag, rewrite};
+use mesh_common::schema::{Address, Config, Endpoint, Flow, Peer, deliver as way, endpoint, flow_flag, rewrite};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
@@ -39,6 +39,12 @@ pub fn turn_back<F: Tables>(
     }
 }
 
+/// [`deliver`] as a real call: the chain to the next choice is long, and its buffers need not be on the stack meanwhile.
+#[inline(never)]
+fn send<F: Tables>(tc: &Tc, config: &Config, flow: &Flow<F::Addr>, peer: Option<&'static Peer>, sender: u32) -> Code {
+    encode(deliver(tc, HOOK, config, flow, peer, sender))
+}
+
 /// A call that came back: see [`call`]. A real call, as `nat::apply_apart`, and one for both origins: the verifier goes through it once.
 #[inline(never)]
 pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Code {
@@ -48,8 +54,8 @@ pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Addre
 /// North–south, at the ingress node. The frame is as it was sent: its destination names the task that is gone, its source the last hop.
 #[inline(always)]
 fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Result<i32, Stop> {
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
-    let packet = &packet;
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let Some((mac::KIND_ENDPOINT, gone)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
     let (entry, client) = match mac::split(eth.src) {
         _ if from_wire => (Entry::Wire, 0),
@@ -57,8 +63,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         Some((mac::KIND_CLIENT, number)) => (Entry::Client, number),
         _ => return Err(Stop::drop(DropReason::WireFormat)),
     };
-    let key = packet.tuple;
-    let chosen: &Flow<F::Addr> = match F::flow(&key) {
+    let chosen: &Flow<F::Addr> = match F::flow(&packet.tuple) {
         // SAFETY: a live map value, read only.
         Some(chosen) => unsafe { &*chosen },
         None => return Err(Stop::drop(DropReason::ForgedReply)),
@@ -96,7 +101,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
             gateway = caller.gateway;
             back = WayBack { deliver: way::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac };
         }
-        F::remove_flow(&key);
+        F::remove_flow(&packet.tuple);
         let call = Call { entry, from, target_port, node: config.node, back, gateway, gone };
         let code = enter(packet, frontend, &call);
         if code != 0 {
@@ -109,8 +114,8 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         again
     };
     let to = peer_of(flow)?;
-    nat::apply_apart(tc, packet, flow, &gateway)?;
-    deliver(tc, HOOK, config, flow, to, client)
+    nat::apply_apart(tc, nat::Source::Wire, packet, flow, &gateway)?;
+    Ok(send::<F>(tc, config, flow, to, client))
 }
 
 /// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply_apart`.
@@ -121,8 +126,8 @@ pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &A
 
 #[inline(always)]
 fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Result<i32, Stop> {
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
-    let packet = &packet;
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let gone = match F::endpoint(&packet.dst) {
         Some(target) if target.node == peer.node && target.kind == endpoint::TASK => target.number,
         _ => return Err(Stop::drop(DropReason::NoEndpoint)),
@@ -148,7 +153,7 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
     undo.addr = called.addr;
     undo.port = called.port;
     undo.other_port = called.other_port;
-    nat::apply_apart(tc, packet, undo, &source.gateway)?;
+    nat::apply_apart(tc, nat::Source::Wire, packet, undo, &source.gateway)?;
     tc.set_macs(eth.dst, mac::SECOND_CHANCE)?;
 
     let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
@@ -170,6 +175,6 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
         }
     };
     let to = peer_of(flow)?;
-    nat::apply_apart(tc, &packet, flow, &source.gateway)?;
-    deliver(tc, HOOK, config, flow, to, source.number)
+    nat::apply_apart(tc, nat::Source::Wire, &packet, flow, &source.gateway)?;
+    Ok(send::<F>(tc, config, flow, to, source.number))
 }

@@ -5,12 +5,11 @@
 
 use mesh_common::checksum;
 use mesh_common::family::{Family, V4};
-use mesh_common::hash;
-use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, protocol};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, protocol};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
-use mesh_common::wire::outer::{self, Outer};
+use mesh_common::wire::outer::{self, Wrapped};
 
 use crate::hook::{Code, Stop, encode};
 use crate::maps::{self, CONFIG, UPLINKS};
@@ -150,19 +149,6 @@ fn segment_len(tc: &Tc, size: u32) -> u32 {
     HEADERS as u32 + header + size
 }
 
-/// The beginning of a frame between nodes.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Wrapped {
-    outer: [u16; outer::LEN / 2],
-    ethernet: [u16; ETHERNET_LEN / 2],
-    /// Up to the addresses and, where there are no options, ports.
-    packet: [u16; (V4::SRC_OFFSET + 12) / 2],
-}
-
-// SAFETY: words, without padding.
-unsafe impl Plain for Wrapped {}
-
 /// The fast way: writes the outer headers and sends the frame out of the uplink, past mesh0 and the host's stack (docs/decisions/0020). A real
 /// call: its buffers get a stack frame of their own.
 #[inline(never)]
@@ -176,24 +162,9 @@ fn wrap(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Result<i32, Stop> {
     let Some(ethernet) = tc.load::<[u16; ETHERNET_LEN / 2]>(0) else { return Err(SHORT) };
     let inner_len = tc.len() as u16;
     tc.make_outer_room()?;
-    // All else is read after the call, and in one piece: what is kept over a call is kept on the stack, of which older kernels have less
-    // (docs/decisions/0006).
     let Ok(to) = tc.place::<Wrapped>(0) else { return Err(SHORT) };
     to.ethernet = ethernet;
-    let [version_tos, _, id, _, _, _, a, b, c, d, e, f] = to.packet;
-    let headers = Outer {
-        next_hop: peer.next_hop_words(),
-        link_mac: peer.link_mac_words(),
-        src: config.tunnel_addr4_words(),
-        dst: peer.addr4_words(),
-        port: config.data_port,
-        vni,
-        hash: hash::spread(a ^ c ^ e, b ^ d ^ f),
-        id,
-        tos: version_tos.to_ne_bytes()[1],
-        inner_len,
-    };
-    let added = headers.write(&mut to.outer);
+    let added = to.wrap(config, peer, vni, inner_len);
     tc.add_to_sum(checksum::sum(added, &ethernet));
     Ok(tc.redirect(peer.ifindex))
 }

@@ -91,7 +91,7 @@ pub fn find<F: Tables>(packet: &Packet<F>, from: u32) -> Found<F::Addr> {
     if flow.flags & flow_flag::DEAD != 0 {
         return Found::Dead;
     }
-    if packet.protocol == protocol::TCP && packet.may_open() && life::is_closing(flow.seen) {
+    if life::is_closing(flow.seen) && packet.protocol == protocol::TCP && packet.may_open() {
         return Found::Nothing;
     }
     Found::Alive(flow)

@@ -4,7 +4,7 @@
 //! once (docs/decisions/0003). A zero UDP checksum stays zero.
 
 use mesh_common::checksum;
-use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag, words_of_4};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
 use mesh_common::schema::{Flow, flow_flag, rewrite};
 use mesh_common::verdict::DropReason;
 
@@ -21,17 +21,62 @@ pub enum Source {
     Wire,
 }
 
-/// What a rewrite makes of a packet's tuple. Ports are those of TCP, UDP and SCTP.
-struct Changed<A> {
-    src: A,
-    dst: A,
+/// What a rewrite makes of a packet's ports.
+struct Ports {
     sport: u16,
     dport: u16,
 }
 
 /// Rewrites a packet as its flow says. `gateway` is the source that a task sees when it reaches itself.
+///
+/// What nearly every packet needs is here: one side becomes another. The rest is a real call.
 #[inline(always)]
 pub fn apply<F: Tables>(
+    tc: &Tc,
+    source: Source,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    gateway: &F::Addr,
+) -> Result<(), DropReason> {
+    if flow.rewrite == rewrite::NONE {
+        return Ok(());
+    }
+    if packet.form != Form::Ports || flow.flags & flow_flag::HAIRPIN != 0 || flow.other_port != 0 {
+        return apply_apart(tc, source, packet, flow, gateway);
+    }
+    if flow.rewrite == rewrite::DESTINATION {
+        one_side::<F, false>(tc, source, packet, flow)
+    } else {
+        one_side::<F, true>(tc, source, packet, flow)
+    }
+}
+
+/// Rewrites one side of a packet with ports.
+#[inline(always)]
+fn one_side<F: Tables, const IS_SOURCE: bool>(
+    tc: &Tc,
+    source: Source,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+) -> Result<(), DropReason> {
+    let (old, old_port) = if IS_SOURCE { (packet.src, packet.sport) } else { (packet.dst, packet.dport) };
+    let (new, port) = (flow.addr, if flow.port == 0 { old_port } else { flow.port });
+    let addresses = F::difference(old, new);
+    if port == old_port {
+        // Told apart here, for all that follows then falls away.
+        transport(tc, source, packet, &Ports { sport: packet.sport, dport: packet.dport }, addresses)?;
+    } else {
+        let (sport, dport) = if IS_SOURCE { (port, packet.dport) } else { (packet.sport, port) };
+        transport(tc, source, packet, &Ports { sport, dport }, addresses)?;
+    }
+    F::readdress::<IS_SOURCE>(tc.place(0)?, new, addresses);
+    Ok(())
+}
+
+/// Rewrites any packet. A real call, with a stack frame of its own: the callers' have no room left (512 bytes are shared by a whole chain of
+/// calls).
+#[inline(never)]
+pub fn apply_apart<F: Tables>(
     tc: &Tc,
     source: Source,
     packet: &Packet<F>,
@@ -41,21 +86,21 @@ pub fn apply<F: Tables>(
     let is_hairpin = flow.flags & flow_flag::HAIRPIN != 0;
     // 0 keeps a port.
     let or = |new: u16, old: u16| if new == 0 { old } else { new };
-    let (to, is_id) = match flow.rewrite {
+    let (src, dst, to, is_id) = match flow.rewrite {
         rewrite::DESTINATION => {
             let src = if is_hairpin { *gateway } else { packet.src };
             let (sport, dport) = (or(flow.other_port, packet.sport), or(flow.port, packet.dport));
-            (Changed { src, dst: flow.addr, sport, dport }, packet.form == Form::EchoReply)
+            (src, flow.addr, Ports { sport, dport }, packet.form == Form::EchoReply)
         }
         rewrite::SOURCE => {
             // The reply goes to the task that called itself: the sender.
             let dst = if is_hairpin { packet.src } else { packet.dst };
             let (sport, dport) = (or(flow.port, packet.sport), or(flow.other_port, packet.dport));
-            (Changed { src: flow.addr, dst, sport, dport }, packet.form == Form::EchoRequest)
+            (flow.addr, dst, Ports { sport, dport }, packet.form == Form::EchoRequest)
         }
         _ => return Ok(()),
     };
-    let addresses = checksum::join(F::difference(packet.src, to.src), F::difference(packet.dst, to.dst));
+    let addresses = checksum::join(F::difference(packet.src, src), F::difference(packet.dst, dst));
     match packet.form {
         Form::Fragment => {}
         Form::Ports => transport(tc, source, packet, &to, addresses)?,
@@ -75,27 +120,14 @@ pub fn apply<F: Tables>(
     if let Some(at) = F::HEADER_CHECKSUM_OFFSET {
         tc.replace_header(ETHERNET_LEN + at, addresses)?;
     }
-    let at = ETHERNET_LEN + F::SRC_OFFSET;
     // One of the two, but for a task that called itself.
-    if to.src != packet.src {
-        store_addr::<F>(tc, at, to.src)?;
+    if src != packet.src {
+        F::readdress::<true>(tc.place(0)?, src, 0);
     }
-    if to.dst != packet.dst {
-        store_addr::<F>(tc, at + F::ADDR_LEN, to.dst)?;
+    if dst != packet.dst {
+        F::readdress::<false>(tc.place(0)?, dst, 0);
     }
     Ok(())
-}
-
-/// The same as a real call, for what is rare: with a stack frame of its own, where the caller's has no room left (512 bytes are shared by a
-/// whole chain of calls).
-#[inline(never)]
-pub fn apply_apart<F: Tables>(
-    tc: &Tc,
-    packet: &Packet<F>,
-    flow: &Flow<F::Addr>,
-    gateway: &F::Addr,
-) -> Result<(), DropReason> {
-    apply(tc, Source::Wire, packet, flow, gateway)
 }
 
 /// Offset of the checksum in the transport header; None where the protocol has none that covers addresses or ports.
@@ -109,19 +141,13 @@ fn checksum_offset<F: Tables>(packet: &Packet<F>) -> Option<usize> {
     }
 }
 
-#[inline(always)]
-fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: F::Addr) -> Result<(), DropReason> {
-    let b = F::to_16(addr);
-    if F::ADDR_LEN == 4 { tc.store(offset, &words_of_4([b[12], b[13], b[14], b[15]])) } else { tc.store(offset, &b) }
-}
-
 /// Rewrites the ports, and the checksum for them and for addresses that change by `addresses`.
 #[inline(always)]
 fn transport<F: Tables>(
     tc: &Tc,
     source: Source,
     packet: &Packet<F>,
-    to: &Changed<F::Addr>,
+    to: &Ports,
     addresses: u32,
 ) -> Result<(), DropReason> {
     let l4 = packet.l4 as usize;

@@ -1,9 +1,8 @@
 //! The two ways between nodes. The same tests run both: `packet_*.rs` through mesh0, and once more inside `packet_fast.rs` past it.
 
-use mesh_common::parse::{words_of_4, words_of_6};
 use mesh_common::schema::Peer;
 use mesh_common::verdict::Hook;
-use mesh_common::wire::outer::Outer;
+use mesh_common::wire::outer::{self, Outer};
 use mesh_packet::{Frame, any, eth};
 
 use super::outcome::Action;
@@ -44,10 +43,9 @@ impl Rig {
     #[track_caller]
     pub fn from_wire(&mut self, peer: [u8; 4], vni: u32, inner: &[u8]) -> Option<Outcome> {
         let headers = Outer {
-            next_hop: words_of_6(UPLINK_MAC),
-            link_mac: words_of_6(ROUTER_MAC),
-            src: words_of_4(peer),
-            dst: words_of_4(HERE),
+            macs: outer::macs(UPLINK_MAC, ROUTER_MAC),
+            src: u32::from_ne_bytes(peer),
+            dst: u32::from_ne_bytes(HERE),
             port: 4_789,
             vni,
             hash: 0,
