@@ -1,7 +1,7 @@
 //! Calls from outside, from the host and from tasks to published ports (north–south): the ingress node chooses, the owner rewrites.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::{address_flag, deliver, frontend_flag};
+use mesh_common::schema::{Frontend, FrontendKey, address_flag, deliver, frontend_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
@@ -79,6 +79,19 @@ fn the_ingress_node_sends_a_reply_to_the_neighbour_it_names() {
     rig.publish(&service, protocol::TCP, 8080, 80);
     let reply = eth(mac::GATEWAY, ROUTER_MAC).ipv4(HERE, CLIENT).tcp(8080, 40000).syn().ack(1);
     rig.from_overlay(PEER_2, vni::REPLY_WIRE, &reply).sent(&answer().tcp(8080, 40000).syn().ack(1));
+}
+
+#[test]
+fn a_connection_outlives_the_publishing_of_its_port() {
+    let Some(mut rig) = rig() else { return };
+    let backend = rig.task_there(2, "10.0.16.4");
+    let service = rig.service(VIP, &[&backend]);
+    rig.publish(&service, protocol::TCP, 8080, 80);
+    rig.from_uplink(call().tcp(40000, 8080).syn());
+    rig.delete::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", FrontendKey::published(8080, protocol::TCP));
+    let reply = |port: u16| eth(mac::GATEWAY, ROUTER_MAC).ipv4(HERE, CLIENT).tcp(8080, port).ack(1);
+    rig.from_overlay(PEER_2, vni::REPLY_WIRE, reply(40000)).sent(&answer().tcp(8080, 40000).ack(1));
+    rig.from_overlay(PEER_2, vni::REPLY_WIRE, reply(40001)).dropped(DropReason::ForgedReply);
 }
 
 #[test]
