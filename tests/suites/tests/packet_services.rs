@@ -137,6 +137,21 @@ fn maglev_sends_a_tuple_to_the_same_backend_every_time() {
 }
 
 #[test]
+fn random_sends_calls_to_all_and_keeps_each_where_it_is() {
+    let Some((mut rig, client, one, other)) = three_here() else { return };
+    let mut service = rig.service("10.0.16.6", &[&one, &other]);
+    service.frontend.algorithm = algorithm::RANDOM;
+    rig.put("FRONTENDS4", mesh_common::schema::FrontendKey::vip([10, 0, 16, 6]), service.frontend);
+    let ask = |rig: &mut Rig, port| receiver(&rig.from_task(&client, client.to("10.0.16.6").tcp(port, 80).syn()));
+    let first: Vec<u32> = (41_000..41_064).map(|port| ask(&mut rig, port)).collect();
+    // Chance fails these once in 2^60 runs.
+    assert!(first.contains(&one.number) && first.contains(&other.number), "{first:?}");
+    assert!(first.windows(2).any(|pair| pair[0] == pair[1]), "these are turns: {first:?}");
+    let again: Vec<u32> = (41_000..41_064).map(|port| ask(&mut rig, port)).collect();
+    assert_eq!(again, first, "a known flow is not chosen for again");
+}
+
+#[test]
 fn a_task_that_calls_its_own_service_gets_another_task() {
     let Some((mut rig, _, one, other)) = three_here() else { return };
     for port in 40000..40004 {
