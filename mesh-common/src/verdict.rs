@@ -133,11 +133,11 @@ drop_reasons! {
         meaning: "the gateway answers echo and port 53 only",
         remedy: "address the node itself, not the gateway",
     }
-    /// A task tried to reach the data port of a node.
+    /// A task, or somebody that this host forwards for, tried to reach the data port of a node.
     DataPort = 10, "data-port" {
-        hooks: "from_task",
-        meaning: "a task sent UDP to the data port, of a node or of anybody outside",
-        remedy: "nobody but the programs may; look at the task",
+        hooks: "from_task, from_uplink",
+        meaning: "a task sent UDP to the data port, of a node or of anybody outside; on from_uplink: a container, or somebody else that this host forwards for, sent to the data port of a peer",
+        remedy: "nobody but the programs may; look at the task, or at who else this host forwards for",
     }
     /// A task of an internal network tried to leave the overlay.
     Internal = 11, "internal" {

@@ -136,7 +136,8 @@ fn decide<F: Tables>(
         if packet.protocol == protocol::UDP && packet.dport == config.data_port {
             return Err(Stop::drop(DropReason::DataPort));
         }
-        if packet.form == Form::Ports {
+        // For a task of internal networks a node's address is outside, whatever is published there.
+        if packet.form == Form::Ports && source.flags & endpoint_flag::INTERNAL == 0 {
             let published = balance::published::<F>(packet.dport, packet.protocol);
             let is_own = address.flags & address_flag::OWN != 0;
             if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {

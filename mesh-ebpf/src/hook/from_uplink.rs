@@ -1,7 +1,7 @@
 //! What the world sends: calls to published ports, and answers to tasks that went outside. All else is the host's.
 
 use mesh_common::family::{Addr4, Family, V4};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, protocol};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{Address, Config, address_flag, deliver as way, frontend_flag, origin};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{outer, vni};
@@ -79,6 +79,12 @@ fn carries_tcp(tc: &Tc) -> bool {
     tc.load::<[u16; 1]>(TTL_AND_PROTOCOL).is_some_and(|[word]| word.to_ne_bytes()[1] == protocol::TCP)
 }
 
+/// It means the data port of whoever has its destination.
+#[inline(always)]
+fn is_for_tunnel<F: Tables>(config: &Config, packet: &Packet<F>) -> bool {
+    packet.protocol == protocol::UDP && packet.dport == config.data_port
+}
+
 #[inline(never)]
 fn walk<F: Tables>(tc: &Tc) -> Code {
     encode(steps::<F>(tc))
@@ -99,9 +105,16 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
                 _ if F::endpoint(&packet.dst).is_some() || balance::vip::<F>(packet.dst).is_some() => {
                     return Err(Stop::drop(DropReason::FromOutside));
                 }
+                // Forwarded by this host, and behind its masquerade, a frame of a container would be this node's own to that peer.
+                Some(address) if address.flags & address_flag::TUNNEL != 0 && is_for_tunnel(config, &packet) => {
+                    return match F::address(&packet.src) {
+                        Some(source) if source.flags & address_flag::TUNNEL != 0 => Err(Stop::PASS),
+                        _ => Err(Stop::drop(DropReason::DataPort)),
+                    };
+                }
                 _ => return Err(Stop::PASS),
             }
-            if packet.protocol == protocol::UDP && packet.dport == config.data_port {
+            if is_for_tunnel(config, &packet) {
                 return Err(Stop::PASS);
             }
             if packet.form != Form::Ports {

@@ -16,14 +16,19 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if let Some(flow) = self.lookup(origin::WIRE)? {
             return Ok(Going { flow, reply: None, gateway: packet.src, sender: 0, is_new: false });
         }
+        let is_for_tunnel = packet.protocol == protocol::UDP && packet.dport == config.data_port;
         match self.address(packet.dst) {
             Some(address) if address.flags & address_flag::OWN != 0 => {}
             _ if self.endpoint(packet.dst).is_some() || self.vip(packet.dst).is_some() => {
                 return Err(End::Drop(DropReason::FromOutside));
             }
+            Some(address) if address.flags & address_flag::TUNNEL != 0 && is_for_tunnel => {
+                let is_peer = self.address(packet.src).is_some_and(|it| it.flags & address_flag::TUNNEL != 0);
+                return Err(if is_peer { End::Pass } else { End::Drop(DropReason::DataPort) });
+            }
             _ => return Err(End::Pass),
         }
-        if packet.protocol == protocol::UDP && packet.dport == config.data_port {
+        if is_for_tunnel {
             self.trace.note("the data port", "frames of peers are mesh0's");
             return Err(End::Pass);
         }
