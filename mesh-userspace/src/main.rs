@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_userspace::agent;
-use mesh_userspace::cli::{self, AgentArgs, Entries, FastPath, XdpMode};
+use mesh_userspace::cli::{self, AgentArgs, Entries, FastPath, TcMode, XdpMode};
 use mesh_userspace::dns::{ResolverOptions, resolver_main};
 use mesh_userspace::runtime::exec::{enter_main, supervise_main};
 
@@ -60,6 +60,11 @@ fn settings(arguments: AgentArgs) -> agent::Settings {
         data_path_addr: arguments.data_path_addr,
         publish_interfaces: arguments.publish_interfaces,
         fast_path: arguments.fast_path == FastPath::Auto,
+        tc: match arguments.tc {
+            TcMode::Auto => agent::TcMode::Auto,
+            TcMode::Tcx => agent::TcMode::Tcx,
+            TcMode::Clsact => agent::TcMode::Clsact,
+        },
         xdp: match arguments.xdp {
             XdpMode::Off => agent::XdpMode::Off,
             XdpMode::Auto => agent::XdpMode::Auto,

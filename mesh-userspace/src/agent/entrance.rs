@@ -9,6 +9,7 @@ use crate::api::tls;
 use crate::api::{InitAnswer, InitRequest, JoinAnswer, JoinRequest};
 use crate::doctor::Occasion;
 use crate::kernel::bpf::Dataplane;
+use crate::kernel::net::filters;
 use crate::leader::{Ctx, command};
 use crate::membership::Seed;
 use crate::membership::identity::{CertifiedName, ClusterSecrets, JoinToken, NodeIdentity, NodeKey};
@@ -151,6 +152,8 @@ async fn begin_or_undo(
     let was_there = bpf_dir.exists();
     let begun = lifecycle::begin(agent, identity, cluster, keeper, seeds, ports).await;
     if begun.is_err() && !was_there {
+        let (_, failed) = filters::remove_all();
+        failed.iter().for_each(|error| log::error!("take back what was begun: {error}; 'mesh purge' tries it again"));
         let undone = Dataplane::purge(bpf_dir);
         undone.unwrap_or_else(|error| log::error!("take back what was begun: {error}; 'mesh purge' tries it again"));
     }

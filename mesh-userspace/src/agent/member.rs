@@ -19,6 +19,7 @@ use super::{Agent, now, ports, reach};
 use crate::api::tls::Dialer;
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::{Dataplane, FlowSizes};
+use crate::kernel::net::filters::Clsact;
 use crate::membership::identity::{ClusterSecrets, NodeIdentity, next_generation};
 use crate::membership::join::JoinDoor;
 use crate::membership::{Config, GossipSockets, Membership, Seed};
@@ -83,7 +84,8 @@ impl Member {
             Some(node) => node.gossip_addr(),
             None => ports::choose(&agent.net, &agent.args, &ports::Asked::default()).await?.gossip_addr(),
         };
-        let dataplane = Dataplane::open(&args.bpf_dir, &agent.cgroup, FlowSizes::wanted(args.flow_entries))?;
+        let flows = FlowSizes::wanted(args.flow_entries);
+        let dataplane = Dataplane::open(&args.bpf_dir, &agent.cgroup, flows, agent.tc, Box::new(Clsact))?;
         let run_dir = args.socket.parent().map(PathBuf::from).unwrap_or_default();
         let options = ResolverOptions { run_dir, port: 53, resolv_conf: "/etc/resolv.conf".into(), upstream_port: 53 };
         let resolver = ResolverHandle::new("/proc/self/exe".into(), options);

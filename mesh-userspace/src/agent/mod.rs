@@ -34,6 +34,7 @@ mod remembered;
 mod renewal;
 mod settings;
 mod tasks;
+mod tc;
 mod watch;
 mod xdp;
 
@@ -47,12 +48,14 @@ use tokio::sync::{Mutex, RwLock};
 
 pub use doctor::doctor;
 pub use purge::purge;
-pub use settings::{Settings, XdpMode};
+pub use settings::{Settings, TcMode, XdpMode};
 
 use crate::api::server::{bind_unix, router, serve_unix};
+use crate::kernel::bpf::TcWay;
 use crate::kernel::net::HostNet;
 use crate::model::UnixMs;
 use member::Member;
+use preflight::Machine;
 
 /// What all parts of the agent share.
 pub(crate) struct Agent {
@@ -60,6 +63,7 @@ pub(crate) struct Agent {
     /// This node's name, in a cluster or not.
     name: String,
     cgroup: PathBuf,
+    tc: TcWay,
     net: Arc<HostNet>,
     /// None while the node is in no cluster.
     member: RwLock<Option<Arc<Member>>>,
@@ -95,14 +99,14 @@ pub fn run(args: Settings) -> anyhow::Result<()> {
     start_log(args.verbose);
     // Whoever started us may have blocked signals for itself; a daemon that can't be told to end is no good one.
     nix::sys::signal::SigSet::empty().thread_set_mask()?;
-    let cgroup = preflight::check(&args)?;
+    let Machine { cgroup, tc } = preflight::check(&args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(serve(args, cgroup));
+    let outcome = runtime.block_on(serve(args, cgroup, tc));
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
+async fn serve(args: Settings, cgroup: PathBuf, tc: TcWay) -> anyhow::Result<()> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
@@ -116,6 +120,7 @@ async fn serve(args: Settings, cgroup: PathBuf) -> anyhow::Result<()> {
         args,
         name,
         cgroup,
+        tc,
         net,
         member: RwLock::default(),
         checkup: doctor::Checkup::default(),

@@ -4,14 +4,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::Settings;
+use super::{Settings, tc};
 use crate::doctor::{OLDEST_KERNEL, kernel_version};
-use crate::kernel::bpf;
+use crate::kernel::bpf::{self, TcWay};
 use crate::kernel::net::namespace;
 use crate::runtime::exec::cgroup2_root;
 
-/// Checks this machine; gives the cgroup that tasks live under.
-pub fn check(args: &Settings) -> anyhow::Result<PathBuf> {
+/// What an agent takes from its machine.
+pub struct Machine {
+    /// That tasks live under.
+    pub cgroup: PathBuf,
+    pub tc: TcWay,
+}
+
+/// Checks this machine.
+pub fn check(args: &Settings) -> anyhow::Result<Machine> {
     if !namespace::is_root() {
         bail!("mesh agent needs root: it loads packet programs and makes links; run it with sudo");
     }
@@ -29,6 +36,11 @@ pub fn check(args: &Settings) -> anyhow::Result<PathBuf> {
         );
     }
     bpf::check_file_system(&args.bpf_dir)?;
+    let cgroup = cgroup(args)?;
+    Ok(Machine { cgroup, tc: tc::choose(args.tc)? })
+}
+
+fn cgroup(args: &Settings) -> anyhow::Result<PathBuf> {
     match &args.cgroup {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("make the cgroup {}", dir.display()))?;

@@ -10,7 +10,7 @@ use super::member::{Member, store_path};
 use super::{Agent, Settings, desired, remembered};
 use crate::dns::{ResolverHandle, ResolverOptions};
 use crate::kernel::bpf::Dataplane;
-use crate::kernel::net::HostNet;
+use crate::kernel::net::{HostNet, filters};
 use crate::membership::identity::{ClusterSecrets, NodeIdentity};
 use crate::model::Id;
 use crate::plan::net::NetOp;
@@ -102,9 +102,17 @@ async fn from_kernel(swept: &mut SweptOut, net: &HostNet, bpf_dir: &Path) {
         }
         Err(error) => swept.failed.push(error.to_string()),
     }
+    filters_too(swept);
     if bpf_dir.exists() {
         swept.tried(format!("programs and maps in {}", bpf_dir.display()), Dataplane::purge(bpf_dir));
     }
+}
+
+/// Where the kernel has no TCX: filters on links that are the host's.
+fn filters_too(swept: &mut SweptOut) {
+    let (removed, failed) = filters::remove_all();
+    swept.removed.extend(removed);
+    swept.failed.extend(failed);
 }
 
 /// What a step took away, as users know it; None where it took nothing.
@@ -157,6 +165,7 @@ async fn purge_alone(args: &Settings) -> anyhow::Result<Vec<String>> {
         Ok(net) => from_kernel(&mut swept, &net, &args.bpf_dir).await,
         Err(error) => {
             swept.failed.push(format!("links, routes and sysctls stay: {error:#}"));
+            filters_too(&mut swept);
             swept.tried(format!("programs and maps in {}", args.bpf_dir.display()), Dataplane::purge(&args.bpf_dir));
         }
     }
@@ -230,6 +239,7 @@ mod tests {
             data_path_addr: None,
             publish_interfaces: Vec::new(),
             fast_path: true,
+            tc: crate::agent::TcMode::Auto,
             xdp: crate::agent::XdpMode::Auto,
             flow_entries: None,
             flood_threshold: 0,

@@ -16,6 +16,15 @@ pub enum XdpMode {
     Generic,
 }
 
+/// How TC programs get onto devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcMode {
+    /// By TCX where the kernel has it, else as filters.
+    Auto,
+    Tcx,
+    Clsact,
+}
+
 /// Everything the agent is told at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -38,6 +47,7 @@ pub struct Settings {
     pub publish_interfaces: Vec<String>,
     /// Whether the programs may send tunnel packets by themselves, past mesh0.
     pub fast_path: bool,
+    pub tc: TcMode,
     pub xdp: XdpMode,
     /// Entries of a flow table made anew, two a flow; None: by the machine's memory.
     pub flow_entries: Option<u32>,

@@ -19,6 +19,15 @@ pub enum XdpMode {
     Generic,
 }
 
+/// How TC programs get onto devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcMode {
+    Auto,
+    Tcx,
+    Clsact,
+}
+
 /// How packets between nodes leave this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +87,9 @@ struct Given {
     /// New flows a second and CPU past which new ones are kept apart from those that proved themselves; 0: never [default: 10000]
     #[arg(long, value_name = "N")]
     flood_threshold: Option<u32>,
+    /// TC programs on devices: by tcx (Linux 6.6), as filters of clsact, or auto: tcx where the kernel has it [default: auto]
+    #[arg(long, value_name = "WAY")]
+    tc: Option<TcMode>,
     /// XDP for published ports: auto (NICs whose driver takes it), native (all uplinks' drivers), generic (by the stack), off [default: auto]
     #[arg(long, value_name = "MODE")]
     xdp: Option<XdpMode>,
@@ -112,6 +124,7 @@ pub struct AgentArgs {
     pub fast_path: FastPath,
     /// New flows a second and CPU; 0: never a flood.
     pub flood_threshold: u32,
+    pub tc: TcMode,
     pub xdp: XdpMode,
     /// None: by the machine's memory.
     pub flow_entries: Option<u32>,
@@ -153,6 +166,7 @@ impl AgentFlags {
             publish_interfaces: list(given.publish_interface, file.publish_interface),
             fast_path: given.fast_path.or(file.fast_path).unwrap_or(FastPath::Auto),
             flood_threshold: given.flood_threshold.or(file.flood_threshold).unwrap_or(flood::DEFAULT_THRESHOLD),
+            tc: given.tc.or(file.tc).unwrap_or(TcMode::Auto),
             xdp: given.xdp.or(file.xdp).unwrap_or(XdpMode::Auto),
             flow_entries: check_flow_entries(given.flow_entries.or(file.flow_entries))?,
             runtimes: parse_runtimes(&runtimes)?,

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-pub use agent::{AgentArgs, FastPath, XdpMode};
+pub use agent::{AgentArgs, FastPath, TcMode, XdpMode};
 pub use arguments::Cli;
 use arguments::Command;
 use fault::Fault;

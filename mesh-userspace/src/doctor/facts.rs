@@ -25,6 +25,8 @@ pub struct Machine {
     pub has_btf: bool,
     /// The error where TCX is not to be had; None: not tried.
     pub tcx: Option<Result<(), String>>,
+    /// The same of filters of clsact, tried where there is no TCX.
+    pub clsact: Option<Result<(), String>>,
     pub has_xdp: Option<bool>,
     pub programs: Programs,
     pub bpf_dir: String,

@@ -3,8 +3,8 @@
 use super::ports::PORTS_OF_SWARM;
 use super::{Clock, Engine, Finding, Machine, PortFact, Programs, StateDir};
 
-/// The first kernel with TCX, whose links can be pinned and swapped: docs/decisions/0012-kernels.md.
-pub const OLDEST_KERNEL: (u32, u32) = (6, 6);
+/// The oldest kernel that this is tried on, Debian 12's: docs/decisions/0012-kernels.md.
+pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 /// What the agent uses, with their numbers in linux/capability.h.
 const NEEDED: [(u32, &str); 8] = [
@@ -67,7 +67,7 @@ fn kernel(machine: &Machine) -> Finding {
         return Finding::failed(
             "kernel",
             format!("{release} is too old: mesh needs {major}.{minor} or newer"),
-            "install a newer kernel (Debian 12: the linux-image package of bookworm-backports) and start it",
+            "install a newer kernel (Debian 12 and newer have one) and start it",
         );
     }
     if !machine.has_btf {
@@ -77,11 +77,11 @@ fn kernel(machine: &Machine) -> Finding {
             "start a kernel built with CONFIG_DEBUG_INFO_BTF; those of the distributions are",
         );
     }
-    if let Some(Err(error)) = &machine.tcx {
+    if let (Some(Err(tcx)), Some(Err(clsact))) = (&machine.tcx, &machine.clsact) {
         return Finding::failed(
             "kernel",
-            format!("{release} does not know TCX: {error}"),
-            "start a kernel built with CONFIG_NET_XGRESS (6.6 or newer, CONFIG_NET_CLS_ACT=y)",
+            format!("{release} has neither TCX ({tcx}) nor filters of clsact: {clsact}"),
+            "load its modules: modprobe -a sch_ingress cls_bpf; or start a kernel with TCX (Linux 6.6)",
         );
     }
     let xdp = match machine.has_xdp {
@@ -89,8 +89,12 @@ fn kernel(machine: &Machine) -> Finding {
         Some(false) => ", no XDP (not needed)",
         None => "",
     };
-    let tcx = if machine.tcx.is_some() { ", TCX" } else { "" };
-    Finding::ok("kernel", format!("{release}, BTF{tcx}{xdp}"))
+    let tc = match (&machine.tcx, &machine.clsact) {
+        (Some(Ok(())), _) => ", TCX",
+        (_, Some(Ok(()))) => ", clsact (no TCX, which is as well)",
+        _ => "",
+    };
+    Finding::ok("kernel", format!("{release}, BTF{tc}{xdp}"))
 }
 
 fn programs(machine: &Machine) -> Finding {
@@ -100,7 +104,7 @@ fn programs(machine: &Machine) -> Finding {
         Programs::Tried(Err(error)) => Finding::failed(
             "programs",
             format!("the kernel refuses them: {error}"),
-            "start a kernel from 6.6 on with BTF; if this one is, please report the line above with `uname -a`",
+            "start a kernel from 6.1 on with BTF; if this one is, please report the line above with `uname -a`",
         ),
         Programs::NotTried => Finding::ok("programs", "not tried: that needs root"),
     }

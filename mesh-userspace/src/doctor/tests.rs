@@ -10,6 +10,7 @@ fn good() -> Facts {
             release: "6.12.9-amd64".into(),
             has_btf: true,
             tcx: Some(Ok(())),
+            clsact: None,
             has_xdp: Some(true),
             programs: Programs::Loaded,
             bpf_dir: "/sys/fs/bpf/mesh".into(),
@@ -127,9 +128,15 @@ fn a_good_machine_has_nothing_to_complain_of() {
 
 #[test]
 fn the_kernel_is_judged_by_release_and_by_what_it_can_do() {
-    says(&bad(|f| f.machine.release = "6.1.0-41-amd64".into()), "kernel", State::Failed, &["6.1.0-41", "6.6"]);
+    says(&bad(|f| f.machine.release = "5.10.0-30-amd64".into()), "kernel", State::Failed, &["5.10.0-30", "6.1"]);
     says(&bad(|f| f.machine.has_btf = false), "kernel", State::Failed, &["BTF", "CONFIG_DEBUG_INFO_BTF"]);
-    says(&bad(|f| f.machine.tcx = Some(Err("EINVAL".into()))), "kernel", State::Failed, &["TCX", "EINVAL"]);
+    let without_tcx = |clsact: Result<(), String>| {
+        bad(|f| (f.machine.tcx, f.machine.clsact) = (Some(Err("EINVAL".into())), Some(clsact)))
+    };
+    says(&without_tcx(Err("no cls_bpf".into())), "kernel", State::Failed, &["TCX", "EINVAL", "no cls_bpf", "modprobe"]);
+    let mut older = good();
+    (older.machine.tcx, older.machine.clsact) = (Some(Err("EINVAL".into())), Some(Ok(())));
+    assert!(judge(&older).iter().any(|it| it.state == State::Ok && it.found.contains("clsact")));
     let refused = Programs::Tried(Err("R1 invalid".into()));
     says(&bad(|f| f.machine.programs = refused), "programs", State::Failed, &["R1 invalid"]);
     assert_eq!(kernel_version("6.18.44-fc-v669"), Some((6, 18)));

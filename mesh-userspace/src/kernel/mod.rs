@@ -3,4 +3,5 @@
 //! `bpf` is the only place that names aya, `net` the only one that names netlink.
 
 pub mod bpf;
+pub mod filter;
 pub mod net;

@@ -61,6 +61,10 @@ impl Footprint {
             let text = node.namespace().ip_show(words)?.ok()?;
             lines.extend(text.lines().map(|line| format!("{kind} {}", lasting(line))));
         }
+        // What carries filters; others come and go with their links.
+        let disciplines = node.run(["tc", "qdisc", "show"])?.ok()?;
+        let carriers = disciplines.lines().filter(|line| line.contains("clsact") || line.contains("ingress"));
+        lines.extend(carriers.map(|line| format!("queueing discipline {}", line.trim())));
         lines.extend(node.run_inside(sockets_and_sysctls)?);
         lines.extend(files_below(node.bpf_dir()).iter().map(|pin| format!("pin {}", pin.display())));
         lines.extend(node.bpf_dir().exists().then(|| format!("pin directory {}", node.bpf_dir().display())));

@@ -5,3 +5,4 @@ pub mod bench;
 pub mod containers;
 pub mod rig;
 pub mod script;
+pub mod verifier;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_common::schema::LAYOUT_VERSION;
 use mesh_common::verdict::Hook;
-use mesh_userspace::kernel::bpf::{Attachment, Dataplane, FlowSizes, XdpAttachment};
+use mesh_userspace::kernel::bpf::{Attachment, BpfError, Dataplane, FlowSizes, TcWay, XdpAttachment};
+use mesh_userspace::kernel::net::filters::{self as filters_of, Clsact};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
@@ -72,6 +73,14 @@ impl Beside {
         std::fs::create_dir(&cgroup).unwrap();
         Beside { bpf: Path::new("/sys/fs/bpf").join(name), cgroup }
     }
+
+    fn open(&self, flows: FlowSizes) -> Result<Dataplane, BpfError> {
+        self.open_by(TcWay::Tcx, flows)
+    }
+
+    fn open_by(&self, way: TcWay, flows: FlowSizes) -> Result<Dataplane, BpfError> {
+        Dataplane::open(&self.bpf, &self.cgroup, flows, way, Box::new(Clsact))
+    }
 }
 
 impl Drop for Beside {
@@ -109,7 +118,7 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
         return mesh_lab::skip("maps in bpftool", "there is no bpftool: apt-get install bpftool");
     }
     let beside = Beside::new("maps");
-    let dataplane = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+    let dataplane = beside.open(SMALL).unwrap();
     let mut seen = Vec::new();
     for entry in std::fs::read_dir(dataplane.dir().join("maps")).unwrap() {
         let path = entry.unwrap().path();
@@ -163,14 +172,10 @@ fn programs_of_another_layout_version_are_not_run_beside() {
     let other = beside.bpf.join("v0");
     // Without links nothing of it is at work.
     std::fs::create_dir_all(other.join("maps")).unwrap();
-    let dir =
-        Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).expect("an empty folder is nobody's").dir().to_owned();
+    let dir = beside.open(SMALL).expect("an empty folder is nobody's").dir().to_owned();
     std::fs::remove_dir(other.join("maps")).and_then(|()| std::fs::remove_dir(&other)).unwrap();
     std::fs::rename(&dir, &other).unwrap();
-    let refused = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL)
-        .err()
-        .expect("another version's links are there")
-        .to_string();
+    let refused = beside.open(SMALL).err().expect("another version's links are there").to_string();
     for word in ["v0", "'mesh purge'", "Nothing was changed"] {
         assert!(refused.contains(word), "{refused}");
     }
@@ -185,7 +190,7 @@ fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
         return mesh_lab::skip("pins of a restart", reason);
     }
     let beside = Beside::new("pins");
-    let first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+    let first = beside.open(SMALL).unwrap();
     let links = first.dir().join("links");
     let pinned = || {
         let mut names: Vec<_> = std::fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -212,7 +217,7 @@ fn a_restart_hooks_the_hosts_sockets_at_every_moment() {
             (looks, missing)
         });
         for _ in 0..5 {
-            drop(Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap());
+            drop(beside.open(SMALL).unwrap());
         }
         is_over.store(true, Ordering::Relaxed);
         let (looks, missing) = watched.join().unwrap();
@@ -238,13 +243,13 @@ fn a_restart_with_another_size_keeps_the_flow_table_and_its_flows() {
         let mut map = aya::maps::HashMap::<_, [u8; 16], [u8; 56]>::try_from(map).unwrap();
         map.insert([1; 16], [0; 56], 0).unwrap();
     };
-    let first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+    let first = beside.open(SMALL).unwrap();
     assert_eq!((entries(&first, "FLOWS4"), entries(&first, "OVERFLOW4")), (4_096, 1_024));
     assert_eq!((first.flow_table().unwrap().sizes(), first.flow_table().unwrap().sizes6()), (SMALL, SMALL));
     put(&first);
     drop(first); // the agent is gone, its pins stay
 
-    let second = Dataplane::open(&beside.bpf, &beside.cgroup, FlowSizes::of_table(100_000)).expect("it is adopted");
+    let second = beside.open(FlowSizes::of_table(100_000)).expect("it is adopted");
     assert_eq!(entries(&second, "FLOWS4"), 4_096);
     assert_eq!(second.flow_table().unwrap().sizes(), SMALL, "the sweeper knows what there is");
     assert_eq!(
@@ -255,7 +260,7 @@ fn a_restart_with_another_size_keeps_the_flow_table_and_its_flows() {
     drop(second);
     Dataplane::purge(&beside.bpf).unwrap();
 
-    let third = Dataplane::open(&beside.bpf, &beside.cgroup, FlowSizes::of_table(100_000)).unwrap();
+    let third = beside.open(FlowSizes::of_table(100_000)).unwrap();
     assert_eq!((entries(&third, "FLOWS4"), entries(&third, "OVERFLOW4")), (100_000, 65_536));
 }
 
@@ -274,16 +279,106 @@ fn a_link_whose_device_went_does_not_keep_the_next_agent_from_starting() {
         let attached = |dataplane: &Dataplane| dataplane.attachments().len();
         let device = |name: &str| Attachment::new(Hook::FromTask, name, 770);
         ip("link add mvone index 770 type veth peer name one");
-        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+        let mut first = beside.open(SMALL).unwrap();
         first.ensure(&device("mvone")).unwrap();
         assert_eq!(attached(&first), 1);
         drop(first); // the agent is gone, its pins stay
         ip("link del mvone");
         ip("link add mvtwo index 770 type veth peer name two");
-        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+        let mut second = beside.open(SMALL).unwrap();
         assert_eq!(attached(&second), 0, "the link was another device's");
         second.ensure(&device("mvtwo")).unwrap();
         assert!(second.attachments().iter().all(|(_, is_live)| *is_live));
+    };
+    std::thread::scope(|scope| scope.spawn(play).join().unwrap());
+}
+
+#[test]
+fn a_filter_is_found_again_swapped_looked_after_and_taken_away() {
+    if let Some(reason) = mesh_lab::cannot_run() {
+        return mesh_lab::skip("filters of clsact", reason);
+    }
+    let play = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        // In a word `_` is a space.
+        let run = |words: &str| -> String {
+            let mut words = words.split(' ');
+            let program = words.next().unwrap();
+            let output = Command::new(program).args(words.map(|word| word.replace('_', " "))).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let filters = |device: &str| run(&format!("tc filter show dev {device} ingress"));
+        let qdiscs = |device: &str| run(&format!("tc qdisc show dev {device}"));
+        let program = |device: &str| -> String {
+            let shown = filters(device);
+            shown.split_whitespace().skip_while(|word| *word != "id").nth(1).unwrap_or_default().to_owned()
+        };
+        let beside = Beside::new("filters");
+        run("ip link add one index 780 type veth peer name far");
+        run("ip link add two index 781 type veth peer name away");
+        run("tc qdisc add dev two clsact");
+        run("tc filter add dev two ingress prio 9 bpf bytecode 1,6_0_0_0,");
+        let wanted: BTreeSet<Attachment> =
+            [("one", 780), ("two", 781)].map(|(name, index)| Attachment::new(Hook::FromUplink, name, index)).into();
+        let live = |dataplane: &Dataplane| dataplane.attachments().iter().filter(|(_, is_live)| *is_live).count();
+
+        let mut first = beside.open_by(TcWay::Clsact, SMALL).unwrap();
+        assert_eq!(first.attach(&wanted).len(), 0);
+        assert_eq!(live(&first), 2);
+        assert!(
+            filters("one").contains("direct-action") && filters("one").contains("mesh:from_uplink"),
+            "{}",
+            filters("one")
+        );
+        assert_eq!(
+            filters("two").matches(" bpf chain 0 handle").count(),
+            2,
+            "beside the other one: {}",
+            filters("two")
+        );
+        let before = program("one");
+        drop(first); // the agent is gone, its filters stay
+        assert_eq!(program("one"), before);
+
+        let mut second = beside.open_by(TcWay::Clsact, SMALL).unwrap();
+        assert_ne!(program("one"), before, "the next agent's program is in the filter");
+        assert_eq!(filters("one").matches(" bpf chain 0 handle").count(), 1, "{}", filters("one"));
+        assert_eq!(second.attach(&wanted).len(), 0);
+        assert_eq!(live(&second), 2);
+
+        run("tc qdisc del dev one clsact");
+        assert_eq!(live(&second), 1, "somebody took one away");
+        assert_eq!(second.attach(&wanted).len(), 0);
+        assert_eq!(live(&second), 2, "the next round puts it again");
+        drop(second);
+
+        let mut third = beside.open_by(TcWay::Tcx, SMALL).unwrap();
+        assert_eq!(third.attach(&wanted).len(), 0);
+        assert_eq!(live(&third), 2);
+        assert!(filters("one").is_empty() && !qdiscs("one").contains("clsact"), "links took over: {}", qdiscs("one"));
+        assert_eq!(filters("two").matches(" bpf chain 0 handle").count(), 1, "what was there before us stays");
+        drop(third);
+
+        let mut fourth = beside.open_by(TcWay::Clsact, SMALL).unwrap();
+        assert_eq!(fourth.attach(&wanted).len(), 0);
+        assert_eq!(live(&fourth), 2, "and back");
+        let pins = std::fs::read_dir(fourth.dir().join("links")).unwrap().flatten();
+        assert!(!pins.into_iter().any(|pin| pin.file_name().to_string_lossy().starts_with("from_uplink")));
+        assert_eq!(fourth.attach(&BTreeSet::new()).len(), 0);
+        assert!(!qdiscs("one").contains("clsact") && qdiscs("two").contains("clsact"), "{}", qdiscs("two"));
+
+        run("tc filter add dev two ingress prio 3 handle 0x6d657368 bpf bytecode 1,6_0_0_0,");
+        let refused = fourth.attach(&wanted);
+        assert!(refused.len() == 1 && refused[0].to_string().contains("somebody else"), "{refused:?}");
+        assert_eq!(live(&fourth), 1);
+        let (removed, failed) = filters_of::remove_all();
+        assert_eq!((removed.len(), failed.len()), (1, 0), "{removed:?} {failed:?}");
+        assert_eq!(
+            filters("two").matches(" bpf chain 0 handle").count(),
+            2,
+            "a stranger at our place is no filter of ours"
+        );
     };
     std::thread::scope(|scope| scope.spawn(play).join().unwrap());
 }
@@ -310,7 +405,7 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
         };
         let has = |name: &str| pins().iter().any(|pin| pin == name);
         ip("link add one index 771 type veth peer name far");
-        let mut first = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+        let mut first = beside.open(SMALL).unwrap();
         assert_eq!(first.attach_xdp(&on("one", true)), []);
         assert!(ip("link show one").contains(" xdp ") && has("xdp_uplink-771"), "{:?}", pins());
         let pin = beside.bpf.join(format!("v{LAYOUT_VERSION}/links/xdp_uplink-771"));
@@ -320,7 +415,7 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
         assert!(ip("link show one").contains(" xdp "), "the next round makes it anew");
         drop(first); // the agent is gone, its pins stay
 
-        let mut second = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+        let mut second = beside.open(SMALL).unwrap();
         assert!(ip("link show one").contains(" xdp "), "the link is adopted");
         assert_eq!(second.attach_xdp(&on("one", false)), []);
         assert!(ip("link show one").contains(" xdpgeneric "), "{}", ip("link show one"));
@@ -329,7 +424,7 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
 
         ip("link del one");
         ip("link add two index 771 type veth peer name far");
-        let mut third = Dataplane::open(&beside.bpf, &beside.cgroup, SMALL).unwrap();
+        let mut third = beside.open(SMALL).unwrap();
         assert!(!has("xdp_uplink_generic-771"), "the link was another device's: {:?}", pins());
         assert_eq!(third.attach_xdp(&on("two", true)), []);
         assert_eq!(third.attach_xdp(&BTreeSet::new()), []);

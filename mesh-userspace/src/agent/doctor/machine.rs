@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::agent::Settings;
+use crate::agent::{Settings, tc};
 use crate::doctor::{Clock, Engine, Machine, Programs, StateDir};
 use crate::kernel::bpf::survey;
 use crate::kernel::net::namespace;
@@ -29,13 +29,15 @@ pub async fn gather(args: &Settings, cgroup: Option<&Path>, runs: bool, trial: O
             })
         }
     };
+    let tcx = is_root.then(survey::tcx);
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     Machine {
         is_root,
         capabilities: fs::read_to_string("/proc/self/status").ok().as_deref().and_then(effective),
         release: nix::sys::utsname::uname().map(|it| it.release().to_string_lossy().into_owned()).unwrap_or_default(),
         has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-        tcx: is_root.then(survey::tcx),
+        clsact: if matches!(tcx, Some(Err(_))) { Some(tc::try_clsact()) } else { None },
+        tcx,
         has_xdp: if is_root { survey::has_xdp() } else { None },
         programs,
         bpf_dir: args.bpf_dir.display().to_string(),

@@ -1,4 +1,4 @@
-//! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped. XDP, which may be refused, is `xdp.rs`'s.
+//! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped. What has no TCX is `filters.rs`'s, XDP, which may be refused, `xdp.rs`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -10,6 +10,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{CgroupAttachMode, LinkOrder, Program, SchedClassifier, TcAttachType};
 use mesh_common::verdict::Hook;
 
+use super::filters::TcWay;
 use super::pin::{chain, path_error, replace};
 use super::{BpfError, Dataplane};
 
@@ -27,12 +28,16 @@ impl Attachment {
     }
 
     /// File name of the pinned link: by index, since a new device may take an old one's name.
-    fn pin_name(&self) -> String {
+    pub(super) fn pin_name(&self) -> String {
         format!("{}-{}", self.hook, self.ifindex)
     }
 
+    pub(super) fn is_at_egress(&self) -> bool {
+        self.hook == Hook::FromHost.name()
+    }
+
     fn direction(&self) -> TcAttachType {
-        if self.hook == Hook::FromHost.name() { TcAttachType::Egress } else { TcAttachType::Ingress }
+        if self.is_at_egress() { TcAttachType::Egress } else { TcAttachType::Ingress }
     }
 }
 
@@ -95,28 +100,59 @@ impl Dataplane {
     pub fn attach(&mut self, wanted: &BTreeSet<Attachment>) -> Vec<BpfError> {
         let wanted: BTreeMap<String, &Attachment> = wanted.iter().map(|a| (a.pin_name(), a)).collect();
         let mut errors = Vec::new();
+        self.look_after_filters();
         let unwanted: Vec<String> = self.attached.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        for name in unwanted {
-            let path = self.dir.join("links").join(&name);
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    errors.push(path_error("unpin the link", &path, source));
-                }
-                _ => {
-                    self.attached.remove(&name);
-                }
-            }
-        }
+        errors.extend(unwanted.iter().filter_map(|name| self.unpin(name).err()));
+        let unwanted = self.filtered.iter().filter(|(name, _)| !wanted.contains_key(*name));
+        let unwanted: Vec<Attachment> = unwanted.map(|(_, attachment)| attachment.clone()).collect();
+        errors.extend(unwanted.iter().filter_map(|attachment| self.unfilter(attachment).err()));
         errors.extend(wanted.values().filter_map(|attachment| self.ensure(attachment).err()));
         errors
     }
 
-    /// Attaches one program, if it is not attached already.
+    /// Attaches one program, if it is not attached already. What an earlier agent attached the other way goes when this one is there: for a
+    /// moment both run, and the first decides.
     pub fn ensure(&mut self, attachment: &Attachment) -> Result<(), BpfError> {
         let name = attachment.pin_name();
-        if !self.attached.contains_key(&name) {
-            self.attach_one(attachment, &self.dir.join("links").join(&name))?;
-            self.attached.insert(name, attachment.clone());
+        match self.tc {
+            TcWay::Tcx => {
+                if !self.attached.contains_key(&name) {
+                    self.attach_one(attachment, &self.dir.join("links").join(&name))?;
+                    self.attached.insert(name, attachment.clone());
+                }
+                self.unfilter(attachment)
+            }
+            TcWay::Clsact => {
+                if !self.filtered.contains_key(&name) {
+                    self.put_filter(attachment)?;
+                    self.filtered.insert(name.clone(), attachment.clone());
+                }
+                self.unpin(&name)
+            }
+        }
+    }
+
+    /// Takes a link away, if there is one.
+    fn unpin(&mut self, name: &str) -> Result<(), BpfError> {
+        if !self.attached.contains_key(name) {
+            return Ok(());
+        }
+        let path = self.dir.join("links").join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(path_error("unpin the link", &path, source));
+            }
+            _ => drop(self.attached.remove(name)),
+        }
+        Ok(())
+    }
+
+    /// Takes a filter away, if there is one.
+    fn unfilter(&mut self, attachment: &Attachment) -> Result<(), BpfError> {
+        let name = attachment.pin_name();
+        if self.filtered.contains_key(&name) {
+            self.remove_filter(attachment)?;
+            self.filtered.remove(&name);
         }
         Ok(())
     }
@@ -156,13 +192,15 @@ impl Dataplane {
         Ok(())
     }
 
-    /// What is attached where, with the kernel's word on each link.
+    /// What is attached where, with the kernel's word on each link and filter.
     pub fn attachments(&self) -> Vec<(Attachment, bool)> {
         let is_live = |name: &String| {
             let link = PinnedLink::from_pin(self.dir.join("links").join(name)).map(FdLink::from);
             link.and_then(|link| link.info()).and_then(|info| info.link_type()).is_ok_and(|kind| kind == LinkType::Tcx)
         };
-        self.attached.iter().map(|(name, attachment)| (attachment.clone(), is_live(name))).collect()
+        let links = self.attached.iter().map(|(name, attachment)| (attachment.clone(), is_live(name)));
+        let filters = self.filtered.values().map(|attachment| (attachment.clone(), self.is_filtered(attachment)));
+        links.chain(filters).collect()
     }
 }
 
@@ -179,12 +217,12 @@ fn is_severed(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn classifier<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+pub(super) fn classifier<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
     let program = ebpf.program_mut(name).ok_or_else(|| BpfError::Load(format!("the object has no program {name}")))?;
     program.try_into().map_err(|error: aya::programs::ProgramError| BpfError::Load(chain(&error)))
 }
 
-fn attach_error(attachment: &Attachment, reason: String) -> BpfError {
+pub(super) fn attach_error(attachment: &Attachment, reason: String) -> BpfError {
     BpfError::Attach { program: attachment.hook.to_string(), target: attachment.interface.clone(), reason }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Everything is pinned under `<bpf dir>/v<layout>/{maps,progs,links}`, so that packets go on without the agent and the next agent finds
 //! what the last one left: maps of the same layout are adopted (checked by us: aya opens whatever is pinned), programs are swapped under
-//! the pinned links in one step. Invariant: between any two steps here the data plane is whole. Must not: decide anything.
+//! the pinned links in one step, and likewise in filters, where the kernel has no TCX. Invariant: between any two steps here the data plane is whole. Must not: decide anything.
 
 mod attach;
 mod batch;
 pub mod clock;
 mod events;
+mod filters;
 mod flows;
 mod lookups;
 mod pin;
@@ -25,8 +26,11 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use mesh_common::schema::{Echo, LAYOUT_VERSION};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 
+use crate::kernel::filter::Filters;
+
 pub use attach::Attachment;
 pub use events::Events;
+pub use filters::TcWay;
 pub use flows::{FloodSeen, FlowSeen, FlowTable, Swept};
 pub use lookups::Lookups;
 pub use pin::check_file_system;
@@ -60,7 +64,7 @@ pub enum BpfError {
     OtherVersion { dir: String, found: String },
     /// The kernel refused to load the programs.
     #[error(
-        "load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.6 or newer with BTF is needed)"
+        "load the packet programs: {0}; 'mesh doctor' tells what this kernel lacks (6.1 or newer with BTF is needed)"
     )]
     Load(String),
     /// A program could not be attached.
@@ -75,14 +79,25 @@ pub enum BpfError {
 pub struct Dataplane {
     ebpf: Ebpf,
     dir: PathBuf,
+    /// By links, by their pins.
     attached: BTreeMap<String, Attachment>,
+    /// As filters, by the same names.
+    filtered: BTreeMap<String, Attachment>,
+    tc: TcWay,
+    filters: Box<dyn Filters>,
     xdp: xdp::XdpState,
 }
 
 impl Dataplane {
     /// Loads the programs over new or adopted maps, swaps them under links that an earlier agent pinned, and hooks the host's sockets in
-    /// `cgroup`. Flow tables that are pinned already keep their size.
-    pub fn open(bpf_dir: &Path, cgroup: &Path, flows: FlowSizes) -> Result<Self, BpfError> {
+    /// `cgroup`. Flow tables that are pinned already keep their size. Devices are those of the thread's network namespace.
+    pub fn open(
+        bpf_dir: &Path,
+        cgroup: &Path,
+        flows: FlowSizes,
+        tc: TcWay,
+        filters: Box<dyn Filters>,
+    ) -> Result<Self, BpfError> {
         let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
         pin::check_file_system(bpf_dir)?;
         pin::check_alone(bpf_dir, &dir)?;
@@ -102,9 +117,11 @@ impl Dataplane {
             loader.map_max_entries(names[0], sizes.table).map_max_entries(names[1], sizes.overflow);
         }
         let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
-        let mut dataplane = Dataplane { ebpf, dir, attached: BTreeMap::new(), xdp: xdp::XdpState::default() };
+        let (attached, filtered) = (BTreeMap::new(), BTreeMap::new());
+        let mut dataplane = Dataplane { ebpf, dir, attached, filtered, tc, filters, xdp: xdp::XdpState::default() };
         dataplane.load_programs()?;
         dataplane.adopt_links()?;
+        dataplane.adopt_filters()?;
         dataplane.adopt_xdp();
         dataplane.hook_sockets(cgroup)?;
         Ok(dataplane)
@@ -166,7 +183,7 @@ impl Dataplane {
         HashMap::try_from(map).map_err(tables::map_error("open", name))
     }
 
-    /// Removes every link, program and map of ours; packets go as if mesh had never been here.
+    /// Removes every link, program and map of ours; where there are no filters either, packets go as if mesh had never been here.
     pub fn purge(bpf_dir: &Path) -> Result<(), BpfError> {
         pin::remove(bpf_dir)
     }

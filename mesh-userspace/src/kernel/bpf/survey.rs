@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_programs};
@@ -25,6 +25,9 @@ const CGROUP_HOOKS: [(u32, &str); 8] = [
     (30, "getpeername6"),
 ];
 /// bpf(2).
+const BPF_PROG_LOAD: libc::c_long = 5;
+/// BPF_PROG_TYPE_SCHED_CLS.
+const SCHED_CLS: u32 = 3;
 const BPF_PROG_QUERY: libc::c_long = 16;
 /// What runs there in the end, inherited programs included.
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
@@ -34,6 +37,22 @@ const MOST_PROGRAMS: usize = 64;
 /// Whether TCX is there; asked of the loopback device, where nothing of ours ever is.
 pub fn tcx() -> Result<(), String> {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).map(drop).map_err(|error| pin::chain(&error))
+}
+
+/// A TC program of two instructions that leaves every packet alone: for trying whether one can be attached.
+pub fn trial_program() -> io::Result<OwnedFd> {
+    // r0 = TC_ACT_UNSPEC; exit
+    let instructions: [u64; 2] = [0xb7 | (u64::from(u32::MAX) << 32), 0x95];
+    let request = ProgLoad {
+        prog_type: SCHED_CLS,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    // SAFETY: the request is as long as said, and what it points at lives through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const request, size_of::<ProgLoad>()) };
+    // SAFETY: a new descriptor that nobody else has.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
 }
 
 /// Whether XDP programs can be loaded; None where that can't be told.
@@ -105,6 +124,15 @@ pub fn is_ours(name: &str) -> bool {
         || name.strip_prefix("host_").is_some_and(|rest| {
             CGROUP_HOOKS.iter().any(|(_, hook)| *hook == rest) || matches!(rest, "getpeer4" | "getpeer6")
         })
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_LOAD needs at least.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
 }
 
 /// The part of `union bpf_attr` that BPF_PROG_QUERY reads and writes (linux/bpf.h).

@@ -10,6 +10,7 @@
 mod advertise;
 mod changes;
 mod error;
+pub mod filters;
 mod guest;
 mod link;
 mod list;

@@ -12,7 +12,7 @@ use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOpti
 use super::error::NetError;
 use super::list::list;
 use super::underlay::is_link_local;
-use super::{HostNet, link, ports};
+use super::{HostNet, filters, link, ports};
 use crate::plan::net::Transport;
 
 /// Who has a port of this host.
@@ -30,7 +30,7 @@ pub enum PortHolder {
     Kernel,
 }
 
-/// Somebody's program on a link, outside TCX.
+/// Somebody's program on a link, outside TCX; an XDP program may be ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkProgram {
     /// By number of the program.
@@ -86,8 +86,8 @@ impl HostNet {
             let mut handle = self.handle.traffic_filter(*index as i32);
             for (direction, request) in [("ingress", handle.get().ingress()), ("egress", handle.get().egress())] {
                 // A link without such a queueing discipline answers with an error: it has no filters.
-                let filters: Vec<TcMessage> = request.execute().try_collect().await.unwrap_or_default();
-                let programs = filters.iter().filter_map(filter_name);
+                let there: Vec<TcMessage> = request.execute().try_collect().await.unwrap_or_default();
+                let programs = there.iter().filter_map(filter_name).filter(|program| !filters::is_ours(program));
                 found.extend(programs.map(|program| (name.clone(), LinkProgram::Filter(direction, program))));
             }
         }

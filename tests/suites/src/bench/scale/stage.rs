@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use aya::maps::MapData;
 use aya::programs::SchedClassifier;
 use mesh_common::schema::MIN_FLOWS;
-use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes};
+use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes, TcWay};
+use mesh_userspace::kernel::net::filters::Clsact;
 
 pub struct Stage {
     pins: PathBuf,
@@ -37,7 +38,7 @@ impl Stage {
     /// Opens the data plane, anew or over what is pinned.
     pub fn open(&mut self) -> Result<()> {
         self.dataplane = None;
-        self.dataplane = Some(Dataplane::open(&self.pins, &self.cgroup, self.flows)?);
+        self.dataplane = Some(Dataplane::open(&self.pins, &self.cgroup, self.flows, TcWay::Tcx, Box::new(Clsact))?);
         Ok(())
     }
 
