@@ -68,7 +68,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     return Err(Stop::drop(DropReason::NoEndpoint));
                 }
                 if target.ifindex != 0 {
-                    watch::direct(tc, config, HOOK, &packet, target);
+                    watch::direct(tc, config, HOOK, packet, target);
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
                 flow::begins();

@@ -106,7 +106,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
                     return Err(Stop::drop(DropReason::FromOutside));
                 }
                 // Forwarded by this host, and behind its masquerade, a frame of a container would be this node's own to that peer.
-                Some(address) if address.flags & address_flag::TUNNEL != 0 && is_for_tunnel(config, &packet) => {
+                Some(address) if address.flags & address_flag::TUNNEL != 0 && is_for_tunnel(config, packet) => {
                     return match F::address(&packet.src) {
                         Some(source) if source.flags & address_flag::TUNNEL != 0 => Err(Stop::PASS),
                         _ => Err(Stop::drop(DropReason::DataPort)),
@@ -114,7 +114,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
                 }
                 _ => return Err(Stop::PASS),
             }
-            if is_for_tunnel(config, &packet) {
+            if is_for_tunnel(config, packet) {
                 return Err(Stop::PASS);
             }
             if packet.form != Form::Ports {

@@ -120,7 +120,7 @@ async fn read(member: Weak<Member>, mut events: Events, mut lost_before: u64) {
     while let Some(member) = member.upgrade() {
         let kernel = &member.kernel;
         let is_heard = kernel.watch().is_heard();
-        if !is_heard || looks % LOOKS_A_SAYING == 0 {
+        if !is_heard || looks.is_multiple_of(LOOKS_A_SAYING) {
             let until_s = if is_heard { clock::now_s() + HOLDS_S } else { 0 };
             if let Err(error) = kernel.tell(kernel.watch().sample(), until_s) {
                 log::warn!("monitor: {error}; the programs fall silent by themselves within {HOLDS_S} s");

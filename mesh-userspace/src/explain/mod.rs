@@ -4,6 +4,7 @@
 //! NAT and verdict code, and every question to a map written down as a [`Step`]. Nothing is written: a turn that is told is not taken.
 //! Invariant: over the same maps the outcome is the programs'; `packet_explain` holds the two together, tuple by tuple.
 //! Must not: know desired state, or read a map itself ([`Tables`] are handed in).
+#![expect(clippy::wrong_self_convention, reason = "walks are named after the hooks and stages that they replay")]
 
 mod answer;
 mod ask;
@@ -116,8 +117,11 @@ pub struct Outcome<F: Family> {
     /// That entry is written by this packet.
     pub is_new: bool,
     /// The entry that is written for its answers.
-    pub reply: Option<(FlowKey<F::Addr>, Flow<F::Addr>)>,
+    pub reply: Option<Remembered<F::Addr>>,
 }
+
+/// An entry of the flow table, and the key it stands at.
+pub type Remembered<A> = (FlowKey<A>, Flow<A>);
 
 /// Replays the decision.
 pub fn explain<F: Family>(question: &Question<F>, tables: &impl Tables<F>, names: &Names) -> Outcome<F> {
