@@ -39,7 +39,7 @@ pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_CLIENTS> = Lr
 pub static AFFINITY6: LruHashMap<AffinityKey<Addr6>, Affinity, MAX_CLIENTS> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS4: HashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_FLOWS> = HashMap::new();
-/// Entries come with their flows: a machine without IPv6 flows pays for the buckets only (docs/decisions/0025).
+/// Entries come with their flows: a machine without IPv6 flows pays for the buckets only (docs/decisions/0026).
 #[btf_map]
 pub static FLOWS6: HashMap<FlowKey<Addr6>, Flow<Addr6>, MIN_FLOWS, AS_NEEDED> = HashMap::new();
 #[btf_map]

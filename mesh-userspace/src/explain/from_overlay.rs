@@ -2,7 +2,7 @@
 
 use mesh_common::family::Family;
 use mesh_common::parse::Form;
-use mesh_common::schema::{Address, Backend, Config, address_flag, deliver, endpoint, origin};
+use mesh_common::schema::{Address, Backend, Config, Flow, address_flag, deliver, endpoint, origin};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 
@@ -120,11 +120,16 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         let Some(own) = self.address(packet.src).filter(|own| own.flags & address_flag::OWN != 0) else {
             return End::Drop(DropReason::ForgedReply);
         };
-        if self.published(packet.sport, packet.protocol).is_none() {
-            return End::Drop(DropReason::ForgedReply);
-        }
-        let came_by = self.tables.flow(packet.tuple.turned()).map_or(0, |flow| flow.ifindex);
-        match self.to_uplink(if came_by != 0 { came_by } else { own.ifindex }) {
+        let is_call =
+            |flow: &Flow<F::Addr>| flow.deliver == deliver::TUNNEL && flow.vni == vni::REQUEST_WIRE && flow.ifindex != 0;
+        let ifindex = match self.tables.flow(packet.tuple.turned()).filter(is_call) {
+            Some(call) => call.ifindex,
+            None if self.published(packet.sport, packet.protocol).is_none() => {
+                return End::Drop(DropReason::ForgedReply);
+            }
+            None => own.ifindex,
+        };
+        match self.to_uplink(ifindex) {
             Ok(way) => End::Sent(way),
             Err(end) => end,
         }

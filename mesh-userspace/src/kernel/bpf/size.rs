@@ -54,7 +54,7 @@ impl FlowSizes {
     }
 
     /// For IPv6 beside these for IPv4: as large a table, whose entries take memory only when they come, and the least overflow, which takes
-    /// it always (docs/decisions/0025).
+    /// it always (docs/decisions/0026).
     pub fn beside(self) -> FlowSizes {
         FlowSizes { table: self.table, overflow: self.overflow.min(MIN_OVERFLOW as u32) }
     }
