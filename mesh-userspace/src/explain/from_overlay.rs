@@ -120,8 +120,9 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         let Some(own) = self.address(packet.src).filter(|own| own.flags & address_flag::OWN != 0) else {
             return End::Drop(DropReason::ForgedReply);
         };
-        let is_call =
-            |flow: &Flow<F::Addr>| flow.deliver == deliver::TUNNEL && flow.vni == vni::REQUEST_WIRE && flow.ifindex != 0;
+        let is_call = |flow: &Flow<F::Addr>| {
+            flow.deliver == deliver::TUNNEL && flow.vni == vni::REQUEST_WIRE && flow.ifindex != 0
+        };
         let ifindex = match self.tables.flow(packet.tuple.turned()).filter(is_call) {
             Some(call) => call.ifindex,
             None if self.published(packet.sport, packet.protocol).is_none() => {
