@@ -10,7 +10,6 @@
 /// # Safety
 /// The value has these bytes, and `at` may be read there.
 #[inline(always)]
-#[allow(clippy::missing_const_for_fn)]
 pub unsafe fn read<T, const OFFSET: usize>(at: *const T) -> u32 {
     const { assert!(OFFSET + 4 <= size_of::<T>()) };
     #[cfg(target_arch = "bpf")]
