@@ -420,6 +420,10 @@ fn an_xdp_link_follows_its_mode_and_its_device() {
         assert_eq!(second.attach_xdp(&on("one", false)), []);
         assert!(ip("link show one").contains(" xdpgeneric "), "{}", ip("link show one"));
         assert!(has("xdp_uplink_generic-771") && !has("xdp_uplink-771"), "{:?}", pins());
+        for turn in 0..40 {
+            let refused = second.attach_xdp(&on("one", turn % 2 == 0));
+            assert_eq!(refused, [], "turn {turn}: the device is free as soon as the other link is taken away");
+        }
         drop(second);
 
         ip("link del one");

@@ -34,6 +34,7 @@ const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 2;
 const XDP_FLAGS_DRV_MODE: u32 = 4;
@@ -130,7 +131,7 @@ impl Dataplane {
                 Ok(attachment) => drop(self.xdp.attached.insert(name, attachment)),
                 Err(reason) => {
                     log::info!("the XDP link {name} of an earlier agent is taken away: {reason}");
-                    if let Err(error) = std::fs::remove_file(&path) {
+                    if let Err(error) = take_away(&path) {
                         log::warn!("unpin {}: {error}", path.display());
                     }
                 }
@@ -147,7 +148,7 @@ impl Dataplane {
         let unwanted: Vec<String> =
             self.xdp.attached.keys().filter(|name| !wanted.contains_key(*name) || !self.is_on(name)).cloned().collect();
         for name in unwanted {
-            match std::fs::remove_file(self.dir.join("links").join(&name)) {
+            match take_away(&self.dir.join("links").join(&name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     let attachment = self.xdp.attached[&name].clone();
                     let (interface, reason) = (attachment.interface.clone(), format!("unpin it: {error}"));
@@ -238,6 +239,12 @@ struct LinkCreate {
     flags: u32,
 }
 
+/// The part of `union bpf_attr` that BPF_LINK_DETACH reads.
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
 /// The part of `union bpf_attr` that BPF_OBJ_PIN and BPF_OBJ_GET read.
 #[repr(C)]
 struct ObjPin {
@@ -272,11 +279,27 @@ fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<
     bpf(BPF_LINK_CREATE, &request).map(descriptor)
 }
 
-/// The device that a pinned link is on; 0: it is on none any more.
-fn link_device(path: &Path) -> io::Result<u32> {
+/// Detaches a link, then unpins it. The other way round the device would stay taken for a while: the kernel ends a link whose last
+/// reference went with a pin later, on a work queue (`bpf_link_put`, kernel/bpf/syscall.c).
+fn take_away(path: &Path) -> io::Result<()> {
+    let link = open_link(path)?;
+    let request = LinkDetach { link_fd: link.as_raw_fd() as u32 };
+    if let Err(error) = bpf(BPF_LINK_DETACH, &request) {
+        // Its pin goes all the same, and the link with it.
+        log::debug!("detach {}: {error}", path.display());
+    }
+    std::fs::remove_file(path)
+}
+
+fn open_link(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let request = ObjPin { pathname: name.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    let link = bpf(BPF_OBJ_GET, &request).map(descriptor)?;
+    bpf(BPF_OBJ_GET, &request).map(descriptor)
+}
+
+/// The device that a pinned link is on; 0: it is on none any more.
+fn link_device(path: &Path) -> io::Result<u32> {
+    let link = open_link(path)?;
     let mut info = LinkInfo::default();
     let request = GetInfo {
         bpf_fd: link.as_raw_fd() as u32,
