@@ -247,6 +247,12 @@ drop_reasons! {
         meaning: "a flow that must be remembered could not be written: four source ports were tried for a caller whose tuple another flow has at that task, or the kernel refused. A full `FLOWS4` is no reason: new flows go to `OVERFLOW4` then",
         remedy: "one caller with very many connections to one task by several addresses of its service",
     }
+    /// The published port is for other callers. The sender is told.
+    NotAllowed = 31, "not-allowed" {
+        hooks: "*from_task*, *from_host*, *from_uplink*",
+        meaning: "the published port has a list of callers (`allow`), and this one is not on it; under from_host a process of the node, whose connect(2) fails with EPERM",
+        remedy: "`mesh service inspect` shows the list; a process of the node that calls 127.0.0.1 is 127.0.0.1",
+    }
 }
 
 /// Counters per hook: `DROPS[hook * STRIDE + reason]`.

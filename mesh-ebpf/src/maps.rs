@@ -2,7 +2,8 @@
 //!
 //! [`Tables`] gives a family its maps, so that stages are written once for IPv4 and IPv6.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use mesh_common::family::{Addr4, Addr6, V4, V6};
 use mesh_common::parse::ParseIp;
@@ -27,6 +28,10 @@ pub static ENDPOINTS6: HashMap<Addr6, Endpoint<Addr6>, MAX_ENDPOINTS, AS_NEEDED>
 pub static FRONTENDS4: HashMap<FrontendKey<Addr4>, Frontend<Addr4>, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
 #[btf_map]
 pub static FRONTENDS6: HashMap<FrontendKey<Addr6>, Frontend<Addr6>, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
+#[btf_map]
+pub static ALLOW4: LpmTrie<AllowKey<Addr4>, u32, MAX_ALLOWED> = LpmTrie::new();
+#[btf_map]
+pub static ALLOW6: LpmTrie<AllowKey<Addr6>, u32, MAX_ALLOWED> = LpmTrie::new();
 #[btf_map]
 pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS, AS_NEEDED> = HashMap::new();
 #[btf_map]
@@ -91,6 +96,8 @@ pub trait Maps: ParseIp + Fields {
     fn address(addr: &Self::Addr) -> Option<&'static Address>;
     fn endpoint(addr: &Self::Addr) -> Option<&'static Endpoint<Self::Addr>>;
     fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>>;
+    /// The list has a prefix of this address.
+    fn is_allowed(caller: &AllowKey<Self::Addr>) -> bool;
     /// What a client of a service with affinity keeps.
     fn affinity(key: &AffinityKey<Self::Addr>) -> Option<*mut Affinity>;
     fn keep_affinity(key: &AffinityKey<Self::Addr>, kept: &Affinity);
@@ -105,7 +112,7 @@ pub trait Maps: ParseIp + Fields {
 }
 
 macro_rules! maps_of {
-    ($family:ty: $addresses:ident $endpoints:ident $frontends:ident $affinity:ident $flows:ident $overflow:ident $at:literal $scratch:ident) => {
+    ($family:ty: $addresses:ident $endpoints:ident $frontends:ident $allow:ident $affinity:ident $flows:ident $overflow:ident $at:literal $scratch:ident) => {
         impl Maps for $family {
             const OVERFLOWED_AT: u32 = $at;
             #[inline(always)]
@@ -122,6 +129,10 @@ macro_rules! maps_of {
             fn frontend(key: &FrontendKey<Self::Addr>) -> Option<&'static Frontend<Self::Addr>> {
                 // SAFETY: as above.
                 unsafe { $frontends.get(key) }
+            }
+            #[inline(always)]
+            fn is_allowed(caller: &AllowKey<Self::Addr>) -> bool {
+                $allow.get(&Key::new(8 * size_of::<AllowKey<Self::Addr>>() as u32, *caller)).is_some()
             }
             #[inline(always)]
             fn affinity(key: &AffinityKey<Self::Addr>) -> Option<*mut Affinity> {
@@ -163,8 +174,8 @@ macro_rules! maps_of {
     };
 }
 
-maps_of!(V4: ADDRESSES4 ENDPOINTS4 FRONTENDS4 AFFINITY4 FLOWS4 OVERFLOW4 0 SCRATCH4);
-maps_of!(V6: ADDRESSES6 ENDPOINTS6 FRONTENDS6 AFFINITY6 FLOWS6 OVERFLOW6 1 SCRATCH6);
+maps_of!(V4: ADDRESSES4 ENDPOINTS4 FRONTENDS4 ALLOW4 AFFINITY4 FLOWS4 OVERFLOW4 0 SCRATCH4);
+maps_of!(V6: ADDRESSES6 ENDPOINTS6 FRONTENDS6 ALLOW6 AFFINITY6 FLOWS6 OVERFLOW6 1 SCRATCH6);
 
 /// Insert only where nothing is (BPF_NOEXIST).
 pub const NEW: u64 = 1;

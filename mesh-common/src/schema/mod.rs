@@ -38,6 +38,8 @@ pub const MAX_ENDPOINTS: usize = 1 << 18;
 pub const MAX_FRONTENDS: usize = 1 << 16;
 /// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
+/// Most prefixes of all lists of allowed callers together, `ALLOW4`.
+pub const MAX_ALLOWED: usize = 1 << 16;
 /// Most clients that services with affinity remember, `AFFINITY4`; past it the longest silent is forgotten.
 pub const MAX_CLIENTS: usize = 1 << 16;
 /// Most host sockets with a rewritten destination, `SOCKETS`.
@@ -285,6 +287,7 @@ const _: () = {
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);
     assert!(size_of::<AffinityKey<[u8; 4]>>() == 8 && size_of::<AffinityKey<[u8; 16]>>() == 20);
     assert!(size_of::<Affinity>() == 8);
+    assert!(size_of::<AllowPrefix<[u8; 4]>>() == 16 && size_of::<AllowPrefix<[u8; 16]>>() == 28);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };
 
@@ -325,7 +328,7 @@ mod pod {
         };
     }
 
-    pod_of_addresses!(FlowKey, Flow, Endpoint, FrontendKey, Frontend, AffinityKey);
+    pod_of_addresses!(FlowKey, Flow, Endpoint, FrontendKey, Frontend, AffinityKey, AllowKey, AllowPrefix);
 }
 
 /// The same for keys and values with addresses as the programs have them: for who asks the maps by the programs' own code.
@@ -340,6 +343,7 @@ mod pod_of_words {
         };
     }
 
+    pod!(AllowPrefix<Addr4>, AllowPrefix<Addr6>);
     pod!(Addr4, AffinityKey<Addr4>, FlowKey<Addr4>, Flow<Addr4>, Endpoint<Addr4>, FrontendKey<Addr4>, Frontend<Addr4>);
     pod!(Addr6, AffinityKey<Addr6>, FlowKey<Addr6>, Flow<Addr6>, Endpoint<Addr6>, FrontendKey<Addr6>, Frontend<Addr6>);
 }
@@ -362,6 +366,7 @@ same_layout! {
     FlowKey { src, dst, sport, dport, protocol }
     FrontendKey { addr, port, protocol }
     AffinityKey { addr, pool }
+    AllowKey { pool, list, addr }
     Flow { addr, from, mac, bytes }
     Endpoint { gateway, mac, pad }
     Frontend { vip, target_port, generation }

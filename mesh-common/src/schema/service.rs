@@ -116,6 +116,8 @@ pub struct Frontend<A> {
     pub affinity_s: u32,
     /// Counts the ring's changes.
     pub generation: u32,
+    /// Who may call this published port, `AllowKey::list`; 0: everybody.
+    pub allow: u32,
 }
 
 /// Bits of `Frontend::flags`.
@@ -135,6 +137,42 @@ pub mod algorithm {
     pub const RANDOM: u8 = 2;
     /// The client's address decides, by the ring, and keeps what it got: a service with affinity, whatever its algorithm would be without.
     pub const CLIENT: u8 = 3;
+    /// The ring decides, as with `MAGLEV`, and what it said is remembered where a call enters: callers are judged, once each.
+    pub const MAGLEV_OF_ALLOWED: u8 = 4;
+}
+
+/// Whom a list of allowed callers is asked about: the data of a key of `ALLOW4`; written by plan.
+///
+/// What an entry of the trie is for stands before the address, so that a match of a prefix is one of this very list.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllowKey<A> {
+    /// The (service, network) pair, `Frontend::pool`.
+    pub pool: u32,
+    /// Number of the list, made of what it says: another list is another number, so a frontend changes from one to the other whole.
+    pub list: u32,
+    /// The caller's address, or a prefix of it.
+    pub addr: A,
+}
+
+/// A key of `ALLOW4` as it lies in memory (`struct bpf_lpm_trie_key` of linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllowPrefix<A> {
+    /// Bits of `of` that have to match.
+    pub prefix_len: u32,
+    /// The list, and the prefix of callers.
+    pub of: AllowKey<A>,
+}
+
+impl<A> AllowPrefix<A> {
+    /// Bits before the address.
+    pub const BEFORE: u32 = 64;
+
+    /// So many bits of the address, of this list.
+    pub const fn new(pool: u32, list: u32, addr: A, bits: u32) -> Self {
+        AllowPrefix { prefix_len: Self::BEFORE + bits, of: AllowKey { pool, list, addr } }
+    }
 }
 
 /// A client of a service with affinity: `AFFINITY4`, written by the programs.
@@ -226,11 +264,20 @@ impl<A> Frontend<A> {
     #[rustfmt::skip]
     pub fn with<B>(self, to: impl Fn(A) -> B) -> Frontend<B> {
         let Frontend {
-            pool, vni, turns_at, turns_len, ring_at, ring_len, vip, target_port, algorithm, flags, affinity_s, generation,
+            pool, vni, turns_at, turns_len, ring_at, ring_len, vip, target_port, algorithm, flags, affinity_s, generation, allow,
         } = self;
         let vip = to(vip);
         Frontend {
-            pool, vni, turns_at, turns_len, ring_at, ring_len, vip, target_port, algorithm, flags, affinity_s, generation,
+            pool, vni, turns_at, turns_len, ring_at, ring_len, vip, target_port, algorithm, flags, affinity_s, generation, allow,
         }
+    }
+}
+
+/// The same prefix with its address written in another way.
+impl<A> AllowPrefix<A> {
+    /// `to` writes an address in the other way.
+    pub fn with<B>(self, to: impl Fn(A) -> B) -> AllowPrefix<B> {
+        let AllowPrefix { prefix_len, of: AllowKey { pool, list, addr } } = self;
+        AllowPrefix { prefix_len, of: AllowKey { pool, list, addr: to(addr) } }
     }
 }

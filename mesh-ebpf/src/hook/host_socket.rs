@@ -11,10 +11,12 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{SocketKey, SocketOrigin, address_flag, frontend_flag};
+use mesh_common::verdict::{DropReason, Hook};
 
+use crate::count;
 use crate::maps::{CONFIG, Maps, SOCKETS};
-use crate::stage::balance;
 use crate::stage::flow::ANY;
+use crate::stage::{allow, balance};
 
 /// The call goes on.
 const ALLOW: i32 = 1;
@@ -63,6 +65,14 @@ fn decide(ctx: &SockAddrContext, name: Name) -> Answer {
     let Some(frontend) = balance::published::<V4>(name.port, number) else { return Answer::Leave };
     if frontend.vip == Addr4::default() || frontend.flags & frontend_flag::NOT_TAKEN != 0 {
         return Answer::Leave;
+    }
+    if frontend.allow != 0 {
+        // As the kernel has it: who calls an address of the host itself calls from that address, and "this host" is 127.0.0.1.
+        let caller = if name.addr == Addr4::default() { Addr4::from([127, 0, 0, 1]) } else { name.addr };
+        if allow::admits::<V4>(frontend, &caller) == 0 {
+            count::drop(Hook::FromHost, DropReason::NotAllowed as u32);
+            return Answer::Deny;
+        }
     }
     let target = Name { addr: frontend.vip, port: frontend.target_port };
     let origin = SocketOrigin { addr: V4::to_16(name.addr), port: name.port, pad: [0; 6] };

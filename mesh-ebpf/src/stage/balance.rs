@@ -58,7 +58,7 @@ pub fn choose<F: Tables>(
             },
         };
     }
-    let slot = if in_flood || !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
+    let slot = if in_flood || !packet.may_open() || is_by_ring(frontend) {
         ring_slot(frontend, packet)
     } else if frontend.algorithm == algorithm::RANDOM {
         // SAFETY: no arguments.
@@ -74,6 +74,12 @@ pub fn choose<F: Tables>(
         other if other.backend != gone => Ok(other),
         _ => Err(Stop::drop(DropReason::EndpointGone)),
     }
+}
+
+/// The ring decides for every packet.
+#[inline(always)]
+fn is_by_ring<A>(frontend: &Frontend<A>) -> bool {
+    frontend.algorithm == algorithm::MAGLEV || frontend.algorithm == algorithm::MAGLEV_OF_ALLOWED
 }
 
 /// Who stands in a slot, if anybody does.

@@ -9,7 +9,7 @@ use mesh_common::wire::{mac, vni};
 use crate::hook::{Code, Stop, encode};
 use crate::maps::Tables;
 use crate::stage::owner::{self, WayBack};
-use crate::stage::{balance, flow};
+use crate::stage::{allow, balance, flow};
 
 /// Where a call came into the cluster, as the tunnel tells the owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,10 @@ fn decide<F: Tables>(
     frontend: &Frontend<F::Addr>,
     call: &Call<F::Addr>,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
+    // Before it counts as a flow: who is not let in makes no flood.
+    if frontend.allow != 0 && allow::admits::<F>(frontend, &packet.src) == 0 {
+        return Err(Stop::refuse(DropReason::NotAllowed));
+    }
     let in_flood = flow::begins();
     let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood)?;
     if node == call.node {

@@ -330,12 +330,16 @@ fn endpoint_mode(mode: EndpointMode) -> &'static str {
 
 fn ports(ports: &[PortSpec]) -> Value {
     let port = |port: &PortSpec| {
-        json!({
+        let mut value = json!({
             "Protocol": protocol_name(port.protocol),
             "TargetPort": port.target,
             "PublishedPort": port.published,
             "PublishMode": mode_name(port.mode),
-        })
+        });
+        if !port.allow.is_empty() {
+            value["Allow"] = json!(port.allow);
+        }
+        value
     };
     ports.iter().map(port).collect::<Vec<_>>().into()
 }

@@ -114,20 +114,26 @@ fn pointed<F: Family>(
         before.push(Step { hook: "host_connect".into(), asked, found });
     };
     match frontend {
-        Some(it) if it.vip != F::Addr::default() && it.flags & frontend_flag::NOT_TAKEN == 0 => {
-            let target = socket::<F>(it.vip, it.target_port);
-            note(format!("service {}: the socket is pointed at {target}", names.service(it.pool)));
-            Ok((it.vip, it.target_port))
-        }
         Some(it) if it.flags & frontend_flag::NOT_TAKEN != 0 => Err(format!(
             "a program of this host uses port {} itself: it is called, not service {}; 'mesh node inspect self' lists such ports",
             asked.dport,
             names.service(it.pool)
         )),
-        Some(it) => Err(format!(
+        Some(it) if it.vip == F::Addr::default() => Err(format!(
             "service {} has no VIP (endpoint mode dnsrr): this host's own calls to its published port are the host's",
             names.service(it.pool)
         )),
+        Some(it) if it.allow != 0 && !tables.is_allowed(it.pool, it.allow, asked.dst) => Err(format!(
+            "port {} of service {} has a list of callers, and a process of this host, which counts as the address that it calls ({}), is not on it: connect(2) fails with EPERM",
+            asked.dport,
+            names.service(it.pool),
+            super::trace::ip::<F>(asked.dst)
+        )),
+        Some(it) => {
+            let target = socket::<F>(it.vip, it.target_port);
+            note(format!("service {}: the socket is pointed at {target}", names.service(it.pool)));
+            Ok((it.vip, it.target_port))
+        }
         None => Err(format!(
             "{}/{port} is not published: this host's own calls to itself are its stack's; 'mesh service ls' lists published ports",
             asked.dport

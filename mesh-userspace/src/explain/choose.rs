@@ -60,11 +60,12 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if frontend.algorithm == algorithm::CLIENT {
             return self.client_keeps(frontend);
         }
+        let is_maglev = [algorithm::MAGLEV, algorithm::MAGLEV_OF_ALLOWED].contains(&frontend.algorithm);
         let len = frontend.turns_len;
-        let slot = if self.tables.in_flood() || !packet.may_open() || frontend.algorithm == algorithm::MAGLEV {
+        let slot = if self.tables.in_flood() || !packet.may_open() || is_maglev {
             let hash = packet.hash();
             let at = hash::slot(hash, frontend.ring_len);
-            let why = if frontend.algorithm == algorithm::MAGLEV {
+            let why = if is_maglev {
                 "maglev"
             } else if packet.may_open() {
                 "a flood is on, so the ring chooses"
@@ -187,6 +188,15 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
 
     /// North–south: a call to a frontend, at the node that it entered.
     pub fn enter(&mut self, frontend: &Frontend<F::Addr>, call: &Call<F::Addr>) -> Result<Going<F::Addr>, End> {
+        if frontend.allow != 0 {
+            let packet = self.packet();
+            let is_allowed = self.tables.is_allowed(frontend.pool, frontend.allow, packet.src);
+            let asked = format!("ALLOW[{}, {}]", self.names.service(frontend.pool), ip::<F>(packet.src));
+            self.trace.note(asked, if is_allowed { "may call" } else { "is on no prefix of the list" });
+            if !is_allowed {
+                return Err(End::Refuse(DropReason::NotAllowed));
+            }
+        }
         let RingSlot { backend: number, node } = self.choose(frontend)?;
         if node == call.node {
             let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };

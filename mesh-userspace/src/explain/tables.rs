@@ -16,6 +16,8 @@ pub trait Tables<F: Family> {
     fn slot(&self, at: u32) -> Option<RingSlot>;
     /// The next turn of a pool.
     fn turn(&self, pool: u32) -> Option<u64>;
+    /// A list of callers has a prefix of this one.
+    fn is_allowed(&self, pool: u32, list: u32, caller: F::Addr) -> bool;
     /// The backend that a client keeps.
     fn kept(&self, key: AffinityKey<F::Addr>) -> Option<Affinity>;
     fn peer(&self, node: u32) -> Option<Peer>;

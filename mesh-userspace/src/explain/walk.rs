@@ -123,7 +123,7 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
             many => format!("{many} ready tasks"),
         };
         let word = match it.algorithm {
-            algorithm::MAGLEV => "maglev",
+            algorithm::MAGLEV | algorithm::MAGLEV_OF_ALLOWED => "maglev",
             algorithm::RANDOM => "random",
             algorithm::CLIENT => "affinity by client",
             _ => "round-robin",

@@ -221,7 +221,8 @@ fn placement_limits_hold_and_say_so() {
     let waiting = world.task("web", 3);
     assert_eq!(waiting.message, "no suitable node (2 with the most replicas a node may have: n1, n2)");
     let host = PortSpec { mode: PublishMode::Host, ..port(53, 53) };
-    let hosted = |name: &str| ServiceSpec { ports: vec![host], mode: Mode::Replicated { replicas: 2 }, ..spec(name) };
+    let hosted =
+        |name: &str| ServiceSpec { ports: vec![host.clone()], mode: Mode::Replicated { replicas: 2 }, ..spec(name) };
     world.create(hosted("dns"));
     world.settle();
     world.create(hosted("other"));

@@ -79,7 +79,7 @@ pub(crate) fn network_spec(name: &str, subnets: Option<&str>) -> NetworkSpec {
 }
 
 pub(crate) fn port(published: u16, target: u16) -> PortSpec {
-    PortSpec { protocol: Protocol::Tcp, target, published, mode: PublishMode::Ingress }
+    PortSpec::new(Protocol::Tcp, published, target)
 }
 
 /// Deterministic and different at each call.

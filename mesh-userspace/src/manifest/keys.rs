@@ -148,10 +148,15 @@ pub(super) const ENV_FILE: Keys = Keys { read: &["path", "required"], warn: &["f
 
 pub(super) const ULIMIT: Keys = Keys { read: &["soft", "hard"], ..NONE };
 
-pub(super) const X_MESH: Keys = Keys { read: &["runtime", "lb", "affinity"], ..NONE };
+pub(super) const X_MESH: Keys = Keys { read: &["runtime", "lb", "affinity", "allow"], ..NONE };
 
-pub(super) const PORT: Keys =
-    Keys { read: &["target", "published", "protocol", "mode", "host_ip"], warn: &["name", "app_protocol"], ..NONE };
+pub(super) const PORT: Keys = Keys {
+    read: &["target", "published", "protocol", "mode", "host_ip", "x-mesh"],
+    warn: &["name", "app_protocol"],
+    ..NONE
+};
+
+pub(super) const PORT_X_MESH: Keys = Keys { read: &["allow"], ..NONE };
 
 const OWN_ADDRESS: &str = "tasks' addresses are chosen by mesh, as in Swarm; use the service's name";
 

@@ -1,11 +1,16 @@
 //! Published ports as people write them: short and long form, ranges. Used by `-p` and by manifests alike.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use crate::model::{PortSpec, Protocol, PublishMode};
 
 /// Most ports of one service: each node holds a socket for each.
 pub(super) const MAX_PORTS: usize = 4_096;
 
-/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, or `published=,target=,protocol=,mode=`.
+/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, or `published=,target=,protocol=,mode=,allow=CIDR[;CIDR…]`.
 pub fn parse_publish(text: &str) -> Result<Vec<PortSpec>, String> {
     if text.contains('=') { parse_long(text) } else { parse_short(text) }
 }
@@ -41,7 +46,7 @@ pub(super) fn parse_host(address: &str) -> Result<(), String> {
 
 fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
     let (mut published, mut target) = (None, None);
-    let (mut protocol, mut mode) = (Protocol::Tcp, PublishMode::Ingress);
+    let (mut protocol, mut mode, mut allow) = (Protocol::Tcp, PublishMode::Ingress, Vec::new());
     for field in text.split(',') {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
         match key.trim() {
@@ -55,11 +60,37 @@ fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
                     _ => return Err(format!("mode '{value}' in '{text}': allowed are ingress, host")),
                 }
             }
-            _ => return Err(format!("'{key}' in '{text}': allowed are published, target, protocol, mode")),
+            "allow" => allow = parse_allow(value.split(';'))?,
+            _ => return Err(format!("'{key}' in '{text}': allowed are published, target, protocol, mode, allow")),
         }
     }
     let target = target.ok_or_else(|| format!("'{text}' lacks target=PORT"))?;
-    spread(text, published, target, protocol, mode)
+    let ports = spread(text, published, target, protocol, mode)?;
+    Ok(ports.into_iter().map(|port| PortSpec { allow: allow.clone(), ..port }).collect())
+}
+
+/// Most prefixes of callers of one port.
+const MAX_ALLOWED: usize = 256;
+
+/// Whom a published port lets in: prefixes, or addresses, of both families.
+pub(super) fn parse_allow<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<IpNet>, String> {
+    let mut nets = BTreeSet::new();
+    for word in words.map(str::trim) {
+        let net = word.parse().or_else(|_| word.parse().map(|addr: IpAddr| IpNet::from(addr)));
+        let net: IpNet =
+            net.map_err(|_| format!("'{word}' is not whom a port can allow: write a prefix such as 192.0.2.0/24"))?;
+        if net.trunc() != net {
+            return Err(format!("'{word}' is an address in its network: write {} for all of it", net.trunc()));
+        }
+        if matches!(net, IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some()) {
+            return Err(format!("'{word}' is an IPv4 address written as IPv6: write it as IPv4"));
+        }
+        nets.insert(net);
+    }
+    if nets.len() > MAX_ALLOWED {
+        return Err(format!("{} prefixes: {MAX_ALLOWED} are the most that a port can allow", nets.len()));
+    }
+    Ok(nets.into_iter().collect())
 }
 
 fn spread(
@@ -83,6 +114,7 @@ fn spread(
         target: target.0 + offset,
         published: published.map_or(0, |(first, _)| first + offset),
         mode,
+        allow: Vec::new(),
     };
     Ok((0..=count).map(port).collect())
 }
@@ -127,6 +159,29 @@ mod tests {
         assert_eq!(told("80"), "0:80 Tcp Ingress");
         assert_eq!(told("0.0.0.0:8000:80"), "8000:80 Tcp Ingress");
         assert_eq!(told("published=53,target=5353,protocol=udp,mode=host"), "53:5353 Udp Host");
+    }
+
+    #[test]
+    fn callers_that_are_let_in_are_prefixes_or_addresses() {
+        let allow = |text: &str| {
+            let ports = parse_publish(&format!("published=8000-8001,target=80-81,allow={text}"))?;
+            let told = |port: &PortSpec| port.allow.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" ");
+            assert_eq!(told(&ports[0]), told(&ports[1]), "every port of a range");
+            Ok(told(&ports[0]))
+        };
+        let sorted = Ok("10.0.0.0/8 192.0.2.7/32 2001:db8::/32".to_string());
+        assert_eq!(allow("192.0.2.7;2001:db8::/32;10.0.0.0/8;10.0.0.0/8"), sorted);
+        for (text, told) in [
+            ("", "'' is not whom a port can allow: write a prefix such as 192.0.2.0/24"),
+            ("office", "'office' is not whom a port can allow: write a prefix such as 192.0.2.0/24"),
+            ("192.0.2.0/33", "'192.0.2.0/33' is not whom a port can allow: write a prefix such as 192.0.2.0/24"),
+            ("192.0.2.7/24", "'192.0.2.7/24' is an address in its network: write 192.0.2.0/24 for all of it"),
+            ("::ffff:192.0.2.7", "'::ffff:192.0.2.7' is an IPv4 address written as IPv6: write it as IPv4"),
+        ] {
+            assert_eq!(allow(text), Err(told.to_string()));
+        }
+        let many: Vec<String> = (0..257).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
+        assert_eq!(allow(&many.join(";")), Err("257 prefixes: 256 are the most that a port can allow".to_string()));
     }
 
     #[test]

@@ -160,7 +160,13 @@ fn volume(declared: &DeclaredVolume) -> Value {
 
 fn port(port: &PortSpec) -> Value {
     let published = (port.published > 0).then_some(port.published);
-    trimmed(json!({ "target": port.target, "published": published, "protocol": port.protocol, "mode": port.mode }))
+    trimmed(json!({
+        "target": port.target,
+        "published": published,
+        "protocol": port.protocol,
+        "mode": port.mode,
+        "x-mesh": trimmed(json!({ "allow": port.allow })),
+    }))
 }
 
 fn health(health: &HealthCheck) -> Value {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
+
 use super::errors::{Place, Problem};
-use super::ports::{MAX_PORTS, parse_host};
+use super::ports::{MAX_PORTS, parse_allow, parse_host};
 use super::reader::{Field, Reader};
 use super::{keys, parse_protocol, parse_publish};
 use crate::model::{PortSpec, Protocol, PublishMode, ServiceSpec};
@@ -23,7 +25,10 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<PortSpec>, 
         ports.truncate(MAX_PORTS);
     }
     // The order in which they were written says nothing.
-    ports.sort_by_key(|port: &PortSpec| (port.published, port.target, port.protocol, port.mode));
+    ports.sort_by(|a: &PortSpec, b| {
+        let order = |port: &PortSpec| (port.published, port.target, port.protocol, port.mode);
+        order(a).cmp(&order(b)).then_with(|| a.allow.cmp(&b.allow))
+    });
     Ok(ports)
 }
 
@@ -45,6 +50,11 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
     }
     let published = fields.get("published").map(|field| reader.parsed(field, port)).transpose()?.flatten();
     let protocol = fields.get("protocol").map(|field| reader.parsed(field, parse_protocol)).transpose()?.flatten();
+    let mut allow = Vec::new();
+    if let Some(field) = fields.get("x-mesh") {
+        let fields = reader.fields(field.tree, &field.path, keys::PORT_X_MESH)?;
+        allow = fields.get("allow").map(|field| read_allow(field, reader)).transpose()?.unwrap_or_default();
+    }
     let modes = [("ingress", PublishMode::Ingress), ("host", PublishMode::Host)];
     let mode = fields.get("mode").map(|field| reader.word(field, &modes)).transpose()?.flatten();
     Ok(target.map(|target| PortSpec {
@@ -52,6 +62,23 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
         target,
         published: published.unwrap_or(0),
         mode: mode.unwrap_or(PublishMode::Ingress),
+        allow,
+    }))
+}
+
+/// A list of prefixes, or one.
+pub(super) fn read_allow(field: &Field, reader: &mut Reader) -> Result<Vec<IpNet>, Problem> {
+    if !field.is_list() {
+        return Ok(reader.parsed(field, |text| parse_allow([text].into_iter()))?.unwrap_or_default());
+    }
+    let items = field.items()?;
+    if items.is_empty() {
+        reader.problem(field.problem("an empty list lets nobody in: leave 'allow' out, or name who may call"));
+    }
+    let words: Vec<&str> = items.iter().map(Field::text).collect::<Result<_, _>>()?;
+    Ok(parse_allow(words.into_iter()).unwrap_or_else(|told| {
+        reader.problem(field.problem(told));
+        Vec::new()
     }))
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
+
 use super::errors::{Place, Problem};
 use super::reader::{Field, Reader};
 use super::volumes::DeclaredVolume;
@@ -48,13 +50,16 @@ fn read_service(
     let fields = reader.fields(service.tree, &service.path, keys::SERVICE)?;
     let mut spec = ServiceSpec::new(name, Runtime::Docker);
     // First: what the other keys mean hangs on it.
+    let mut allow = Vec::new();
     if let Some(field) = fields.get("x-mesh") {
-        read_x_mesh(field, &mut spec, reader)?;
+        allow = read_x_mesh(field, &mut spec, reader)?;
     }
     read_task(&fields, &mut spec.task, declared, reader)?;
     if let Some(field) = fields.get("ports") {
         spec.ports = published::read(field, reader)?;
     }
+    // A port's own list wins over that of all its service's.
+    spec.ports.iter_mut().filter(|port| port.allow.is_empty()).for_each(|port| port.allow.clone_from(&allow));
     spec.networks = attachments::read(name, fields.get("networks"), declared.networks, reader)?;
     if let Some(field) = fields.get("deploy") {
         deploy::read(field, &mut spec, reader)?;
@@ -112,7 +117,8 @@ pub(super) fn words(field: &Field, reader: &mut Reader) -> Result<Vec<String>, P
     Ok(reader.parsed(field, split_words)?.unwrap_or_default())
 }
 
-fn read_x_mesh(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Result<(), Problem> {
+/// What it says of the service; whom all of its ports let in is returned.
+fn read_x_mesh(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Result<Vec<IpNet>, Problem> {
     let fields = reader.fields(field.tree, &field.path, keys::X_MESH)?;
     if let Some(field) = fields.get("runtime")
         && let Some(runtime) = reader.word(field, &[("exec", Runtime::Exec), ("docker", Runtime::Docker)])?
@@ -131,7 +137,7 @@ fn read_x_mesh(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Re
     {
         spec.affinity = affinity.map(|timeout_s| Affinity { timeout_s });
     }
-    Ok(())
+    Ok(fields.get("allow").map(|field| published::read_allow(field, reader)).transpose()?.unwrap_or_default())
 }
 
 /// What only the whole service shows.

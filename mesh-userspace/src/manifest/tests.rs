@@ -55,10 +55,7 @@ services:
     assert_eq!(service.task.command, ["/usr/local/bin/whoami", "--port", "8000"]);
     assert_eq!(service.task.runtime, Runtime::Exec);
     assert_eq!(service.mode, Mode::Replicated { replicas: 2 });
-    assert_eq!(
-        service.ports,
-        [PortSpec { protocol: Protocol::Tcp, target: 8000, published: 8000, mode: PublishMode::Ingress }]
-    );
+    assert_eq!(service.ports, [PortSpec::new(Protocol::Tcp, 8000, 8000)]);
     assert_eq!(service.networks, [NetworkAttachment { network: "demo_demo".into(), aliases: vec!["whoami".into()] }]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Addresses, Container, Id, Mount, UnixMs};
@@ -70,7 +71,7 @@ pub enum PublishMode {
 }
 
 /// A published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortSpec {
     pub protocol: Protocol,
     /// The port tasks listen on.
@@ -78,6 +79,22 @@ pub struct PortSpec {
     /// The port on the nodes; 0 in a spec asks the allocator for one of 30000–32767.
     pub published: u16,
     pub mode: PublishMode,
+    /// Prefixes of callers that are let in, sorted; none: everybody.
+    #[serde(default)]
+    pub allow: Vec<IpNet>,
+}
+
+impl PortSpec {
+    /// Open to everybody, on every node.
+    pub fn new(protocol: Protocol, published: u16, target: u16) -> Self {
+        PortSpec { protocol, target, published, mode: PublishMode::Ingress, allow: Vec::new() }
+    }
+
+    /// This port, as it was decided, is what a spec wants; who may call it is another matter.
+    pub fn is_for(&self, wanted: &PortSpec) -> bool {
+        (self.protocol, self.target, self.mode) == (wanted.protocol, wanted.target, wanted.mode)
+            && [0, self.published].contains(&wanted.published)
+    }
 }
 
 /// A service's place on a network.

@@ -33,7 +33,7 @@ const OF_A_WORLD: usize = 500;
 const OFTEN: usize = 10;
 
 /// Reasons that a tuple, its frame and a world can lead to.
-const REACHABLE: [DropReason; 25] = [
+const REACHABLE: [DropReason; 26] = [
     DropReason::Unsupported,
     DropReason::SpoofedSource,
     DropReason::SpoofedMac,
@@ -59,6 +59,7 @@ const REACHABLE: [DropReason; 25] = [
     DropReason::NotConfigured,
     DropReason::IcmpError,
     DropReason::FromOutside,
+    DropReason::NotAllowed,
 ];
 
 fn reason_of(outcome: &Outcome<V4>) -> Option<DropReason> {

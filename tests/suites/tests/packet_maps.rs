@@ -13,7 +13,7 @@ use mesh_userspace::kernel::net::filters::{self as filters_of, Clsact};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 25] = [
+const FIELDS: [(&str, &[&str], &[&str]); 27] = [
     (
         "CONFIG",
         &[],
@@ -25,6 +25,8 @@ const FIELDS: [(&str, &[&str], &[&str]); 25] = [
     ("ENDPOINTS6", &[], &["vni", "number", "node", "ifindex", "gateway", "mac", "kind", "flags"]),
     ("FRONTENDS4", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
     ("FRONTENDS6", &["addr", "port", "protocol"], &["pool", "vni", "turns_at", "vip", "target_port", "algorithm"]),
+    ("ALLOW4", &["prefix_len", "data"], &[]),
+    ("ALLOW6", &["prefix_len", "data"], &[]),
     ("BACKENDS", &[], &["addr6", "addr4", "vni", "pool", "node", "ifindex", "mac", "state"]),
     ("RINGS", &[], &["backend", "node"]),
     ("TURNS", &[], &[]),

@@ -39,6 +39,7 @@ fn tables(backends: &[u32]) -> Tables {
         flags: 0,
         affinity_s: 0,
         generation: 0,
+        allow: 0,
     };
     let backends = backends.iter().map(|backend| RingSlot { backend: *backend, node: 1 }).collect();
     let pool = Pool { backends, maglev: false };

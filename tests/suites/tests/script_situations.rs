@@ -23,6 +23,7 @@ situations! {
     a_failed_update_pauses
     a_global_service
     a_healthcheck_is_the_gate
+    a_list_of_callers
     a_node_is_lost
     a_port_the_host_uses
     a_removed_node_comes_back

@@ -25,7 +25,7 @@ pub fn service_spec(name: &str, replicas: u32) -> ServiceSpec {
         mode: Mode::Replicated { replicas },
         task: exec_spec(&["/usr/local/bin/whoami", "--port", "8000"]),
         networks: vec![NetworkAttachment { network: id(0xd0).to_string(), aliases: Vec::new() }],
-        ports: vec![PortSpec { protocol: Protocol::Tcp, target: 8000, published: 8000, mode: PublishMode::Ingress }],
+        ports: vec![PortSpec::new(Protocol::Tcp, 8000, 8000)],
         endpoint_mode: EndpointMode::Vip,
         lb: Algorithm::RoundRobin,
         affinity: None,

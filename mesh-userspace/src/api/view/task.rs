@@ -112,7 +112,7 @@ pub(super) fn task_row(facts: &Facts, task: &Task) -> TaskRow {
         service_version: task.service_version,
         since: status.filter(|status| status.state == state).map_or(task.created_at, |status| status.since),
         error: error_of(task, state, status),
-        ports: host_ports.map(|ports| ports.copied().collect()).unwrap_or_default(),
+        ports: host_ports.map(|ports| ports.cloned().collect()).unwrap_or_default(),
         ports_not_taken: service.map(|service| not_taken(facts, service)).unwrap_or_default(),
         created_at: task.created_at,
     }

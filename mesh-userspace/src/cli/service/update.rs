@@ -176,9 +176,9 @@ impl Update {
         spec.networks.extend(self.network_add);
         spec.ports.retain(|port| !self.publish_rm.contains(&(port.target, port.protocol)));
         for port in self.publish_add.into_iter().flat_map(|ports| ports.0) {
-            if !spec.ports.contains(&port) {
-                spec.ports.push(port);
-            }
+            // The same port with other callers takes the place of the one before.
+            spec.ports.retain(|had| !(had.is_for(&port) && had.published == port.published));
+            spec.ports.push(port);
         }
         change_map(&mut spec.labels, &self.label_add, &self.label_rm);
         self.flags.apply(spec)

@@ -12,8 +12,8 @@ use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use mesh_common::family::Family;
 use mesh_common::flood;
 use mesh_common::schema::{
-    Address, Affinity, AffinityKey, Backend, Config, Endpoint, Flood, Flow, FlowKey, Frontend, FrontendKey, Peer,
-    RingSlot, Uplink,
+    Address, Affinity, AffinityKey, AllowPrefix, Backend, Config, Endpoint, Flood, Flow, FlowKey, Frontend,
+    FrontendKey, Peer, RingSlot, Uplink,
 };
 
 use super::pin::chain;
@@ -23,8 +23,8 @@ use crate::explain::Tables;
 /// Maps that exist once.
 const SHARED: [&str; 7] = ["CONFIG", "BACKENDS", "RINGS", "TURNS", "PEERS", "UPLINKS", "OVERFLOWED"];
 /// Maps that exist once a family.
-const OF_IPV4: [&str; 6] = ["ADDRESSES4", "ENDPOINTS4", "FRONTENDS4", "FLOWS4", "OVERFLOW4", "AFFINITY4"];
-const OF_IPV6: [&str; 6] = ["ADDRESSES6", "ENDPOINTS6", "FRONTENDS6", "FLOWS6", "OVERFLOW6", "AFFINITY6"];
+const OF_IPV4: [&str; 7] = ["ADDRESSES4", "ENDPOINTS4", "FRONTENDS4", "FLOWS4", "OVERFLOW4", "ALLOW4", "AFFINITY4"];
+const OF_IPV6: [&str; 7] = ["ADDRESSES6", "ENDPOINTS6", "FRONTENDS6", "FLOWS6", "OVERFLOW6", "ALLOW6", "AFFINITY6"];
 
 /// See the module.
 pub struct Lookups<F> {
@@ -55,7 +55,7 @@ impl<F: Family> Lookups<F> {
         Ok(Lookups { maps, floods, failed: RefCell::new(None), family: PhantomData })
     }
 
-    fn names() -> [&'static str; 6] {
+    fn names() -> [&'static str; 7] {
         if F::ADDR_LEN == 4 { OF_IPV4 } else { OF_IPV6 }
     }
 
@@ -81,6 +81,7 @@ where
     F::Addr: Pod + Debug,
     FlowKey<F::Addr>: Pod,
     AffinityKey<F::Addr>: Pod,
+    AllowPrefix<F::Addr>: Pod,
     Flow<F::Addr>: Pod,
     FrontendKey<F::Addr>: Pod,
     Frontend<F::Addr>: Pod,
@@ -117,6 +118,12 @@ where
         self.get("TURNS", pool)
     }
 
+    fn is_allowed(&self, pool: u32, list: u32, caller: F::Addr) -> bool {
+        let [.., lists, _] = Self::names();
+        let all = AllowPrefix::new(pool, list, caller, 8 * F::ADDR_LEN as u32);
+        self.get::<_, u32>(lists, all).is_some()
+    }
+
     fn kept(&self, key: AffinityKey<F::Addr>) -> Option<Affinity> {
         let [.., affinity] = Self::names();
         self.get(affinity, key)
@@ -131,7 +138,7 @@ where
     }
 
     fn flow(&self, key: FlowKey<F::Addr>) -> Option<Flow<F::Addr>> {
-        let [_, _, _, flows, overflow, _] = Self::names();
+        let [_, _, _, flows, overflow, ..] = Self::names();
         self.get(flows, key).or_else(|| {
             let is_in_use =
                 self.get("OVERFLOWED", u32::from(F::ADDR_LEN != 4)).is_some_and(|since_s: u32| since_s != 0);

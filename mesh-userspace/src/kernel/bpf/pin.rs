@@ -42,6 +42,8 @@ pub const MAPS: &[Spec] = &[
     spec::<[u8; 16], Endpoint<[u8; 16]>>("ENDPOINTS6", MapType::Hash, MAX_ENDPOINTS),
     spec::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", MapType::Hash, MAX_FRONTENDS),
     spec::<FrontendKey<[u8; 16]>, Frontend<[u8; 16]>>("FRONTENDS6", MapType::Hash, MAX_FRONTENDS),
+    spec::<AllowPrefix<[u8; 4]>, u32>("ALLOW4", MapType::LpmTrie, MAX_ALLOWED),
+    spec::<AllowPrefix<[u8; 16]>, u32>("ALLOW6", MapType::LpmTrie, MAX_ALLOWED),
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
     sized::<u32, RingSlot>("RINGS", MapType::Array),
     spec::<u32, u64>("TURNS", MapType::Hash, MAX_FRONTENDS),

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, LpmTrie, Map, MapData, MapError, lpm_trie};
 use mesh_common::family::Bytes;
-use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
+use mesh_common::schema::{
+    Address, AllowKey, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink,
+};
 
 use super::{BpfError, Dataplane};
 use crate::plan::maps::{Entry, Key, MapOp, Tables};
@@ -18,18 +20,21 @@ trait Family: Bytes + aya::Pod + Into<IpAddr> {
     const ADDRESSES: &'static str;
     const ENDPOINTS: &'static str;
     const FRONTENDS: &'static str;
+    const ALLOW: &'static str;
 }
 
 impl Family for [u8; 4] {
     const ADDRESSES: &'static str = "ADDRESSES4";
     const ENDPOINTS: &'static str = "ENDPOINTS4";
     const FRONTENDS: &'static str = "FRONTENDS4";
+    const ALLOW: &'static str = "ALLOW4";
 }
 
 impl Family for [u8; 16] {
     const ADDRESSES: &'static str = "ADDRESSES6";
     const ENDPOINTS: &'static str = "ENDPOINTS6";
     const FRONTENDS: &'static str = "FRONTENDS6";
+    const ALLOW: &'static str = "ALLOW6";
 }
 
 /// An address as its map has it; none where plan mixed families up, which it must not.
@@ -47,6 +52,7 @@ fn family_of(op: &MapOp) -> Option<IpAddr> {
         MapOp::Put(Entry::Address(addr, _) | Entry::Endpoint(addr, _))
         | MapOp::Delete(Key::Address(addr) | Key::Endpoint(addr)) => Some(*addr),
         MapOp::Put(Entry::Frontend(key, _)) | MapOp::Delete(Key::Frontend(key)) => Some(key.addr),
+        MapOp::Put(Entry::Allow(prefix)) | MapOp::Delete(Key::Allow(prefix)) => Some(prefix.of.addr),
         _ => None,
     }
 }
@@ -91,6 +97,8 @@ impl Dataplane {
         let endpoints = self.dump::<A, Endpoint<A>>(A::ENDPOINTS)?;
         tables.endpoints.extend(endpoints.into_iter().map(|(addr, value)| (addr.into(), value.with(A::into))));
         let frontends = self.dump::<FrontendKey<A>, Frontend<A>>(A::FRONTENDS)?;
+        let allowed = self.dump::<AllowPrefix<A>, u32>(A::ALLOW)?;
+        tables.allowed.extend(allowed.into_keys().map(|prefix| prefix.with(A::into)));
         tables.frontends.extend(frontends.into_iter().map(|(key, value)| (key.with(A::into), value.with(A::into))));
         Ok(())
     }
@@ -119,7 +127,7 @@ impl Dataplane {
 
     fn map(&self, name: &'static str) -> Result<&MapData, BpfError> {
         match self.ebpf.map(name) {
-            Some(Map::Array(data) | Map::HashMap(data)) => Ok(data),
+            Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => Ok(data),
             _ => Err(missing(name)),
         }
     }
@@ -178,11 +186,13 @@ impl Dataplane {
             MapOp::Delete(Key::Peer(key)) => self.write_peer(*key, Peer::NONE),
             MapOp::Delete(Key::Uplink(key)) => self.delete::<u32, Uplink>("UPLINKS", key),
             MapOp::Delete(Key::Turn(key)) => self.delete::<u32, u64>("TURNS", key),
-            MapOp::Put(Entry::Address(..) | Entry::Endpoint(..) | Entry::Frontend(..))
-            | MapOp::Delete(Key::Address(_) | Key::Endpoint(_) | Key::Frontend(_)) => match family_of(op) {
-                Some(IpAddr::V6(_)) => self.apply_of::<[u8; 16]>(op),
-                _ => self.apply_of::<[u8; 4]>(op),
-            },
+            MapOp::Put(Entry::Address(..) | Entry::Endpoint(..) | Entry::Frontend(..) | Entry::Allow(_))
+            | MapOp::Delete(Key::Address(_) | Key::Endpoint(_) | Key::Frontend(_) | Key::Allow(_)) => {
+                match family_of(op) {
+                    Some(IpAddr::V6(_)) => self.apply_of::<[u8; 16]>(op),
+                    _ => self.apply_of::<[u8; 4]>(op),
+                }
+            }
         }
     }
 
@@ -196,6 +206,11 @@ impl Dataplane {
             MapOp::Put(Entry::Frontend(key, value)) => {
                 self.put(A::FRONTENDS, &key.with(narrow::<A>), &value.with(narrow::<A>), ANY)
             }
+            MapOp::Put(Entry::Allow(prefix)) => {
+                self.lists_of_callers::<A>()?.insert(&trie_key(*prefix), 1, ANY).map_err(map_error("write", A::ALLOW))
+            }
+            MapOp::Delete(Key::Allow(prefix)) => gone(self.lists_of_callers::<A>()?.remove(&trie_key(*prefix)))
+                .map_err(map_error("delete from", A::ALLOW)),
             MapOp::Delete(Key::Address(key)) => self.delete::<A, Address>(A::ADDRESSES, &narrow(*key)),
             MapOp::Delete(Key::Endpoint(key)) => self.delete::<A, Endpoint<A>>(A::ENDPOINTS, &narrow(*key)),
             MapOp::Delete(Key::Frontend(key)) => {
@@ -231,12 +246,26 @@ impl Dataplane {
         self.hash_mut::<K, V>(map)?.insert(key, value, flags).map_err(map_error("write", map))
     }
 
-    /// Gone already is as good.
     fn delete<K: aya::Pod, V: aya::Pod>(&mut self, map: &'static str, key: &K) -> Result<(), BpfError> {
-        match self.hash_mut::<K, V>(map)?.remove(key) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            result => result.map_err(map_error("delete from", map)),
-        }
+        gone(self.hash_mut::<K, V>(map)?.remove(key)).map_err(map_error("delete from", map))
+    }
+
+    fn lists_of_callers<A: Family>(&mut self) -> Result<LpmTrie<&mut MapData, AllowKey<A>, u32>, BpfError> {
+        let map = self.ebpf.map_mut(A::ALLOW).ok_or_else(|| missing(A::ALLOW))?;
+        LpmTrie::try_from(map).map_err(map_error("open", A::ALLOW))
+    }
+}
+
+fn trie_key<A: Family>(prefix: AllowPrefix<IpAddr>) -> lpm_trie::Key<AllowKey<A>> {
+    let AllowPrefix { prefix_len, of } = prefix.with(narrow::<A>);
+    lpm_trie::Key::new(prefix_len, of)
+}
+
+/// Gone already is as good.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
     }
 }

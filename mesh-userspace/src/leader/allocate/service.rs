@@ -56,7 +56,7 @@ fn settle_ports(cluster: &mut Cluster, service: &mut Service) {
             service.ports.push(wanted);
             continue;
         }
-        let same = |port: &&PortSpec| PortSpec { published: 0, ..**port } == wanted && !taken.contains(&port.published);
+        let same = |port: &&PortSpec| port.is_for(&wanted) && !taken.contains(&port.published);
         let decided = match had.iter().find(same) {
             Some(port) => Ok(port.published),
             None => next_port(cluster, wanted.protocol, &taken),

@@ -57,11 +57,7 @@ pub fn deploy_stack(
     for service in services_of(&after, &stack.name) {
         let wanted = stack.services.iter().find(|spec| spec.name == service.spec.name);
         if let (Some(wanted), Some(service)) = (wanted, after.services.get_mut(&service.id)) {
-            service.ports.retain(|port| {
-                wanted.ports.iter().any(|spec| {
-                    spec == port || (spec.published == 0 && crate::model::PortSpec { published: 0, ..*port } == *spec)
-                })
-            });
+            service.ports.retain(|port| wanted.ports.iter().any(|spec| port.is_for(spec)));
         }
     }
     for spec in stack.services {

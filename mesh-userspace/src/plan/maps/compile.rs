@@ -8,9 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use mesh_common::family::{Family, V4};
+use mesh_common::hash;
 use mesh_common::schema::{
-    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, address_flag, algorithm, backend_state,
-    endpoint, endpoint_flag, frontend_flag, peer_flag,
+    Address, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, address_flag, algorithm,
+    backend_state, endpoint, endpoint_flag, frontend_flag, peer_flag,
 };
 use mesh_common::wire::mac;
 
@@ -232,18 +233,25 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
     }
     let Some(first) = service.vips.first() else { return };
     let Some(network) = cluster.networks.get(&first.network_id) else { return };
+    let mut lists = Lists::default();
     for port in published() {
         let protocol = match port.protocol {
             Protocol::Tcp => mesh_common::parse::protocol::TCP,
             Protocol::Udp => mesh_common::parse::protocol::UDP,
             Protocol::Sctp => mesh_common::parse::protocol::SCTP,
         };
+        let list = if port.allow.is_empty() { 0 } else { lists.number(&port.allow) };
+        image.allowed.extend(prefixes(first.pool, list, &port.allow));
         for unspecified in network.subnets.each().map(unspecified) {
             let vip = first.addrs.each().find(|addr| has_vip && addr.is_ipv4() == unspecified.is_ipv4());
             let vip = vip.unwrap_or(unspecified);
             let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
             if facts.ports_not_taken.contains(&(protocol, port.published)) {
                 entry.flags |= frontend_flag::NOT_TAKEN;
+            }
+            entry.allow = list;
+            if list != 0 && entry.algorithm == algorithm::MAGLEV {
+                entry.algorithm = algorithm::MAGLEV_OF_ALLOWED;
             }
             put_frontend(image, published_key(unspecified, port.published, protocol), entry);
         }
@@ -261,6 +269,36 @@ fn unspecified(subnet: IpNet) -> IpAddr {
 /// The subnet, and its gateway, of this address' family.
 fn of_family(addr: IpAddr, mut places: impl Iterator<Item = (IpNet, IpAddr)>) -> Option<(IpNet, IpAddr)> {
     places.find(|(_, gateway)| gateway.is_ipv4() == addr.is_ipv4())
+}
+
+/// Numbers of a service's lists of allowed callers.
+#[derive(Default)]
+struct Lists<'a>(BTreeMap<u32, &'a [IpNet]>);
+
+impl<'a> Lists<'a> {
+    /// Made of what the list says, so that every node and every round names it alike, and another list is another number; never 0. Two that
+    /// would share one are told apart.
+    fn number(&mut self, list: &'a [IpNet]) -> u32 {
+        let mut number = list.iter().fold(0, |number, net| {
+            let bytes = match net.addr() {
+                IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+                IpAddr::V6(addr) => addr.octets(),
+            };
+            bytes.chunks_exact(4).fold(hash::words(number, net.prefix_len().into(), 0, 0), |number, word| {
+                hash::words(number, u32::from_be_bytes(word.try_into().unwrap_or_default()), 0, 0)
+            })
+        });
+        while number == 0 || self.0.get(&number).is_some_and(|other| *other != list) {
+            number = number.wrapping_add(1);
+        }
+        self.0.insert(number, list);
+        number
+    }
+}
+
+/// The entries of a list.
+fn prefixes(pool: u32, list: u32, nets: &[IpNet]) -> impl Iterator<Item = AllowPrefix<IpAddr>> {
+    nets.iter().map(move |net| AllowPrefix::new(pool, list, net.network(), net.prefix_len().into()))
 }
 
 fn put_frontend(image: &mut Image, key: FrontendKey<IpAddr>, entry: Frontend<IpAddr>) {
@@ -286,5 +324,6 @@ fn frontend(service: &Service, pool: u32, vni: u32, vip: IpAddr, target_port: u1
         flags: 0,
         affinity_s: service.spec.affinity.map_or(0, |affinity| affinity.timeout_s),
         generation: 0,
+        allow: 0,
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
+use mesh_common::schema::{
+    Address, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink,
+};
 
 use super::Tables;
 
@@ -14,6 +16,8 @@ pub enum Entry {
     Address(IpAddr, Address),
     Endpoint(IpAddr, Endpoint<IpAddr>),
     Frontend(FrontendKey<IpAddr>, Frontend<IpAddr>),
+    /// A prefix of a list of allowed callers.
+    Allow(AllowPrefix<IpAddr>),
     Backend(u32, Backend),
     Peer(u32, Peer),
     Uplink(u32, Uplink),
@@ -29,6 +33,7 @@ pub enum Key {
     Address(IpAddr),
     Endpoint(IpAddr),
     Frontend(FrontendKey<IpAddr>),
+    Allow(AllowPrefix<IpAddr>),
     Backend(u32),
     Peer(u32),
     Uplink(u32),
@@ -59,12 +64,14 @@ pub fn diff(programmed: &Tables, wanted: &Tables) -> Vec<MapOp> {
     ops.extend(puts(&programmed.backends, &wanted.backends, Entry::Backend));
     ops.extend(puts(&programmed.rings, &wanted.rings, Entry::Ring));
     ops.extend(wanted.turns.difference(&programmed.turns).map(|pool| MapOp::Put(Entry::Turn(*pool))));
+    ops.extend(wanted.allowed.difference(&programmed.allowed).map(|prefix| MapOp::Put(Entry::Allow(*prefix))));
     ops.extend(puts(&programmed.frontends, &wanted.frontends, Entry::Frontend));
     if !leaves_cluster && programmed.config != wanted.config {
         ops.push(MapOp::Config(wanted.config));
     }
     // Out: the other way round.
     ops.extend(deletes(&programmed.frontends, &wanted.frontends, Key::Frontend));
+    ops.extend(programmed.allowed.difference(&wanted.allowed).map(|prefix| MapOp::Delete(Key::Allow(*prefix))));
     ops.extend(programmed.turns.difference(&wanted.turns).map(|pool| MapOp::Delete(Key::Turn(*pool))));
     ops.extend(deletes(&programmed.backends, &wanted.backends, Key::Backend));
     ops.extend(deletes(&programmed.endpoints, &wanted.endpoints, Key::Endpoint));
@@ -82,6 +89,7 @@ impl Tables {
             MapOp::Put(Entry::Address(key, value)) => drop(self.addresses.insert(key, value)),
             MapOp::Put(Entry::Endpoint(key, value)) => drop(self.endpoints.insert(key, value)),
             MapOp::Put(Entry::Frontend(key, value)) => drop(self.frontends.insert(key, value)),
+            MapOp::Put(Entry::Allow(prefix)) => drop(self.allowed.insert(prefix)),
             MapOp::Put(Entry::Backend(key, value)) => drop(self.backends.insert(key, value)),
             MapOp::Put(Entry::Peer(key, value)) => drop(self.peers.insert(key, value)),
             MapOp::Put(Entry::Uplink(key, value)) => drop(self.uplinks.insert(key, value)),
@@ -90,6 +98,7 @@ impl Tables {
             MapOp::Delete(Key::Address(key)) => drop(self.addresses.remove(&key)),
             MapOp::Delete(Key::Endpoint(key)) => drop(self.endpoints.remove(&key)),
             MapOp::Delete(Key::Frontend(key)) => drop(self.frontends.remove(&key)),
+            MapOp::Delete(Key::Allow(prefix)) => drop(self.allowed.remove(&prefix)),
             MapOp::Delete(Key::Backend(key)) => drop(self.backends.remove(&key)),
             MapOp::Delete(Key::Peer(key)) => drop(self.peers.remove(&key)),
             MapOp::Delete(Key::Uplink(key)) => drop(self.uplinks.remove(&key)),

@@ -21,7 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use mesh_common::schema::{Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink};
+use mesh_common::schema::{
+    Address, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink,
+};
 
 use crate::model::Id;
 
@@ -80,6 +82,8 @@ pub struct Image {
     pub endpoints: BTreeMap<IpAddr, Endpoint<IpAddr>>,
     /// With zero offsets and lengths: [`place`] fills them in.
     pub frontends: BTreeMap<FrontendKey<IpAddr>, Frontend<IpAddr>>,
+    /// Who may call frontends that have a list.
+    pub allowed: BTreeSet<AllowPrefix<IpAddr>>,
     pub backends: BTreeMap<u32, Backend>,
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
@@ -106,6 +110,8 @@ pub struct Tables {
     pub addresses: BTreeMap<IpAddr, Address>,
     pub endpoints: BTreeMap<IpAddr, Endpoint<IpAddr>>,
     pub frontends: BTreeMap<FrontendKey<IpAddr>, Frontend<IpAddr>>,
+    /// Who may call frontends that have a list.
+    pub allowed: BTreeSet<AllowPrefix<IpAddr>>,
     pub backends: BTreeMap<u32, Backend>,
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,

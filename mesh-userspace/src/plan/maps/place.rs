@@ -190,6 +190,7 @@ pub(super) fn tables(image: Image, placed: &Placed) -> Tables {
         endpoints: image.endpoints,
         turns: image.frontends.values().map(|frontend| frontend.pool).collect(),
         frontends: image.frontends,
+        allowed: image.allowed,
         backends: image.backends,
         peers: image.peers,
         uplinks: image.uplinks,

@@ -161,6 +161,7 @@ impl Programmed {
             config: tables.config,
             addresses: tables.addresses.clone(),
             endpoints: among(&tables.endpoints, &old.endpoints),
+            allowed: tables.allowed.intersection(&old.allowed).copied().collect(),
             backends: among(&tables.backends, &old.backends),
             peers: tables.peers.clone(),
             uplinks: tables.uplinks.clone(),

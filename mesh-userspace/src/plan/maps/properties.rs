@@ -9,8 +9,7 @@ use proptest::prelude::*;
 use super::{Facts, Placed, Programmed, Tables, compile, diff, place};
 use crate::model::{
     Addresses, Algorithm, Attachment, Availability, Cluster, EndpointMode, Id, Network, NetworkSpec, Node, Observed,
-    PortSpec, Protocol, PublishMode, Role, Runtime, Service, ServiceSpec, Settings, Task, TaskSpec, TaskState,
-    TaskStatus, Vip,
+    PortSpec, Protocol, Role, Runtime, Service, ServiceSpec, Settings, Task, TaskSpec, TaskState, TaskStatus, Vip,
 };
 
 const NODES: u32 = 3;
@@ -220,8 +219,10 @@ fn network() -> Network {
 }
 
 fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
-    let published =
-        PortSpec { protocol: Protocol::Tcp, target: 80, published: 8_000 + number as u16, mode: PublishMode::Ingress };
+    let allow = ["10.0.0.0/8", "192.0.2.7/32"].map(|net| net.parse().expect("a prefix"));
+    // Its list changes with its algorithm.
+    let allow = if maglev { allow.to_vec() } else { allow.into_iter().take(number as usize % 2).collect() };
+    let published = PortSpec { allow, ..PortSpec::new(Protocol::Tcp, 8_000 + number as u16, 80) };
     let spec = ServiceSpec {
         lb: if maglev { Algorithm::Maglev } else { Algorithm::RoundRobin },
         endpoint_mode: if vip { EndpointMode::Vip } else { EndpointMode::Dnsrr },

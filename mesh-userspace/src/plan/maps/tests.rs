@@ -34,6 +34,7 @@ fn image_of(lists: &BTreeMap<u32, Vec<u32>>) -> Image {
                 flags: 0,
                 affinity_s: 0,
                 generation: 0,
+                allow: 0,
             };
             (key, frontend)
         })

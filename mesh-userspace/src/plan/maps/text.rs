@@ -12,8 +12,8 @@ use std::fmt::{Display, Formatter, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mesh_common::schema::{
-    Address, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink, address_flag, algorithm,
-    backend_state, endpoint, endpoint_flag, frontend_flag, peer_flag,
+    Address, AllowKey, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink,
+    address_flag, algorithm, backend_state, endpoint, endpoint_flag, frontend_flag, peer_flag,
 };
 
 use super::{Entry, Key, MapOp, Tables};
@@ -22,6 +22,7 @@ use super::{Entry, Key, MapOp, Tables};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Frontend,
+    Allow,
     Turn,
     Ring,
     Backend,
@@ -34,8 +35,9 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of a listing.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Frontend,
+        Kind::Allow,
         Kind::Turn,
         Kind::Ring,
         Kind::Backend,
@@ -50,6 +52,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Frontend => "frontend",
+            Kind::Allow => "allow",
             Kind::Turn => "turn",
             Kind::Ring => "ring",
             Kind::Backend => "backend",
@@ -70,6 +73,7 @@ impl Tables {
         }
         match kind {
             Kind::Frontend => each(&self.frontends, Entry::Frontend),
+            Kind::Allow => self.allowed.iter().map(|prefix| Entry::Allow(*prefix).to_string()).collect(),
             Kind::Turn => self.turns.iter().map(|pool| Entry::Turn(*pool).to_string()).collect(),
             Kind::Ring => each(&self.rings, Entry::Ring),
             Kind::Backend => each(&self.backends, Entry::Backend),
@@ -99,6 +103,7 @@ impl Display for Key {
             Key::Address(addr) => write!(f, "address {addr}"),
             Key::Endpoint(addr) => write!(f, "endpoint {addr}"),
             Key::Frontend(key) => write!(f, "frontend {}", frontend_key(key)),
+            Key::Allow(prefix) => f.write_str(&allow(prefix)),
             Key::Backend(number) => write!(f, "backend {number}"),
             Key::Peer(node) => write!(f, "peer {node}"),
             Key::Uplink(ifindex) => write!(f, "uplink {ifindex}"),
@@ -113,6 +118,7 @@ impl Display for Entry {
             Entry::Address(addr, value) => f.write_str(&address(*addr, value)),
             Entry::Endpoint(addr, value) => f.write_str(&endpoint_line(*addr, value)),
             Entry::Frontend(key, value) => f.write_str(&frontend(key, value)),
+            Entry::Allow(prefix) => f.write_str(&allow(prefix)),
             Entry::Backend(number, value) => f.write_str(&backend(*number, value)),
             Entry::Peer(node, value) => f.write_str(&peer(*node, value)),
             Entry::Uplink(ifindex, value) => f.write_str(&uplink(*ifindex, value)),
@@ -166,6 +172,13 @@ fn endpoint_line(addr: IpAddr, value: &Endpoint<IpAddr>) -> String {
     }
     bits(&mut line, flags, &[(endpoint_flag::INTERNAL, "internal")]);
     line
+}
+
+/// `allow 1/2913 192.0.2.0/24`: pool and list of a frontend, and whom it lets in.
+fn allow(prefix: &AllowPrefix<IpAddr>) -> String {
+    let AllowPrefix { prefix_len, of: AllowKey { pool, list, addr } } = *prefix;
+    let bits = prefix_len.saturating_sub(AllowPrefix::<IpAddr>::BEFORE);
+    format!("allow {pool}/{list} {addr}/{bits}")
 }
 
 fn backend(number: u32, value: &Backend) -> String {
@@ -244,6 +257,7 @@ fn frontend(key: &FrontendKey<IpAddr>, value: &Frontend<IpAddr>) -> String {
         flags,
         affinity_s,
         generation,
+        allow,
     } = *value;
     let mut line = format!("frontend {}", frontend_key(key));
     field(&mut line, "to", target_port.into());
@@ -257,6 +271,7 @@ fn frontend(key: &FrontendKey<IpAddr>, value: &Frontend<IpAddr>) -> String {
         algorithm::MAGLEV => line.push_str(" maglev"),
         algorithm::RANDOM => line.push_str(" random"),
         algorithm::CLIENT => line.push_str(" client-ip"),
+        algorithm::MAGLEV_OF_ALLOWED => line.push_str(" maglev-of-allowed"),
         other => line.push_str(&format!(" algorithm-{other}")),
     }
     if turns_len == 0 && ring_len == 0 {
@@ -265,6 +280,7 @@ fn frontend(key: &FrontendKey<IpAddr>, value: &Frontend<IpAddr>) -> String {
         line.push_str(&format!(" turns {turns_at}+{turns_len} ring {ring_at}+{ring_len}"));
     }
     field(&mut line, "affinity_s", affinity_s);
+    field(&mut line, "allow", allow);
     field(&mut line, "generation", generation);
     bits(&mut line, flags, &[(frontend_flag::NOT_TAKEN, "not-taken")]);
     line
@@ -337,11 +353,12 @@ mod tests {
             flags: frontend_flag::NOT_TAKEN | 0x80,
             affinity_s: 60,
             generation: 3,
+            allow: 9,
         };
         assert_eq!(
             MapOp::Put(Entry::Frontend(key, value)).to_string(),
             "put frontend *:8000/tcp to 80 vip 10.0.16.2 pool 1 vni 4097 maglev turns 0+2 ring 2+251 affinity_s 60 \
-             generation 3 not-taken flags-0x80"
+             allow 9 generation 3 not-taken flags-0x80"
         );
         let vip = vip_key([10, 0, 16, 2].into());
         assert_eq!(MapOp::Delete(Key::Frontend(vip)).to_string(), "delete frontend 10.0.16.2");

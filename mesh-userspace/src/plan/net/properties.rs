@@ -210,7 +210,7 @@ pub(super) fn facts() -> (Cluster, Observed) {
 }
 
 fn service() -> Service {
-    let port = |protocol, published, mode| PortSpec { protocol, target: 80, published, mode };
+    let port = |protocol, published, mode| PortSpec { mode, ..PortSpec::new(protocol, published, 80) };
     let ports = vec![
         port(Protocol::Tcp, 8000, PublishMode::Ingress),
         port(Protocol::Udp, 5353, PublishMode::Ingress),

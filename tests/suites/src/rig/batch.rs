@@ -31,7 +31,11 @@ struct BatchAttr {
 /// The descriptor of a map of a kind that the benchmark fills.
 pub fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     let data: &MapData = match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::ProgramArray(data) => data,
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::ProgramArray(data) => data,
         _ => return None,
     };
     Some(data.fd().as_fd())

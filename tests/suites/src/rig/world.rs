@@ -1,5 +1,6 @@
 //! Sentences that fill the maps: who is there, and what serves what.
 
+use aya::maps::{LpmTrie, MapData, lpm_trie};
 use mesh_common::maglev;
 use mesh_common::schema::*;
 use mesh_common::wire::mac;
@@ -110,6 +111,9 @@ impl Rig {
         self.clear::<u32, Backend>("BACKENDS");
         self.clear::<u32, u64>("TURNS");
         self.clear::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4");
+        // A trie knows no batches that delete.
+        let lists: Vec<_> = self.lists().keys().collect::<Result<_, _>>().expect("the lists are read");
+        lists.iter().for_each(|prefix| self.lists().remove(prefix).expect("it was there"));
         self.clear::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4");
         (self.numbers, self.slots, self.links) = (0, 1, 0);
         self.furnish();
@@ -208,6 +212,7 @@ impl Rig {
             flags: 0,
             affinity_s: 0,
             generation: 1,
+            allow: 0,
         };
         let service = self.staffed(&Service { pool, frontend }, tasks);
         self.put("FRONTENDS4", FrontendKey::vip(vip), service.frontend);
@@ -240,6 +245,20 @@ impl Rig {
         self.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(port, protocol), frontend);
     }
 
+    /// A list of callers has this prefix.
+    pub fn allow(&mut self, prefix: AllowPrefix<[u8; 4]>) {
+        self.lists().insert(&trie_key(prefix), 1u32, 0).expect("the list takes it");
+    }
+
+    /// It has it no more.
+    pub fn disallow(&mut self, prefix: AllowPrefix<[u8; 4]>) {
+        self.lists().remove(&trie_key(prefix)).expect("the list had it");
+    }
+
+    fn lists(&mut self) -> LpmTrie<&mut MapData, AllowKey<[u8; 4]>, u32> {
+        LpmTrie::try_from(self.ebpf.map_mut("ALLOW4").expect("the object has this map")).expect("its key and value fit")
+    }
+
     /// A next hop towards this node stands on the uplink: tunnel packets can be sent without mesh0.
     pub fn next_hop(&mut self, node: u32, addr: [u8; 4], mtu: u16) {
         let (ifindex, link_mac) = (self.devices().uplink, UPLINK_MAC);
@@ -260,6 +279,10 @@ impl Rig {
         let flags = peer_flag::UNREACHABLE;
         self.set("PEERS", node, self.way.peer(mapped(addr), flags, self.devices().uplink));
     }
+}
+
+fn trie_key(prefix: AllowPrefix<[u8; 4]>) -> lpm_trie::Key<AllowKey<[u8; 4]>> {
+    lpm_trie::Key::new(prefix.prefix_len, prefix.of)
 }
 
 fn backend(task: &Task, pool: u32) -> Backend {

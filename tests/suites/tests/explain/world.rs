@@ -118,12 +118,19 @@ impl World {
             self.clients(random, service.pool);
         }
         self.rig.put("FRONTENDS4", FrontendKey::vip(vip), service.frontend);
+        // Callers of list 7: tasks of one network, some of the world, or nobody.
+        for (addr, bits) in [([10, 0, third, 0], 20), ([198, 51, 100, 0], 31), (HERE, 32)] {
+            if random.one_in(2) {
+                self.rig.allow(AllowPrefix::new(service.pool, 7, addr, bits));
+            }
+        }
         self.rig.put("TURNS", service.pool, random.next() >> random.below(64));
         for port in PORTS {
             if random.one_in(2) {
                 let flags = if random.one_in(6) { frontend_flag::NOT_TAKEN } else { 0 };
                 service.frontend.flags = flags;
                 let target = random.of(&[0, port, 9_000]);
+                service.frontend.allow = random.of(&[0, 0, 7]);
                 self.rig.publish(&service, random.of(&[6, 17, 132]), port, target);
             }
         }

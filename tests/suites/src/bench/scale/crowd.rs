@@ -198,6 +198,7 @@ fn world() -> Vec<MapOp> {
         flags: 0,
         affinity_s: 0,
         generation: 1,
+        allow: 0,
     };
     let put = [
         Entry::Endpoint(CALLER.into(), task(CALLER_NUMBER)),
