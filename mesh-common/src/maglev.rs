@@ -29,6 +29,23 @@ pub fn length_for(backends: usize, slots_each: usize) -> u32 {
 /// # Panics
 /// If `next` is shorter than `backends`.
 pub fn fill(ring: &mut [RingSlot], backends: &[RingSlot], next: &mut [u32]) {
+    fill_weighted(ring, backends, &[], next, &mut []);
+}
+
+/// As [`fill`], where a backend with the greatest of the `weights` takes a slot every round, and one with half of it every other round. Without weights
+/// and `credit`, which is scratch of their length, all are equal.
+///
+/// # Panics
+/// If `next` is shorter than `backends`.
+pub fn fill_weighted(
+    ring: &mut [RingSlot],
+    backends: &[RingSlot],
+    weights: &[u32],
+    next: &mut [u32],
+    credit: &mut [u32],
+) {
+    let most = weights.iter().copied().max().unwrap_or(0);
+    credit.fill(0);
     ring.fill(RingSlot::default());
     let len = ring.len() as u32;
     if backends.is_empty() || len < 2 {
@@ -41,6 +58,13 @@ pub fn fill(ring: &mut [RingSlot], backends: &[RingSlot], next: &mut [u32]) {
     let mut filled = 0;
     loop {
         for (i, &backend) in backends.iter().enumerate() {
+            if let (Some(credit), Some(weight)) = (credit.get_mut(i), weights.get(i)) {
+                *credit += weight;
+                if *credit < most {
+                    continue;
+                }
+                *credit -= most;
+            }
             let offset = hash::words(backend.backend, 0x6d65_7368, 0, 0) % len;
             let skip = hash::words(backend.backend, 0x7269_6e67, 0, 0) % (len - 1) + 1;
             loop {

@@ -42,11 +42,12 @@ pub mod endpoint_flag {
     pub const INTERNAL: u8 = 0x01;
 }
 
-/// Key of `FRONTENDS4`, `FRONTENDS6`: a VIP with port 0 and protocol 0 (every port), or address 0 with a published port.
+/// Key of `FRONTENDS4`, `FRONTENDS6`: a VIP with port 0 and protocol 0 (every port), or a published port with address 0 (every node's every address)
+/// or the one address that it is published at.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey<A> {
-    /// VIP, or 0 for a published port.
+    /// VIP, or 0 for a published port, or the address that it is published at.
     pub addr: A,
     /// Published port, or 0 for a VIP.
     pub port: u16,
@@ -87,6 +88,14 @@ impl<A: Default> FrontendKey<A> {
     }
 }
 
+impl<A> FrontendKey<A> {
+    /// The service behind a published port of one address.
+    #[inline(always)]
+    pub const fn published_at(addr: A, port: u16, protocol: u8) -> Self {
+        FrontendKey::new(addr, port, protocol)
+    }
+}
+
 /// A service as seen at one frontend; written by plan, swapped whole. A service's frontends of both families name one pool and the same lists, so
 /// that turns stay strict.
 #[repr(C)]
@@ -98,7 +107,7 @@ pub struct Frontend<A> {
     pub vni: u32,
     /// First slot of the list of ready backends in `RINGS`.
     pub turns_at: u32,
-    /// Length of that list: the number of ready backends.
+    /// Length of that list: the number of ready backends, or of their turns where they have weights; each stands in it once before any does twice.
     pub turns_len: u32,
     /// First slot of the Maglev ring in `RINGS`; the list itself where a ring of many backends would be long and seldom asked.
     pub ring_at: u32,
@@ -120,11 +129,34 @@ pub struct Frontend<A> {
     pub allow: u32,
 }
 
+impl<A> Frontend<A> {
+    /// Nobody's: all zero but for the address.
+    pub const fn none(vip: A) -> Self {
+        Frontend {
+            pool: 0,
+            vni: 0,
+            turns_at: 0,
+            turns_len: 0,
+            ring_at: 0,
+            ring_len: 0,
+            vip,
+            target_port: 0,
+            algorithm: algorithm::ROUND_ROBIN,
+            flags: 0,
+            affinity_s: 0,
+            generation: 0,
+            allow: 0,
+        }
+    }
+}
+
 /// Bits of `Frontend::flags`.
 pub mod frontend_flag {
     /// The host itself uses this published port: calls to this node's own addresses are the host's. The entry stands all the same:
     /// calls that entered elsewhere are for this node's tasks.
     pub const NOT_TAKEN: u8 = 0x01;
+    /// The port is published at single addresses: no service's entry, but one that says to ask by the address. Address 0 alone has it.
+    pub const BY_ADDRESS: u8 = 0x02;
 }
 
 /// Values of `Frontend::algorithm`.

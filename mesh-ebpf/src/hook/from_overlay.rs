@@ -199,7 +199,7 @@ fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool
         return if is_named { Ok(0) } else { Err(Stop::drop(DropReason::NotPublished)) };
     }
     // Any address of the ingress node will do: only that node knows all of its own.
-    match balance::published::<F>(packet.dport, packet.protocol) {
+    match balance::published::<F>(&packet.dst, packet.dport, packet.protocol) {
         Some(frontend) if frontend.pool == backend.pool => Ok(frontend.target_port),
         _ => Err(Stop::drop(DropReason::NotPublished)),
     }
@@ -214,7 +214,7 @@ fn reply_to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Resu
 /// A reply for this node's own host or one of its tasks.
 #[inline(always)]
 fn reply_to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Packet<F>) -> Result<i32, Stop> {
-    let is_frontend = (balance::published::<F>(packet.sport, packet.protocol).is_some()
+    let is_frontend = (balance::published::<F>(&packet.src, packet.sport, packet.protocol).is_some()
         && F::address(&packet.src).is_some())
         || balance::vip::<F>(packet.src).is_some()
         || F::endpoint(&packet.src).is_some();

@@ -138,7 +138,7 @@ fn decide<F: Tables>(
         }
         // For a task of internal networks a node's address is outside, whatever is published there.
         if packet.form == Form::Ports && source.flags & endpoint_flag::INTERNAL == 0 {
-            let published = balance::published::<F>(packet.dport, packet.protocol);
+            let published = balance::published::<F>(&packet.dst, packet.dport, packet.protocol);
             let is_own = address.flags & address_flag::OWN != 0;
             if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
                 let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };

@@ -120,7 +120,9 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
             if packet.form != Form::Ports {
                 return Err(Stop::PASS);
             }
-            let Some(frontend) = balance::published::<F>(packet.dport, packet.protocol) else { return Err(Stop::PASS) };
+            let Some(frontend) = balance::published::<F>(&packet.dst, packet.dport, packet.protocol) else {
+                return Err(Stop::PASS);
+            };
             if frontend.flags & frontend_flag::NOT_TAKEN != 0 {
                 return Err(Stop::PASS);
             }

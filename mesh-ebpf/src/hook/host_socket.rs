@@ -58,21 +58,19 @@ fn decide(ctx: &SockAddrContext, name: Name) -> Answer {
         // SAFETY: no arguments.
         return if unsafe { raw::bpf_get_current_uid_gid() } as u32 == 0 { Answer::Leave } else { Answer::Deny };
     }
-    let is_own = V4::is_loopback(name.addr) || name.addr == Addr4::default() /* this host, connect(2) on Linux */ || matches!(address, Some(address) if address.flags & address_flag::OWN != 0);
+    // As the kernel has it: "this host" is 127.0.0.1, and who calls an address of the host itself calls from that address.
+    let addr = if name.addr == Addr4::default() { Addr4::from([127, 0, 0, 1]) } else { name.addr };
+    let is_own = V4::is_loopback(addr) || matches!(address, Some(address) if address.flags & address_flag::OWN != 0);
     if !is_own {
         return Answer::Leave;
     }
-    let Some(frontend) = balance::published::<V4>(name.port, number) else { return Answer::Leave };
+    let Some(frontend) = balance::published::<V4>(&addr, name.port, number) else { return Answer::Leave };
     if frontend.vip == Addr4::default() || frontend.flags & frontend_flag::NOT_TAKEN != 0 {
         return Answer::Leave;
     }
-    if frontend.allow != 0 {
-        // As the kernel has it: who calls an address of the host itself calls from that address, and "this host" is 127.0.0.1.
-        let caller = if name.addr == Addr4::default() { Addr4::from([127, 0, 0, 1]) } else { name.addr };
-        if allow::admits::<V4>(frontend, &caller) == 0 {
-            count::drop(Hook::FromHost, DropReason::NotAllowed as u32);
-            return Answer::Deny;
-        }
+    if frontend.allow != 0 && allow::admits::<V4>(frontend, &addr) == 0 {
+        count::drop(Hook::FromHost, DropReason::NotAllowed as u32);
+        return Answer::Deny;
     }
     let target = Name { addr: frontend.vip, port: frontend.target_port };
     let origin = SocketOrigin { addr: V4::to_16(name.addr), port: name.port, pad: [0; 6] };

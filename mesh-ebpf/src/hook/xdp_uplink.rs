@@ -70,7 +70,7 @@ fn call(xdp: &Xdp, config: &Config, packet: &Packet<V4>, len: u32) -> Option<u32
     if packet.dst.word() != config.tunnel_addr4_word() && !is_links_own(xdp, packet) {
         return None;
     }
-    let frontend = balance::published::<V4>(packet.dport, packet.protocol)?;
+    let frontend = balance::published::<V4>(&packet.dst, packet.dport, packet.protocol)?;
     if frontend.flags & frontend_flag::NOT_TAKEN != 0 {
         return None;
     }

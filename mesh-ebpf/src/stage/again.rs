@@ -5,7 +5,9 @@
 //! turned back again, so nothing goes round for ever. Must not: take back what no call of this node's stands for.
 
 use mesh_common::parse::{self, Ethernet, Form, Packet, protocol};
-use mesh_common::schema::{Address, Config, Endpoint, Flow, Peer, deliver as way, endpoint, flow_flag, rewrite};
+use mesh_common::schema::{
+    Address, Config, Endpoint, Flow, Frontend, Peer, deliver as way, endpoint, flow_flag, rewrite,
+};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
@@ -81,14 +83,8 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         if chosen.backend != gone || chosen.deliver != way::TUNNEL || chosen.node as u32 != peer.node {
             return Err(Stop::drop(DropReason::ForgedReply));
         }
-        let (frontend, target_port) = match balance::published::<F>(packet.dport, packet.protocol) {
-            Some(frontend) if F::address(&packet.dst).is_some() => (frontend, frontend.target_port),
-            _ => match balance::vip::<F>(packet.dst) {
-                Some(frontend) => (frontend, 0),
-                // The call meant this very task.
-                None => return Err(Stop::drop(DropReason::EndpointGone)),
-            },
-        };
+        // None: the call meant this very task.
+        let Some(frontend) = called::<F>(packet) else { return Err(Stop::drop(DropReason::EndpointGone)) };
         let mut back = WayBack { deliver: way::UPLINK, ifindex: chosen.ifindex, node: 0, vni: 0, mac: eth.src };
         if let Entry::Host = entry {
             back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
@@ -102,7 +98,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
             back = WayBack { deliver: way::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac };
         }
         F::remove_flow(&packet.tuple);
-        let call = Call { entry, from, target_port, node: config.node, back, gateway, gone };
+        let call = Call { entry, from, target_port: frontend.target_port, node: config.node, back, gateway, gone };
         let code = enter(packet, frontend, &call);
         if code != 0 {
             return Ok(code);
@@ -116,6 +112,15 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
     let to = peer_of(flow)?;
     nat::apply_apart(tc, nat::Source::Wire, packet, flow, &gateway)?;
     Ok(send::<F>(tc, config, flow, to, client))
+}
+
+/// The frontend that a call named: a published port of a node, or a VIP, which keeps the port. A real call: its keys are not on the stack meanwhile.
+#[inline(never)]
+fn called<F: Tables>(packet: &Packet<F>) -> Option<&'static Frontend<F::Addr>> {
+    match balance::published::<F>(&packet.dst, packet.dport, packet.protocol) {
+        Some(frontend) if F::address(&packet.dst).is_some() => Some(frontend),
+        _ => balance::vip::<F>(packet.dst),
+    }
 }
 
 /// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply_apart`.

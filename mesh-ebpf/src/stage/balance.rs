@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use mesh_common::hash;
 use mesh_common::parse::Packet;
-use mesh_common::schema::{Backend, Frontend, FrontendKey, RingSlot, algorithm};
+use mesh_common::schema::{Backend, Frontend, FrontendKey, RingSlot, algorithm, frontend_flag};
 use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
@@ -18,13 +18,20 @@ pub fn vip<F: Tables>(addr: F::Addr) -> Option<&'static Frontend<F::Addr>> {
     F::frontend(&FrontendKey::vip(addr))
 }
 
-/// The service behind a published port of any node.
+/// The service behind a published port of a node's address: one of every address, else one of this address alone.
 #[inline(always)]
-pub fn published<F: Tables>(port: u16, protocol: u8) -> Option<&'static Frontend<F::Addr>> {
+pub fn published<F: Tables>(addr: &F::Addr, port: u16, protocol: u8) -> Option<&'static Frontend<F::Addr>> {
     if port == 0 {
         return None;
     }
-    F::frontend(&FrontendKey::published(port, protocol))
+    let frontend = F::frontend(&FrontendKey::published(port, protocol))?;
+    if frontend.flags & frontend_flag::BY_ADDRESS == 0 { Some(frontend) } else { at_address::<F>(addr, port, protocol) }
+}
+
+/// A real call, for few ports are published so.
+#[inline(never)]
+fn at_address<F: Tables>(addr: &F::Addr, port: u16, protocol: u8) -> Option<&'static Frontend<F::Addr>> {
+    F::frontend(&FrontendKey::published_at(*addr, port, protocol))
 }
 
 /// The backend with this endpoint number.

@@ -27,7 +27,7 @@ pub fn leaves_by<F: Tables>(packet: &Packet<F>) -> Result<u32, Stop> {
             return Ok(flow.ifindex);
         }
     }
-    if balance::published::<F>(packet.sport, packet.protocol).is_none() {
+    if balance::published::<F>(&packet.src, packet.sport, packet.protocol).is_none() {
         return Err(Stop::drop(DropReason::ForgedReply));
     }
     Ok(own.ifindex)

@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn what_was_taken_away_is_said_in_words() {
-        let port = crate::plan::net::HeldPort { transport: crate::plan::net::Transport::Tcp, port: 9002 };
+        let port =
+            crate::plan::net::HeldPort { transport: crate::plan::net::Transport::Tcp, port: 9002, address: None };
         let done =
             [NetOp::ReleasePort(port), NetOp::HoldPort(port), NetOp::RestoreSysctl("net.ipv4.ip_forward".into())];
         let said: Vec<String> = done.iter().filter_map(taken).collect();

@@ -191,6 +191,7 @@ fn spec(spec: &ServiceSpec) -> Value {
         "Mesh": {
             "LB": spec.lb,
             "Affinity": spec.affinity.map(|affinity| json!({ "ClientIP": affinity.timeout_s })),
+            "WeightBy": spec.weight_by.as_ref().map(|key| format!("node.labels.{key}")),
         },
     })
 }
@@ -336,6 +337,9 @@ fn ports(ports: &[PortSpec]) -> Value {
             "PublishedPort": port.published,
             "PublishMode": mode_name(port.mode),
         });
+        if let Some(addr) = port.address {
+            value["Address"] = json!(addr);
+        }
         if !port.allow.is_empty() {
             value["Allow"] = json!(port.allow);
         }

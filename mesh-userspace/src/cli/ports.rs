@@ -1,5 +1,7 @@
 //! The PORTS column and the names of protocols and publish modes.
 
+use std::net::IpAddr;
+
 use crate::model::{PortSpec, Protocol, PublishMode};
 
 pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
@@ -17,15 +19,15 @@ pub(super) fn mode_name(mode: PublishMode) -> &'static str {
     }
 }
 
-/// `*:8000->8000/tcp`, neighbours joined to ranges, as Docker has it.
+/// `*:8000->8000/tcp`, or with the address in place of `*`, neighbours joined to ranges, as Docker has it.
 pub(super) fn column(ports: &[PortSpec]) -> String {
     let mut sorted = ports.to_vec();
-    sorted.sort_by_key(|port| (port.protocol, port.published, port.target));
+    sorted.sort_by_key(|port| (port.protocol, port.address, port.published, port.target));
     let mut runs: Vec<(PortSpec, u16)> = Vec::new();
     for port in sorted {
         match runs.last_mut() {
             Some((first, more))
-                if first.protocol == port.protocol
+                if (first.protocol, first.address) == (port.protocol, port.address)
                     && first.published > 0
                     && port.published == first.published + *more + 1
                     && port.target == first.target + *more + 1 =>
@@ -41,7 +43,12 @@ pub(super) fn column(ports: &[PortSpec]) -> String {
     };
     let words = runs.iter().map(|(first, more)| {
         let published = if first.published == 0 { "?".into() } else { range(first.published, *more) };
-        format!("*:{published}->{}/{}", range(first.target, *more), protocol_name(first.protocol))
+        let at = match first.address {
+            Some(IpAddr::V6(addr)) => format!("[{addr}]"),
+            Some(addr) => addr.to_string(),
+            None => "*".to_string(),
+        };
+        format!("{at}:{published}->{}/{}", range(first.target, *more), protocol_name(first.protocol))
     });
     words.collect::<Vec<_>>().join(", ")
 }
@@ -57,5 +64,7 @@ mod tests {
         assert_eq!(told("8000:8000"), "*:8000->8000/tcp");
         assert_eq!(told("9000-9009:9000-9009/udp"), "*:9000-9009->9000-9009/udp");
         assert_eq!(told("80"), "*:?->80/tcp");
+        assert_eq!(told("192.0.2.1:80-81:80-81"), "192.0.2.1:80-81->80-81/tcp");
+        assert_eq!(told("[2001:db8::1]:80:80"), "[2001:db8::1]:80->80/tcp");
     }
 }

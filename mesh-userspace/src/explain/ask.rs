@@ -7,6 +7,7 @@ use mesh_common::wire::mac;
 
 use super::tables::Tables;
 use super::trace::{Names, Step, ip, socket};
+use super::walk::published;
 use super::{Entrance, Frame, Question};
 
 /// A caller's source port where none was said: the first of IANA's dynamic ones (RFC 6335).
@@ -106,12 +107,10 @@ fn pointed<F: Family>(
     names: &Names,
     before: &mut Vec<Step>,
 ) -> Result<(F::Addr, u16), String> {
-    let port = super::trace::protocol(asked.protocol);
-    let key = FrontendKey::published(asked.dport, asked.protocol);
-    let frontend = tables.frontend(key).filter(|_| asked.dport != 0);
+    let (frontend, at) = published(tables, asked.dst, asked.dport, asked.protocol);
+    let frontend = frontend.filter(|_| asked.dport != 0);
     let mut note = |found: String| {
-        let asked = format!("FRONTENDS[port {} {port}]", asked.dport);
-        before.push(Step { hook: "host_connect".into(), asked, found });
+        before.push(Step { hook: "host_connect".into(), asked: format!("FRONTENDS[{at}]"), found });
     };
     match frontend {
         Some(it) if it.flags & frontend_flag::NOT_TAKEN != 0 => Err(format!(
@@ -135,8 +134,7 @@ fn pointed<F: Family>(
             Ok((it.vip, it.target_port))
         }
         None => Err(format!(
-            "{}/{port} is not published: this host's own calls to itself are its stack's; 'mesh service ls' lists published ports",
-            asked.dport
+            "{at} is not published: this host's own calls to itself are its stack's; 'mesh service ls' lists published ports"
         )),
     }
 }

@@ -108,7 +108,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             let is_named = !from_wire && packet.dst == backend_addr::<F>(backend);
             return if is_named { Ok(0) } else { Err(NO) };
         }
-        match self.published(packet.dport, packet.protocol) {
+        match self.published(packet.dst, packet.dport, packet.protocol) {
             Some(frontend) if frontend.pool == backend.pool => Ok(frontend.target_port),
             _ => Err(NO),
         }
@@ -125,7 +125,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         };
         let ifindex = match self.tables.flow(packet.tuple.turned()).filter(is_call) {
             Some(call) => call.ifindex,
-            None if self.published(packet.sport, packet.protocol).is_none() => {
+            None if self.published(packet.src, packet.sport, packet.protocol).is_none() => {
                 return End::Drop(DropReason::ForgedReply);
             }
             None => own.ifindex,
@@ -139,7 +139,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
     /// A reply for this node's own host or one of its tasks.
     fn reply_to_node(&mut self, frame: Frame) -> End {
         let packet = self.packet();
-        let is_frontend = (self.published(packet.sport, packet.protocol).is_some()
+        let is_frontend = (self.published(packet.src, packet.sport, packet.protocol).is_some()
             && self.address(packet.src).is_some())
             || self.vip(packet.src).is_some()
             || self.endpoint(packet.src).is_some();

@@ -69,7 +69,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             }
             let is_own = address.flags & address_flag::OWN != 0;
             if packet.form == Form::Ports && source.flags & endpoint_flag::INTERNAL == 0 {
-                let published = self.published(packet.dport, packet.protocol);
+                let published = self.published(packet.dst, packet.dport, packet.protocol);
                 if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
                     let back =
                         WayBack { deliver: deliver::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };

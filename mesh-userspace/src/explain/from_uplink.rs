@@ -35,7 +35,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if packet.form != Form::Ports {
             return Err(End::Pass);
         }
-        let Some(frontend) = self.published(packet.dport, packet.protocol) else { return Err(End::Pass) };
+        let Some(frontend) = self.published(packet.dst, packet.dport, packet.protocol) else { return Err(End::Pass) };
         if frontend.flags & frontend_flag::NOT_TAKEN != 0 {
             return Err(End::Pass);
         }

@@ -99,12 +99,12 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
         found
     }
 
-    /// The service behind a published port.
-    pub fn published(&mut self, port: u16, protocol: u8) -> Option<Frontend<F::Addr>> {
+    /// The service behind a published port of a node's address.
+    pub fn published(&mut self, addr: F::Addr, port: u16, protocol: u8) -> Option<Frontend<F::Addr>> {
         if port == 0 {
             return None;
         }
-        let found = self.tables.frontend(FrontendKey::published(port, protocol));
+        let (found, at) = published(self.tables, addr, port, protocol);
         let word = match &found {
             None => "not published".to_string(),
             Some(it) => {
@@ -113,12 +113,19 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
                 format!("{}, target port {}{taken}", self.frontend(it), it.target_port)
             }
         };
-        self.trace.note(format!("FRONTENDS[port {port} {}]", super::trace::protocol(protocol)), word);
+        self.trace.note(format!("FRONTENDS[{at}]"), word);
         found
     }
 
+    /// How many tasks a list names: with weights they stand there more than once, but first each once, ascending.
+    fn ready(&self, it: &Frontend<F::Addr>) -> usize {
+        let named = (0..it.turns_len).map_while(|at| self.tables.slot(it.turns_at + at)).map(|slot| slot.backend);
+        let mut last = 0;
+        named.take_while(|backend| std::mem::replace(&mut last, *backend) < *backend).count()
+    }
+
     fn frontend(&self, it: &Frontend<F::Addr>) -> String {
-        let ready = match it.turns_len {
+        let ready = match self.ready(it) {
             1 => "1 ready task".to_string(),
             many => format!("{many} ready tasks"),
         };
@@ -219,4 +226,20 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
             link => self.names.link(link),
         }
     }
+}
+
+/// The service behind a published port of a node's address: `balance::published` of the programs; and what was asked in the end.
+pub fn published<F: Family>(
+    tables: &impl Tables<F>,
+    addr: F::Addr,
+    port: u16,
+    protocol: u8,
+) -> (Option<Frontend<F::Addr>>, String) {
+    let word = super::trace::protocol(protocol);
+    let found = tables.frontend(FrontendKey::published(port, protocol));
+    if found.is_none_or(|it| it.flags & frontend_flag::BY_ADDRESS == 0) {
+        return (found, format!("port {port} {word}"));
+    }
+    let at = super::trace::socket::<F>(addr, port);
+    (tables.frontend(FrontendKey::published_at(addr, port, protocol)), format!("{at} {word}"))
 }

@@ -148,7 +148,7 @@ pub(super) const ENV_FILE: Keys = Keys { read: &["path", "required"], warn: &["f
 
 pub(super) const ULIMIT: Keys = Keys { read: &["soft", "hard"], ..NONE };
 
-pub(super) const X_MESH: Keys = Keys { read: &["runtime", "lb", "affinity", "allow"], ..NONE };
+pub(super) const X_MESH: Keys = Keys { read: &["runtime", "lb", "affinity", "allow", "weight-by"], ..NONE };
 
 pub(super) const PORT: Keys = Keys {
     read: &["target", "published", "protocol", "mode", "host_ip", "x-mesh"],

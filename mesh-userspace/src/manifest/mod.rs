@@ -39,7 +39,7 @@ use crate::model::{NetworkAttachment, NetworkSpec, ServiceSpec, Stack};
 pub use around::Around;
 pub use environment::parse_env_file;
 pub use errors::{Errors, Place, Problem};
-pub use notation::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus, split_words};
+pub use notation::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus, parse_weight_by, split_words};
 pub use ports::{parse_protocol, parse_publish};
 
 use reader::Reader;

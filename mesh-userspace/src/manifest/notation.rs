@@ -69,6 +69,15 @@ pub fn parse_affinity(text: &str) -> Result<Option<u32>, String> {
     }
 }
 
+/// The label's key in `node.labels.KEY`, or `none` for none.
+pub fn parse_weight_by(text: &str) -> Result<Option<String>, String> {
+    match text.strip_prefix("node.labels.") {
+        None if text == "none" => Ok(None),
+        Some(key) if !key.is_empty() => Ok(Some(key.to_string())),
+        _ => Err(format!("'{text}' is not allowed here: node.labels.KEY, none")),
+    }
+}
+
 /// A command line cut into words as a POSIX shell does: quotes and backslashes, no expansion.
 pub fn split_words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();

@@ -10,7 +10,7 @@ use crate::model::{PortSpec, Protocol, PublishMode};
 /// Most ports of one service: each node holds a socket for each.
 pub(super) const MAX_PORTS: usize = 4_096;
 
-/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, or `published=,target=,protocol=,mode=,allow=CIDR[;CIDR…]`.
+/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, `192.0.2.1:80:80`, or `published=,target=,protocol=,mode=,address=,allow=CIDR[;CIDR…]`.
 pub fn parse_publish(text: &str) -> Result<Vec<PortSpec>, String> {
     if text.contains('=') { parse_long(text) } else { parse_short(text) }
 }
@@ -20,33 +20,54 @@ fn parse_short(text: &str) -> Result<Vec<PortSpec>, String> {
         Some((ports, protocol)) => (ports, parse_protocol(protocol)?),
         None => (text, Protocol::Tcp),
     };
-    let parts: Vec<&str> = ports.split(':').collect();
-    let (published, target) = match parts.as_slice() {
-        [target] => (None, parse_range(target)?),
-        [published, target] => (Some(parse_range(published)?), parse_range(target)?),
-        [host, published, target] if parse_host(host).is_ok() => (
-            Some(published).filter(|port| !port.is_empty()).map(|port| parse_range(port)).transpose()?,
-            parse_range(target)?,
-        ),
-        _ => return Err(format!("'{text}' names a host address, {HOST_ADDRESS}: write PUBLISHED:TARGET")),
+    let split = split_address(ports);
+    let address = split.map(|(address, _)| parse_address(address)).transpose()?.flatten();
+    let ports = split.map_or(ports, |(_, ports)| ports);
+    let (published, target) = match ports.split_once(':') {
+        None => (None, parse_range(ports)?),
+        Some(("", target)) if split.is_some() => (None, parse_range(target)?),
+        Some((published, target)) => (Some(parse_range(published)?), parse_range(target)?),
     };
-    spread(text, published, target, protocol, PublishMode::Ingress)
+    let ports = spread(text, published, target, protocol, PublishMode::Ingress)?;
+    Ok(ports.into_iter().map(|port| PortSpec { address, ..port }).collect())
 }
 
-/// Left out, a port that was meant for the machine itself would be open to everybody.
-const HOST_ADDRESS: &str = "which services can't have (they answer on every node)";
+/// `192.0.2.1:80:80` and `[2001:db8::1]:80:80`: what stands before the ports, without brackets.
+fn split_address(ports: &str) -> Option<(&str, &str)> {
+    match ports.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None if ports.matches(':').count() < 2 => None,
+        // An IPv6 address without its brackets, or ports too many, are told of as an address.
+        None => {
+            let (rest, _) = ports.rsplit_once(':')?;
+            let (address, _) = rest.rsplit_once(':')?;
+            Some((address, &ports[address.len() + 1..]))
+        }
+    }
+}
 
-/// All addresses of a node are what there is.
-pub(super) fn parse_host(address: &str) -> Result<(), String> {
-    match address {
-        "" | "0.0.0.0" => Ok(()),
-        address => Err(format!("'{address}' is a host address, {HOST_ADDRESS}: take it out")),
+/// The address that a port is published at; None: all of every node.
+pub(super) fn parse_address(text: &str) -> Result<Option<IpAddr>, String> {
+    let instead = "write one that a node has, or 127.0.0.1 for processes of the nodes themselves, or leave it out";
+    if ["", "0.0.0.0"].contains(&text) {
+        return Ok(None);
+    }
+    let told = |what: &str| Err(format!("'{text}' is {what}: {instead}"));
+    match text.trim_matches(['[', ']']).parse() {
+        Err(_) => told("not an address that a port can be published at"),
+        Ok(IpAddr::V6(addr)) if addr.to_ipv4_mapped().is_some() => told("an IPv4 address written as IPv6"),
+        Ok(addr) if addr.is_multicast() => told("a multicast address"),
+        Ok(addr) if addr.is_unspecified() => told("no address of its own"),
+        Ok(IpAddr::V6(addr)) if addr.is_loopback() => told("an address that no service is called by yet"),
+        Ok(IpAddr::V4(addr)) if addr.is_broadcast() => told("a broadcast address"),
+        Ok(addr) => Ok(Some(addr)),
     }
 }
 
 fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
     let (mut published, mut target) = (None, None);
-    let (mut protocol, mut mode, mut allow) = (Protocol::Tcp, PublishMode::Ingress, Vec::new());
+    let (mut protocol, mut mode) = (Protocol::Tcp, PublishMode::Ingress);
+    let (mut address, mut allow) = (None, Vec::new());
     for field in text.split(',') {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
         match key.trim() {
@@ -60,13 +81,18 @@ fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
                     _ => return Err(format!("mode '{value}' in '{text}': allowed are ingress, host")),
                 }
             }
+            "address" => address = parse_address(value)?,
             "allow" => allow = parse_allow(value.split(';'))?,
-            _ => return Err(format!("'{key}' in '{text}': allowed are published, target, protocol, mode, allow")),
+            _ => {
+                return Err(format!(
+                    "'{key}' in '{text}': allowed are published, target, protocol, mode, address, allow"
+                ));
+            }
         }
     }
     let target = target.ok_or_else(|| format!("'{text}' lacks target=PORT"))?;
     let ports = spread(text, published, target, protocol, mode)?;
-    Ok(ports.into_iter().map(|port| PortSpec { allow: allow.clone(), ..port }).collect())
+    Ok(ports.into_iter().map(|port| PortSpec { address, allow: allow.clone(), ..port }).collect())
 }
 
 /// Most prefixes of callers of one port.
@@ -114,6 +140,7 @@ fn spread(
         target: target.0 + offset,
         published: published.map_or(0, |(first, _)| first + offset),
         mode,
+        address: None,
         allow: Vec::new(),
     };
     Ok((0..=count).map(port).collect())
@@ -146,7 +173,10 @@ mod tests {
     use super::*;
 
     fn told(text: &str) -> String {
-        let port = |port: &PortSpec| format!("{}:{} {:?} {:?}", port.published, port.target, port.protocol, port.mode);
+        let port = |port: &PortSpec| {
+            let at = port.address.map_or(String::new(), |addr| format!(" at {addr}"));
+            format!("{}:{} {:?} {:?}{at}", port.published, port.target, port.protocol, port.mode)
+        };
         let ports = |ports: Vec<PortSpec>| ports.iter().map(port).collect::<Vec<_>>().join(", ");
         parse_publish(text).map_or_else(|error| error, ports)
     }
@@ -158,6 +188,13 @@ mod tests {
         assert_eq!(told("9000-9001:80-81"), "9000:80 Tcp Ingress, 9001:81 Tcp Ingress");
         assert_eq!(told("80"), "0:80 Tcp Ingress");
         assert_eq!(told("0.0.0.0:8000:80"), "8000:80 Tcp Ingress");
+        assert_eq!(told("192.0.2.1:8000:80/udp"), "8000:80 Udp Ingress at 192.0.2.1");
+        assert_eq!(told("127.0.0.1::80"), "0:80 Tcp Ingress at 127.0.0.1");
+        assert_eq!(
+            told("[2001:db8::1]:8000-8001:80-81"),
+            "8000:80 Tcp Ingress at 2001:db8::1, 8001:81 Tcp Ingress at 2001:db8::1"
+        );
+        assert_eq!(told("published=80,target=80,address=192.0.2.1"), "80:80 Tcp Ingress at 192.0.2.1");
         assert_eq!(told("published=53,target=5353,protocol=udp,mode=host"), "53:5353 Udp Host");
     }
 
@@ -190,7 +227,19 @@ mod tests {
         assert_eq!(told("8000-8001:80"), "'8000-8001:80': both ranges must have the same number of ports");
         assert!(told("1-65535:1-65535").contains("is more than 4096 ports"));
         assert_eq!(told("80/icmp"), "'icmp' is not a protocol: allowed are tcp, udp, sctp");
-        assert!(told("127.0.0.1:80:80").contains("names a host address"));
+        for (text, what) in [
+            ("eth0:80:80", "'eth0' is not an address"),
+            ("1:2:3:4", "'1:2' is not an address"),
+            ("224.0.0.1:80:80", "'224.0.0.1' is a multicast address"),
+            ("[::]:80:80", "'::' is no address of its own"),
+            ("[::1]:80:80", "'::1' is an address that no service is called by yet"),
+            ("[::ffff:192.0.2.1]:80:80", "an IPv4 address written as IPv6"),
+            ("published=80,target=80,address=eth0", "'eth0' is not an address"),
+            ("[2001:db8::1:80:80", "is not a port"),
+            (":80", "'' is not a port"),
+        ] {
+            assert!(told(text).contains(what), "{text}: {}", told(text));
+        }
         assert_eq!(told("published=80"), "'published=80' lacks target=PORT");
     }
 }

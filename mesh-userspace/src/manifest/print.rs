@@ -91,6 +91,7 @@ fn service(spec: &ServiceSpec) -> Value {
             "runtime": task.runtime,
             "lb": spec.lb,
             "affinity": spec.affinity.map(|affinity| format!("client-ip={}", affinity.timeout_s)),
+            "weight-by": spec.weight_by.as_ref().map(|key| format!("node.labels.{key}")),
         })),
     });
     merge(&mut value, container(&task.container));
@@ -165,6 +166,7 @@ fn port(port: &PortSpec) -> Value {
         "published": published,
         "protocol": port.protocol,
         "mode": port.mode,
+        "host_ip": port.address,
         "x-mesh": trimmed(json!({ "allow": port.allow })),
     }))
 }

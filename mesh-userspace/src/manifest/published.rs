@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::errors::{Place, Problem};
-use super::ports::{MAX_PORTS, parse_allow, parse_host};
+use super::ports::{MAX_PORTS, parse_address, parse_allow};
 use super::reader::{Field, Reader};
 use super::{keys, parse_protocol, parse_publish};
 use crate::model::{PortSpec, Protocol, PublishMode, ServiceSpec};
@@ -26,7 +26,7 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<PortSpec>, 
     }
     // The order in which they were written says nothing.
     ports.sort_by(|a: &PortSpec, b| {
-        let order = |port: &PortSpec| (port.published, port.target, port.protocol, port.mode);
+        let order = |port: &PortSpec| (port.published, port.target, port.protocol, port.mode, port.address);
         order(a).cmp(&order(b)).then_with(|| a.allow.cmp(&b.allow))
     });
     Ok(ports)
@@ -45,9 +45,8 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
             None
         }
     };
-    if let Some(field) = fields.get("host_ip") {
-        reader.parsed(field, parse_host)?;
-    }
+    let address =
+        fields.get("host_ip").map(|field| reader.parsed(field, parse_address)).transpose()?.flatten().flatten();
     let published = fields.get("published").map(|field| reader.parsed(field, port)).transpose()?.flatten();
     let protocol = fields.get("protocol").map(|field| reader.parsed(field, parse_protocol)).transpose()?.flatten();
     let mut allow = Vec::new();
@@ -62,6 +61,7 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
         target,
         published: published.unwrap_or(0),
         mode: mode.unwrap_or(PublishMode::Ingress),
+        address,
         allow,
     }))
 }
@@ -82,20 +82,22 @@ pub(super) fn read_allow(field: &Field, reader: &mut Reader) -> Result<Vec<IpNet
     }))
 }
 
-/// A port of all nodes can belong to one service only.
+/// A port of all nodes, or of one address, can belong to one service only.
 pub(super) fn check(services: &[(Place, ServiceSpec)], reader: &mut Reader) {
-    let mut owners: BTreeMap<(Protocol, u16), (&str, PublishMode)> = BTreeMap::new();
+    let mut owners: BTreeMap<(Protocol, u16), Vec<(&str, &PortSpec)>> = BTreeMap::new();
     for (place, spec) in services {
         for port in spec.ports.iter().filter(|port| port.published > 0) {
-            let owner = owners.insert((port.protocol, port.published), (&spec.name, port.mode));
+            let there = owners.entry((port.protocol, port.published)).or_default();
             // Two services may both publish it on the hosts of their own tasks: the scheduler keeps those apart.
-            let apart = |owner: &(&str, PublishMode)| {
-                owner.0 != spec.name && owner.1 == PublishMode::Host && port.mode == PublishMode::Host
+            let is_apart = |name: &str, other: &PortSpec| {
+                name != spec.name && other.mode == PublishMode::Host && port.mode == PublishMode::Host
             };
-            if let Some((owner, _)) = owner.filter(|owner| !apart(owner)) {
-                let told = format!("port {} is published by service '{owner}' already", port.published);
+            if let Some((owner, _)) = there.iter().find(|(name, other)| port.meets(other) && !is_apart(name, other)) {
+                let at = port.address.map_or(String::new(), |addr| format!(" of {addr}"));
+                let told = format!("port {}{at} is published by service '{owner}' already", port.published);
                 reader.problem(Problem::new(*place, &format!("services.{}.ports", spec.name), told));
             }
+            there.push((spec.name.as_str(), port));
         }
     }
 }

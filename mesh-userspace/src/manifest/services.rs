@@ -137,6 +137,9 @@ fn read_x_mesh(field: &Field, spec: &mut ServiceSpec, reader: &mut Reader) -> Re
     {
         spec.affinity = affinity.map(|timeout_s| Affinity { timeout_s });
     }
+    if let Some(field) = fields.get("weight-by") {
+        spec.weight_by = reader.parsed(field, super::parse_weight_by)?.flatten();
+    }
     Ok(fields.get("allow").map(|field| published::read_allow(field, reader)).transpose()?.unwrap_or_default())
 }
 

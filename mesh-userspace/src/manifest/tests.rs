@@ -146,7 +146,7 @@ fn anchors_merges_extensions_and_defaults() {
         r#"
 version: "3.8"
 x-common: &common
-  x-mesh: {runtime: exec, affinity: client-ip=60}
+  x-mesh: {runtime: exec, affinity: client-ip=60, weight-by: node.labels.size}
   environment: ["MODE=${MODE:-fast}"]
 services:
   a:
@@ -164,6 +164,7 @@ networks:
     assert_eq!(commands, ["sleep|1 h", "sleep|$HOME"]);
     assert!(stack.services.iter().all(|service| service.task.env == ["MODE=fast"]));
     assert!(stack.services.iter().all(|service| service.affinity == Some(Affinity { timeout_s: 60 })));
+    assert!(stack.services.iter().all(|service| service.weight_by.as_deref() == Some("size")));
     assert!(stack.services.iter().all(|service| service.networks[0].network == "demo_default"));
     let names: Vec<_> = stack.networks.iter().map(|network| network.name.as_str()).collect();
     assert_eq!(names, ["demo_default"], "a network that no service uses is not made");
@@ -172,7 +173,8 @@ networks:
 #[test]
 fn what_is_printed_means_the_same() {
     let text = with(
-        "    environment: ['PRICE=5$$']\n    ports: [{target: 80, published: 8080}]\n    deploy: {mode: global}\n",
+        "    environment: ['PRICE=5$$']\n    ports: [{target: 80, published: 8080}, {target: 1, published: 1, host_ip: 192.0.2.1, \
+         x-mesh: {allow: [10.0.0.0/8]}}]\n    deploy: {mode: global}\n",
     );
     let first = parse("demo.yaml", &text, &variable).unwrap_or_else(|errors| panic!("{errors}"));
     let printed = first.to_yaml();
@@ -214,8 +216,8 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
         (
             &with("    ports: ['0:80', '1:2:3']\n    networks: [nope]\n    stop_grace_period: soon\n"),
             "demo.yaml:5:13: services.web.ports[0]: '0' is not a port: 1 to 65535 are allowed\n\
-             demo.yaml:5:21: services.web.ports[1]: '1:2:3' names a host address, which services can't have (they \
-             answer on every node): write PUBLISHED:TARGET\n\
+             demo.yaml:5:21: services.web.ports[1]: '1' is not an address that a port can be published at: write one \
+             that a node has, or 127.0.0.1 for processes of the nodes themselves, or leave it out\n\
              demo.yaml:6:16: services.web.networks[0]: the network 'nope' is not declared under 'networks'; none is\n\
              demo.yaml:7:24: services.web.stop_grace_period: 'soon' is not a duration: write e.g. 500ms, 10s, 1m30s",
         ),
@@ -409,8 +411,8 @@ fn what_would_lose_data_or_safety_is_refused_the_rest_is_named() {
     for (lines, told) in [
         ("    security_opt: ['seccomp:strict.json']\n", "less protected than asked"),
         ("    network_mode: none\n", "tasks without any network are not there"),
-        ("    ports: ['127.0.0.1:80:80']\n", "names a host address"),
-        ("    ports: [{target: 80, host_ip: 127.0.0.1}]\n", "is a host address"),
+        ("    ports: ['eth0:80:80']\n", "'eth0' is not an address"),
+        ("    ports: [{target: 80, host_ip: '::'}]\n", "'::' is no address of its own"),
         ("    configs: [a]\n", "configs are not there yet"),
         ("    volumes: [data:/data]\n", "the volume 'data' is not declared under 'volumes'; none is"),
         ("    volumes: [./a:/a]\n", "the manifest has no folder"),

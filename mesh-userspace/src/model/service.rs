@@ -1,6 +1,7 @@
 //! A service: what to run, how many, on which networks, behind which ports.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,9 @@ pub struct PortSpec {
     /// The port on the nodes; 0 in a spec asks the allocator for one of 30000–32767.
     pub published: u16,
     pub mode: PublishMode,
+    /// The one address of a node that it is published at; None: all of every node.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
     /// Prefixes of callers that are let in, sorted; none: everybody.
     #[serde(default)]
     pub allow: Vec<IpNet>,
@@ -87,13 +91,20 @@ pub struct PortSpec {
 impl PortSpec {
     /// Open to everybody, on every node.
     pub fn new(protocol: Protocol, published: u16, target: u16) -> Self {
-        PortSpec { protocol, target, published, mode: PublishMode::Ingress, allow: Vec::new() }
+        PortSpec { protocol, target, published, mode: PublishMode::Ingress, address: None, allow: Vec::new() }
     }
 
     /// This port, as it was decided, is what a spec wants; who may call it is another matter.
     pub fn is_for(&self, wanted: &PortSpec) -> bool {
         (self.protocol, self.target, self.mode) == (wanted.protocol, wanted.target, wanted.mode)
+            && self.address == wanted.address
             && [0, self.published].contains(&wanted.published)
+    }
+
+    /// One call may mean the one and the other.
+    pub fn meets(&self, other: &PortSpec) -> bool {
+        let is_apart = matches!((self.address, other.address), (Some(one), Some(another)) if one != another);
+        (self.protocol, self.published) == (other.protocol, other.published) && !is_apart
     }
 }
 
@@ -290,6 +301,9 @@ pub struct ServiceSpec {
     pub endpoint_mode: EndpointMode,
     pub lb: Algorithm,
     pub affinity: Option<Affinity>,
+    /// Label of nodes whose number says how many turns a task there has; None: all have one.
+    #[serde(default)]
+    pub weight_by: Option<String>,
     pub update: UpdateConfig,
     pub rollback: UpdateConfig,
 }
@@ -307,6 +321,7 @@ impl ServiceSpec {
             endpoint_mode: EndpointMode::Vip,
             lb: Algorithm::RoundRobin,
             affinity: None,
+            weight_by: None,
             update: UpdateConfig::default(),
             rollback: UpdateConfig::default(),
         }

@@ -1,21 +1,16 @@
 //! Lists of allowed callers: who is not on a published port's list is refused, by every way in, and told so; on the loaded programs.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use mesh_common::parse::protocol;
-use mesh_common::schema::{AllowPrefix, Config, Frontend, FrontendKey, algorithm};
+use mesh_common::schema::{AllowPrefix, Frontend, FrontendKey, algorithm};
 use mesh_common::verdict::{DropReason, Hook, drop_index};
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
+use mesh_tests::rig::beside::{self, Beside};
 use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig, Service, UPLINK_MAC};
-use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes, TcWay};
-use mesh_userspace::kernel::net::filters::Clsact;
-use mesh_userspace::kernel::net::namespace;
 use mesh_userspace::plan::maps::{Entry, Key, MapOp};
-use nix::sched::{CloneFlags, unshare};
 
 const VIP: &str = "10.0.16.2";
 const FRIEND: &str = "198.51.100.9";
@@ -147,42 +142,6 @@ fn the_owner_takes_what_the_ingress_node_let_in() {
     rig.from_overlay(PEER_2, vni::REQUEST_WIRE, &request).sent(&backend.gets(FRIEND).tcp(40_000, 80).syn());
 }
 
-/// A data plane of a test's own, in a network namespace of the calling thread, with a cgroup to hook.
-struct Beside {
-    bpf: PathBuf,
-    cgroup: PathBuf,
-}
-
-impl Beside {
-    fn open(name: &str) -> (Beside, Dataplane) {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("the mounts");
-        let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
-        let name = format!("mesh-test-{name}-{}", std::process::id());
-        let cgroup = Path::new(line.split(' ').nth(1).expect("a folder")).join(&name);
-        std::fs::create_dir(&cgroup).expect("a cgroup");
-        let beside = Beside { bpf: Path::new("/sys/fs/bpf").join(name), cgroup };
-        let sizes = FlowSizes { table: 4_096, overflow: 1_024 };
-        let dataplane =
-            Dataplane::open(&beside.bpf, &beside.cgroup, sizes, TcWay::Tcx, Box::new(Clsact)).expect("a data plane");
-        (beside, dataplane)
-    }
-
-    /// What a process of the host is told when it calls this address at 8080.
-    fn call(&self, addr: &str) -> String {
-        let script = format!("echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{addr}/8080", self.cgroup.display());
-        let output = Command::new("bash").args(["-c", &script]).env("LC_ALL", "C").output().expect("bash runs");
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = Dataplane::purge(&self.bpf); // the next test has another name
-        let _ = std::fs::remove_dir(&self.cgroup);
-    }
-}
-
 #[test]
 fn lists_are_written_read_back_and_taken_away() {
     if let Some(reason) = mesh_lab::cannot_run() {
@@ -208,33 +167,9 @@ fn processes_of_the_host_are_callers_by_the_address_that_they_call() {
         return mesh_lab::skip("calls of host processes", reason);
     }
     let (beside, mut dataplane) = Beside::open("callers");
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs").success());
-    let config = Config {
-        netns_cookie: namespace::cookie().expect("the namespace's number"),
-        node: 1,
-        mesh0: 1,
-        tunnel_addr4: HERE,
-        mesh0_mac: mac::of(mac::KIND_MESH0, 1),
-        data_port: 4_789,
-        ..Config::NONE
-    };
-    let frontend = Frontend {
-        pool: 3,
-        vni: 4_097,
-        turns_at: 0,
-        turns_len: 0,
-        ring_at: 0,
-        ring_len: 0,
-        vip: IpAddr::from([10, 0, 16, 2]),
-        target_port: 80,
-        algorithm: algorithm::ROUND_ROBIN,
-        flags: 0,
-        affinity_s: 0,
-        generation: 0,
-        allow: LIST,
-    };
+    let frontend = Frontend { allow: LIST, ..beside::frontend([10, 0, 16, 2]) };
     let key = FrontendKey::<[u8; 4]>::published(8_080, protocol::TCP).with(IpAddr::from);
-    for op in [MapOp::Put(Entry::Frontend(key, frontend)), MapOp::Config(Some(config))] {
+    for op in [MapOp::Put(Entry::Frontend(key, frontend)), MapOp::Config(Some(beside::config()))] {
         dataplane.apply(&op).expect("it is written");
     }
     // 0.0.0.0 is this host, for connect(2) on Linux.

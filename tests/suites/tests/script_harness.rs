@@ -42,7 +42,7 @@ fn tables(backends: &[u32]) -> Tables {
         allow: 0,
     };
     let backends = backends.iter().map(|backend| RingSlot { backend: *backend, node: 1 }).collect();
-    let pool = Pool { backends, maglev: false };
+    let pool = Pool { backends, ..Pool::default() };
     let image = Image { frontends: [(key, frontend)].into(), pools: [(1, pool)].into(), ..Default::default() };
     place(image, &mut Placed::default()).0
 }

@@ -34,6 +34,7 @@ situations! {
     dnsrr_has_no_vip
     drain_then_leave
     internal_network
+    one_port_two_addresses
     publish_a_port
     restart_keeps_places
     rolling_update
@@ -42,6 +43,7 @@ situations! {
     start_first_update
     the_stores_node_is_cut
     two_networks_keep_apart
+    weights_follow_a_label
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Facts of the host's network.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::kernel::bpf::survey;
 use crate::kernel::net::{HostNet, LinkProgram, PortHolder, Protection};
 use crate::leader::command::{DEFAULT_ADDRESS_POOL, DEFAULT_DATA_PATH_PORT};
 use crate::model::{Cluster, Node};
-use crate::plan::net::{MESH0, Transport};
+use crate::plan::net::{HeldPort, MESH0, Transport};
 
 /// `cgroup` is None where its programs can't be looked at.
 pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member: Option<&Arc<Member>>) -> Network {
@@ -126,7 +126,7 @@ fn user(holder: PortHolder) -> PortUser {
     }
 }
 
-/// `tcp/8000` as the node reports it, with the user of the moment.
+/// `tcp/8000`, or `tcp/192.0.2.1:8000`, as the node reports it, with the user of the moment.
 async fn not_taken(net: &HostNet, member: &Member) -> Vec<(String, Option<String>)> {
     let observed = member.observed();
     let reported = observed.nodes.get(&member.id).map(|status| status.ports_not_taken.clone()).unwrap_or_default();
@@ -134,9 +134,13 @@ async fn not_taken(net: &HostNet, member: &Member) -> Vec<(String, Option<String
     for port in reported {
         let (transport, number) = port.split_once('/').unwrap_or_default();
         let transport = if transport == "udp" { Transport::Udp } else { Transport::Tcp };
-        let holder = match number.parse() {
-            Ok(number) => net.port_holder(transport, number).await,
-            Err(_) => None,
+        let (number, address) = match number.parse::<SocketAddr>() {
+            Ok(at) => (Some(at.port()), Some(at.ip())),
+            Err(_) => (number.parse().ok(), None),
+        };
+        let holder = match number {
+            Some(number) => net.held_port_holder(HeldPort { transport, port: number, address }).await,
+            None => None,
         };
         let by = holder.map(user).and_then(|user| match user {
             PortUser::Other(name) => Some(name),

@@ -449,11 +449,14 @@ impl Kernel {
     }
 }
 
-/// `tcp/8000`, as `service ps` looks for it.
+/// `tcp/8000`, or `tcp/192.0.2.1:8000`, as `service ps` looks for it.
 fn as_reported(port: &net::HeldPort) -> String {
     let transport = match port.transport {
         net::Transport::Tcp => "tcp",
         net::Transport::Udp => "udp",
     };
-    format!("{transport}/{}", port.port)
+    match port.address {
+        Some(addr) => format!("{transport}/{}", std::net::SocketAddr::new(addr, port.port)),
+        None => format!("{transport}/{}", port.port),
+    }
 }

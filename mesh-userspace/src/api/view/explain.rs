@@ -193,7 +193,8 @@ impl Facts {
                 )));
             };
             let src = sources.and_then(|addrs| addrs.first()).map(|(addr, _)| *addr);
-            return self.query(src, from, me.advertise_addr, port.published, number.unwrap_or(protocol::TCP), later);
+            let called = port.address.unwrap_or(me.advertise_addr);
+            return self.query(src, from, called, port.published, number.unwrap_or(protocol::TCP), later);
         }
         if service.spec.endpoint_mode == EndpointMode::Dnsrr {
             return Err(ApiError::conflict(format!(

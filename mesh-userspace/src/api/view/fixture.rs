@@ -29,6 +29,7 @@ pub fn service_spec(name: &str, replicas: u32) -> ServiceSpec {
         endpoint_mode: EndpointMode::Vip,
         lb: Algorithm::RoundRobin,
         affinity: None,
+        weight_by: None,
         update: UpdateConfig::default(),
         rollback: UpdateConfig::default(),
     }

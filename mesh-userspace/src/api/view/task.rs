@@ -1,8 +1,10 @@
 //! Tasks as `service ps` and `mesh ps` show them: the leader's wish joined with the node's report.
 
+use std::net::SocketAddr;
+
 use super::Facts;
 use crate::api::{ApiError, Listing, TaskDetail, TaskRow};
-use crate::model::{Observed, PublishMode, Runtime, Service, Task, TaskSpec, TaskState, TaskStatus};
+use crate::model::{Observed, PortSpec, PublishMode, Runtime, Service, Task, TaskSpec, TaskState, TaskStatus};
 
 /// The state of the moment. An end that the node itself reported stands; else the leader's word where it has one
 /// (pending, orphaned, last seen of a lost node); else the node's report.
@@ -121,8 +123,11 @@ pub(super) fn task_row(facts: &Facts, task: &Task) -> TaskRow {
 /// Published ports of the service that some node could not take because the host itself uses them: `tcp/8500 on n3`. A published port
 /// is every node's, so each task tells of all of them.
 fn not_taken(facts: &Facts, service: &Service) -> Vec<String> {
-    let published: Vec<String> =
-        service.ports.iter().map(|port| format!("{}/{}", protocol(port.protocol), port.published)).collect();
+    let reported = |port: &PortSpec| match port.address {
+        Some(addr) => format!("{}/{}", protocol(port.protocol), SocketAddr::new(addr, port.published)),
+        None => format!("{}/{}", protocol(port.protocol), port.published),
+    };
+    let published: Vec<String> = service.ports.iter().map(reported).collect();
     let nodes = facts.cluster.nodes.values().filter_map(|node| Some((node, facts.observed.nodes.get(&node.id)?)));
     nodes
         .flat_map(|(node, status)| {

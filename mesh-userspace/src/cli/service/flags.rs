@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::cli::fault::Fault;
-use crate::manifest::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus};
+use crate::manifest::{parse_affinity, parse_bytes, parse_duration_ms, parse_nano_cpus, parse_weight_by};
 use crate::model::{
     Affinity, Algorithm, EndpointMode, HealthCheck, Mode, NetworkAttachment, RestartCondition, ServiceSpec,
     UpdateConfig, UpdateFailureAction, UpdateOrder,
@@ -62,6 +62,9 @@ pub(super) struct SpecFlags {
     /// A client keeps its task for a time: client-ip[=SECONDS], or none
     #[arg(long, value_name = "client-ip[=SECONDS]", value_parser = affinity)]
     affinity: Option<AffinityWord>,
+    /// A task has as many turns as this label of its node says (1 to 100): node.labels.KEY, or none
+    #[arg(long, value_name = "node.labels.KEY", value_parser = weight_by)]
+    weight_by: Option<WeightWord>,
     /// As this user
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -182,6 +185,7 @@ impl SpecFlags {
         set(&mut spec.endpoint_mode, self.endpoint_mode.map(endpoint_mode));
         set(&mut spec.lb, self.lb.map(algorithm));
         set(&mut spec.affinity, self.affinity.map(|word| word.0));
+        set(&mut spec.weight_by, self.weight_by.map(|word| word.0));
         let task = &mut spec.task;
         for (place, given) in [
             (&mut task.user, self.user),
@@ -295,6 +299,14 @@ fn affinity(text: &str) -> Result<AffinityWord, String> {
     Ok(AffinityWord(parse_affinity(text)?.map(|timeout_s| Affinity { timeout_s })))
 }
 
+/// `--weight-by`'s value, likewise.
+#[derive(Clone, Debug)]
+struct WeightWord(Option<String>);
+
+fn weight_by(text: &str) -> Result<WeightWord, String> {
+    parse_weight_by(text).map(WeightWord)
+}
+
 /// `demo`, or `name=demo,alias=web,alias=www`.
 pub(super) fn parse_network(text: &str) -> Result<NetworkAttachment, String> {
     if !text.contains('=') {
@@ -322,5 +334,7 @@ mod tests {
         assert_eq!((network.network.as_str(), network.aliases), ("demo", vec!["web".to_string()]));
         assert_eq!(affinity("client-ip=60").expect("an affinity").0, Some(Affinity { timeout_s: 60 }));
         assert!(affinity("cookie").is_err());
+        assert_eq!(weight_by("node.labels.size").expect("a label").0.as_deref(), Some("size"));
+        assert!(weight_by("none").expect("none").0.is_none() && weight_by("size").is_err());
     }
 }

@@ -62,6 +62,7 @@ fn service(number: u8, name: &str, networks: &[(u8, &[&str])]) -> Service {
             endpoint_mode: EndpointMode::Vip,
             lb: Algorithm::RoundRobin,
             affinity: None,
+            weight_by: None,
             update: UpdateConfig::default(),
             rollback: UpdateConfig::default(),
         },

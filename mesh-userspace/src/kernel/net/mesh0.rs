@@ -110,7 +110,7 @@ async fn port_owner(handle: &Handle, port: u16) -> String {
     if let Some(device) = device {
         return format!("the VXLAN device {}", device.name);
     }
-    match ports::owner(crate::plan::net::Transport::Udp, port) {
+    match ports::owner_of_udp(port) {
         Some(process) => process,
         // A kernel socket belongs to no process; Docker's overlay devices live in namespaces of their own.
         None => "another VXLAN device (Docker Swarm's overlay networks use 4789 too) or another program".into(),

@@ -68,7 +68,7 @@ pub struct HostNet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     Done,
-    /// The task has no namespace yet; its runtime makes the link when it prepares the task.
+    /// The task has no namespace yet, its runtime makes the link when it prepares the task; or a port's address is not here.
     NotYet,
 }
 
@@ -159,7 +159,11 @@ impl HostNet {
                 }
             }
             NetOp::RemoveTaskLink(name) => task_link::remove(&self.handle, name).await?,
-            NetOp::HoldPort(port) => self.ports().hold(*port)?,
+            NetOp::HoldPort(port) => {
+                if !self.ports().hold(*port)? {
+                    return Ok(Applied::NotYet);
+                }
+            }
             NetOp::ReleasePort(port) => self.ports().release(*port),
             NetOp::SetSysctl { key, value } => self.sysctls.set(key, value)?,
             NetOp::RestoreSysctl(key) => self.sysctls.restore(key)?,

@@ -9,17 +9,22 @@
 //!   the kernel answers with port unreachable. (What comes in by `mesh0` itself would be swallowed; the programs hand up
 //!   nothing for a published port.)
 //!
+//! A port of one address is held there alone, and on every node: IP_FREEBIND binds an address before it is there, so that nobody has the port
+//! when it comes.
+//!
 //! Invariant: no SO_REUSEADDR here, or another program with it could bind the port beside us.
 //! Must not: read, listen, or outlive the agent – the port is tried again at its next start.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 
 use super::error::NetError;
 use crate::plan::net::{HeldPort, MESH0, Transport};
@@ -37,21 +42,32 @@ impl PlaceholderSockets {
 
     /// In the calling thread's namespace. IPv4 must succeed; where somebody has the port for IPv6 only, he keeps it: he is no
     /// hindrance to IPv4, and the programs serve IPv6 before his socket is asked.
-    pub fn hold(&mut self, port: HeldPort) -> Result<(), NetError> {
+    /// False: there is nothing to hold, so far.
+    pub fn hold(&mut self, port: HeldPort) -> Result<bool, NetError> {
         if self.held.contains_key(&port) {
-            return Ok(());
+            return Ok(true);
         }
-        let v4 = placeholder(port, AddressFamily::Inet).map_err(|errno| match errno {
-            Errno::EADDRINUSE => NetError::PortInUse { port, owner: owner(port.transport, port.port) },
+        let in_use = |errno| match errno {
+            Errno::EADDRINUSE => NetError::PortInUse { port, owner: owner(port) },
             errno => NetError::os(format!("hold the published port {port}"), errno.into()),
-        })?;
-        let mut sockets = vec![v4];
-        match placeholder(port, AddressFamily::Inet6) {
-            Ok(v6) => sockets.push(v6),
-            Err(errno) => log::debug!("published port {port} is not held for IPv6: {errno}"),
-        }
+        };
+        let sockets = match port.address {
+            Some(addr) => match placeholder(port, addr) {
+                // Whoever has the port of all addresses here has no use for that one, unless it comes here.
+                Err(Errno::EADDRINUSE) if !is_here(addr) => return Ok(false),
+                socket => vec![socket.map_err(in_use)?],
+            },
+            None => {
+                let mut sockets = vec![placeholder(port, Ipv4Addr::UNSPECIFIED.into()).map_err(in_use)?];
+                match placeholder(port, Ipv6Addr::UNSPECIFIED.into()) {
+                    Ok(v6) => sockets.push(v6),
+                    Err(errno) => log::debug!("published port {port} is not held for IPv6: {errno}"),
+                }
+                sockets
+            }
+        };
         self.held.insert(port, sockets);
-        Ok(())
+        Ok(true)
     }
 
     pub fn release(&mut self, port: HeldPort) {
@@ -59,26 +75,28 @@ impl PlaceholderSockets {
     }
 }
 
-fn placeholder(port: HeldPort, family: AddressFamily) -> nix::Result<OwnedFd> {
+/// This host has the address.
+fn is_here(addr: IpAddr) -> bool {
+    UdpSocket::bind((addr, 0)).is_ok()
+}
+
+fn placeholder(port: HeldPort, addr: IpAddr) -> nix::Result<OwnedFd> {
     let kind = match port.transport {
         Transport::Tcp => SockType::Stream,
         Transport::Udp => SockType::Datagram,
     };
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let held = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if port.transport == Transport::Udp {
         setsockopt(&held, sockopt::BindToDevice, &OsString::from(MESH0))?;
     }
-    match family {
-        AddressFamily::Inet6 => {
-            setsockopt(&held, sockopt::Ipv6V6Only, &true)?;
-            let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port.port, 0, 0);
-            bind(held.as_raw_fd(), &SockaddrIn6::from(any))?;
-        }
-        _ => {
-            let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port.port);
-            bind(held.as_raw_fd(), &SockaddrIn::from(any))?;
-        }
+    if !addr.is_unspecified() {
+        setsockopt(&held, sockopt::IpFreebind, &true)?;
     }
+    if family == AddressFamily::Inet6 {
+        setsockopt(&held, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(held.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(addr, port.port)))?;
     Ok(held)
 }
 
@@ -106,22 +124,27 @@ pub(super) enum Holder {
 }
 
 /// The process that listens on this port, as `name (pid 123)`; None where no process shows (a kernel socket, a closed one).
-pub(super) fn owner(transport: Transport, port: u16) -> Option<String> {
-    match holder(transport, port) {
+fn owner(port: HeldPort) -> Option<String> {
+    match holder(port) {
         Holder::Process(name, pid) => Some(format!("{name} (pid {pid})")),
         Holder::Nobody | Holder::Unseen => None,
     }
 }
 
-/// Who listens on this port.
-pub(super) fn holder(transport: Transport, port: u16) -> Holder {
-    let tables = match transport {
+/// The same of a UDP port of any address.
+pub(super) fn owner_of_udp(port: u16) -> Option<String> {
+    owner(HeldPort { transport: Transport::Udp, port, address: None })
+}
+
+/// Who listens on this port, at its address if it has one.
+pub(super) fn holder(port: HeldPort) -> Holder {
+    let tables = match port.transport {
         Transport::Tcp => ["tcp", "tcp6"],
         Transport::Udp => ["udp", "udp6"],
     };
     let inode = tables.iter().find_map(|table| {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;
-        text.lines().find_map(|line| inode_of(line, transport, port))
+        text.lines().find_map(|line| inode_of(line, port))
     });
     let Some(inode) = inode else { return Holder::Nobody };
     let link = format!("socket:[{inode}]");
@@ -138,13 +161,29 @@ pub(super) fn holder(transport: Transport, port: u16) -> Holder {
 }
 
 /// From a line of `/proc/net/{tcp,udp}`: slot, local address:port, remote, state, queues, timer, retransmits, uid, timeout, inode.
-fn inode_of(line: &str, transport: Transport, port: u16) -> Option<u64> {
+fn inode_of(line: &str, wanted: HeldPort) -> Option<u64> {
     const LISTEN: &str = "0A";
     let words: Vec<&str> = line.split_whitespace().collect();
-    let (_, local_port) = words.get(1)?.rsplit_once(':')?;
-    let is_it = u16::from_str_radix(local_port, 16).ok()? == port;
-    let is_open = transport == Transport::Udp || *words.get(3)? == LISTEN;
-    if is_it && is_open { words.get(9)?.parse().ok() } else { None }
+    let (local_addr, local_port) = words.get(1)?.rsplit_once(':')?;
+    let is_it = u16::from_str_radix(local_port, 16).ok()? == wanted.port;
+    // A socket of all addresses has this one, too; IPv6's may have IPv4's.
+    let is_there = wanted.address.is_none_or(|addr| local_addr.bytes().all(|b| b == b'0') || local_addr == hex(addr));
+    let is_open = wanted.transport == Transport::Udp || *words.get(3)? == LISTEN;
+    if is_it && is_there && is_open { words.get(9)?.parse().ok() } else { None }
+}
+
+/// An address as those tables have it: word by word, each as this machine reads its bytes.
+fn hex(addr: IpAddr) -> String {
+    let words = |bytes: &[u8]| -> String {
+        bytes
+            .chunks_exact(4)
+            .map(|word| format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
+            .collect()
+    };
+    match addr {
+        IpAddr::V4(addr) => words(&addr.octets()),
+        IpAddr::V6(addr) => words(&addr.octets()),
+    }
 }
 
 #[cfg(test)]
@@ -153,17 +192,33 @@ mod tests {
 
     const LINE: &str = "   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000 100 0 0 10 0";
 
+    fn tcp(port: u16, addr: Option<&str>) -> HeldPort {
+        HeldPort { transport: Transport::Tcp, port, address: addr.map(|addr| addr.parse().unwrap()) }
+    }
+
     #[test]
     fn a_listener_is_found_by_its_port() {
-        assert_eq!(inode_of(LINE, Transport::Tcp, 8000), Some(4711));
-        assert_eq!(inode_of(LINE, Transport::Tcp, 8001), None);
-        assert_eq!(inode_of(&LINE.replace(" 0A ", " 06 "), Transport::Tcp, 8000), None);
+        assert_eq!(inode_of(LINE, tcp(8000, None)), Some(4711));
+        assert_eq!(inode_of(LINE, tcp(8001, None)), None);
+        assert_eq!(inode_of(&LINE.replace(" 0A ", " 06 "), tcp(8000, None)), None);
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_listener_of_another_address_is_another_one() {
+        assert_eq!(inode_of(LINE, tcp(8000, Some("127.0.0.1"))), Some(4711));
+        assert_eq!(inode_of(LINE, tcp(8000, Some("192.0.2.1"))), None);
+        let of_all = LINE.replace("0100007F", "00000000");
+        assert_eq!(inode_of(&of_all, tcp(8000, Some("192.0.2.1"))), Some(4711));
+        let v6 = LINE.replace("0100007F", "B80D0120000000000000000001000000");
+        assert_eq!(inode_of(&v6, tcp(8000, Some("2001:db8::1"))), Some(4711));
+        assert_eq!(inode_of(&v6, tcp(8000, Some("2001:db8::2"))), None);
     }
 
     #[test]
     fn the_owner_is_named() {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let owner = owner(Transport::Tcp, listener.local_addr().unwrap().port()).unwrap();
+        let owner = owner(tcp(listener.local_addr().unwrap().port(), None)).unwrap();
         assert!(owner.ends_with(&format!("(pid {})", std::process::id())), "{owner}");
     }
 }

@@ -13,7 +13,7 @@ use super::error::NetError;
 use super::list::list;
 use super::underlay::is_link_local;
 use super::{HostNet, filters, link, ports};
-use crate::plan::net::Transport;
+use crate::plan::net::{HeldPort, Transport};
 
 /// Who has a port of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +42,15 @@ pub enum LinkProgram {
 impl HostNet {
     /// Who has this port; None: it is free.
     pub async fn port_holder(&self, transport: Transport, port: u16) -> Option<PortHolder> {
-        match ports::holder(transport, port) {
+        self.held_port_holder(HeldPort { transport, port, address: None }).await
+    }
+
+    /// The same where one address alone may be meant.
+    pub async fn held_port_holder(&self, port: HeldPort) -> Option<PortHolder> {
+        match ports::holder(port) {
             ports::Holder::Nobody => None,
             ports::Holder::Process(name, pid) => Some(PortHolder::Process { name, pid }),
-            ports::Holder::Unseen if transport == Transport::Udp => Some(self.tunnel_device(port).await),
+            ports::Holder::Unseen if port.transport == Transport::Udp => Some(self.tunnel_device(port.port).await),
             ports::Holder::Unseen => Some(PortHolder::Kernel),
         }
     }

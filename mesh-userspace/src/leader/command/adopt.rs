@@ -8,6 +8,7 @@
 //! while his node goes on listing him. Must not: touch a service with tasks of its own, or a container.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::leader::Ctx;
@@ -182,9 +183,15 @@ fn port_words(port: &PortSpec) -> String {
         Protocol::Udp => "/udp",
         Protocol::Sctp => "/sctp",
     };
+    let address = match port.address {
+        Some(IpAddr::V6(addr)) => format!("[{addr}]:"),
+        Some(addr) => format!("{addr}:"),
+        None => String::new(),
+    };
     match port.published {
-        0 => format!("{}{protocol}", port.target),
-        published => format!("{published}:{}{protocol}", port.target),
+        0 if address.is_empty() => format!("{}{protocol}", port.target),
+        0 => format!("{address}:{}{protocol}", port.target),
+        published => format!("{address}{published}:{}{protocol}", port.target),
     }
 }
 

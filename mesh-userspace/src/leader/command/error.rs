@@ -77,6 +77,10 @@ pub enum CommandError {
     DnsrrPublishes { service: String, port: String },
     #[error("service '{service}' publishes port {port}, which service '{owner}' has: choose another published port")]
     PortTaken { service: String, port: String, owner: String },
+    #[error(
+        "service '{service}' publishes port {port}, but network '{network}', which it is called by, has no subnet of that address' family: give the network one, or publish another address"
+    )]
+    PortOfNoFamily { service: String, port: String, network: String },
     #[error("service '{service}' publishes port {port} twice: once is enough")]
     PortTwice { service: String, port: String },
     #[error("service '{service}' publishes port {port}, which mesh itself needs ({purpose}): choose another one")]
@@ -157,14 +161,17 @@ pub enum CommandError {
     NoSuchStack { stack: String },
 }
 
-/// `8000/tcp`, as messages name a port.
+/// `8000/tcp`, or `192.0.2.1:8000/tcp`, as messages name a port.
 pub(super) fn port_name(port: &PortSpec) -> String {
     let protocol = match port.protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
         Protocol::Sctp => "sctp",
     };
-    format!("{}/{protocol}", port.published)
+    match port.address {
+        Some(addr) => format!("{}/{protocol}", std::net::SocketAddr::new(addr, port.published)),
+        None => format!("{}/{protocol}", port.published),
+    }
 }
 
 /// `exec`, as flags name a runtime.

@@ -1,6 +1,6 @@
-//! Published ports: one service per port and protocol on all nodes, and none that mesh itself needs.
+//! Published ports: one service per port and protocol on all nodes, or at one address, and none that mesh itself needs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::model::{Cluster, ControlPorts, Id, PortSpec, PublishMode, ServiceSpec};
 
@@ -13,7 +13,7 @@ pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> 
     let usual = ControlPorts::default();
     let ports = || cluster.nodes.values().map(|node| &node.ports).chain([&usual]);
     let data_path_port = cluster.settings.as_ref().map(|settings| settings.data_path_port);
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<_, Vec<&PortSpec>> = BTreeMap::new();
     for port in &spec.ports {
         if port.target == 0 {
             return Err(CommandError::PortWithoutTarget { service: service() });
@@ -29,8 +29,13 @@ pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> 
         if let Some(purpose) = purpose {
             return Err(CommandError::PortReserved { service: service(), port: port_name(port), purpose });
         }
-        if !seen.insert((port.protocol, port.published)) {
+        let others = seen.entry((port.protocol, port.published)).or_default();
+        if others.iter().any(|other| port.meets(other)) {
             return Err(CommandError::PortTwice { service: service(), port: port_name(port) });
+        }
+        others.push(port);
+        if let Some(network) = lacks_family(cluster, spec, port) {
+            return Err(CommandError::PortOfNoFamily { service: service(), port: port_name(port), network });
         }
         if let Some(owner) = owner(cluster, port, own) {
             return Err(CommandError::PortTaken { service: service(), port: port_name(port), owner });
@@ -43,8 +48,16 @@ pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> 
 fn owner(cluster: &Cluster, port: &PortSpec, own: Option<&Id>) -> Option<String> {
     let others = cluster.services.values().filter(|other| Some(&other.id) != own);
     let clash = |other: &PortSpec| {
-        (other.protocol, other.published) == (port.protocol, port.published)
-            && (other.mode == PublishMode::Ingress || port.mode == PublishMode::Ingress)
+        other.meets(port) && (other.mode == PublishMode::Ingress || port.mode == PublishMode::Ingress)
     };
     others.into_iter().find(|other| other.ports.iter().any(clash)).map(|other| other.spec.name.clone())
+}
+
+/// The network by which its port is called, if that has no addresses of the family of the port's own.
+fn lacks_family(cluster: &Cluster, spec: &ServiceSpec, port: &PortSpec) -> Option<String> {
+    let is_ipv4 = port.address?.is_ipv4();
+    let first = Id::try_from(spec.networks.first()?.network.clone()).ok()?;
+    let network = cluster.networks.get(&first)?;
+    let has_it = network.subnets.each().any(|subnet| subnet.addr().is_ipv4() == is_ipv4);
+    (!has_it).then(|| network.spec.name.clone())
 }

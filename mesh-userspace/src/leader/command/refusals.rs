@@ -301,6 +301,8 @@ fn service_commands_refuse_with_words() {
     let mut two_networks = on("demo", "new");
     two_networks.networks.push(NetworkAttachment { network: twice.id.to_string(), aliases: Vec::new() });
     let udp = PortSpec { protocol: Protocol::Udp, ..port(4789, 1) };
+    let at =
+        |addr: &str, published| PortSpec { address: Some(addr.parse().expect("an address")), ..port(published, 1) };
     let host = PortSpec { mode: PublishMode::Host, ..port(8000, 1) };
     let refusals = [
         (spec("web"), &["service named 'web' is already there"][..]),
@@ -310,6 +312,8 @@ fn service_commands_refuse_with_words() {
         (two_networks, &["network 'demo' twice"]),
         (publishing("new", vec![port(8000, 81)]), &["port 8000/tcp", "service 'web' has"]),
         (publishing("new", vec![host]), &["port 8000/tcp", "service 'web' has"]),
+        (publishing("new", vec![at("192.0.2.1", 8000)]), &["port 192.0.2.1:8000/tcp", "service 'web' has"]),
+        (publishing("new", vec![at("192.0.2.1", 1), port(1, 2)]), &["1/tcp twice"]),
         (publishing("new", vec![port(2377, 1)]), &["2377/tcp", "cluster API"]),
         (publishing("new", vec![port(7946, 1)]), &["7946/tcp", "membership"]),
         (publishing("new", vec![udp]), &["4789/udp", "tunnels"]),

@@ -15,7 +15,7 @@ use mesh_common::schema::{
 };
 use mesh_common::wire::mac;
 
-use super::{Facts, Image, published_key, vip_key};
+use super::{Facts, Image, published_key, vip_key, weights};
 use crate::model::{
     Algorithm, Attachment, Cluster, EndpointMode, Id, Network, Observed, Protocol, PublishMode, Service, Task,
     TaskState,
@@ -207,7 +207,12 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
         };
         image.overlaps |= image.backends.insert(*number, backend).is_some();
         if let (Some(pool), true) = (pool, is_ready) {
-            image.pools.entry(pool).or_default().backends.push(RingSlot { backend: *number, node: node.number });
+            let pool = image.pools.entry(pool).or_default();
+            pool.backends.push(RingSlot { backend: *number, node: node.number });
+            match service.map_or(1, |service| weights::of_node(service, node)) {
+                1 => {}
+                weight => drop(pool.weights.insert(*number, weight)),
+            }
         }
     }
 }
@@ -226,6 +231,9 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         }
         let pool = image.pools.entry(vip.pool).or_default();
         pool.backends.sort_unstable();
+        if !pool.weights.is_empty() {
+            pool.backends = weights::turns(&pool.backends, &pool.weights);
+        }
         pool.maglev = service.spec.lb == Algorithm::Maglev || service.spec.affinity.is_some();
         for addr in vip.addrs.each().filter(|_| has_vip) {
             put_frontend(image, vip_key(addr), frontend(service, vip.pool, network.vni, addr, 0));
@@ -243,17 +251,24 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
         let list = if port.allow.is_empty() { 0 } else { lists.number(&port.allow) };
         image.allowed.extend(prefixes(first.pool, list, &port.allow));
         for unspecified in network.subnets.each().map(unspecified) {
-            let vip = first.addrs.each().find(|addr| has_vip && addr.is_ipv4() == unspecified.is_ipv4());
+            let is_ipv4 = unspecified.is_ipv4();
+            if port.address.is_some_and(|addr| addr.is_ipv4() != is_ipv4) {
+                continue;
+            }
+            let vip = first.addrs.each().find(|addr| has_vip && addr.is_ipv4() == is_ipv4);
             let vip = vip.unwrap_or(unspecified);
             let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
-            if facts.ports_not_taken.contains(&(protocol, port.published)) {
+            if facts.ports_not_taken.contains(&(protocol, port.published, port.address)) {
                 entry.flags |= frontend_flag::NOT_TAKEN;
             }
             entry.allow = list;
             if list != 0 && entry.algorithm == algorithm::MAGLEV {
                 entry.algorithm = algorithm::MAGLEV_OF_ALLOWED;
             }
-            put_frontend(image, published_key(unspecified, port.published, protocol), entry);
+            put_frontend(image, published_key(port.address.unwrap_or(unspecified), port.published, protocol), entry);
+            if port.address.is_some() {
+                ask_by_address(image, published_key(unspecified, port.published, protocol));
+            }
         }
     }
 }
@@ -305,15 +320,18 @@ fn put_frontend(image: &mut Image, key: FrontendKey<IpAddr>, entry: Frontend<IpA
     image.overlaps |= image.frontends.insert(key, entry).is_some();
 }
 
+/// Where the port of single addresses is looked for by address zero, the programs are told to look by the address.
+fn ask_by_address(image: &mut Image, key: FrontendKey<IpAddr>) {
+    let entry = Frontend { flags: frontend_flag::BY_ADDRESS, ..Frontend::none(key.addr) };
+    // Every service that has the port at an address says the same.
+    let there = image.frontends.entry(key).or_insert(entry);
+    image.overlaps |= *there != entry;
+}
+
 fn frontend(service: &Service, pool: u32, vni: u32, vip: IpAddr, target_port: u16) -> Frontend<IpAddr> {
     Frontend {
         pool,
         vni,
-        turns_at: 0,
-        turns_len: 0,
-        ring_at: 0,
-        ring_len: 0,
-        vip,
         target_port,
         algorithm: match service.spec.lb {
             _ if service.spec.affinity.is_some() => algorithm::CLIENT,
@@ -321,9 +339,7 @@ fn frontend(service: &Service, pool: u32, vni: u32, vip: IpAddr, target_port: u1
             Algorithm::Maglev => algorithm::MAGLEV,
             Algorithm::Random => algorithm::RANDOM,
         },
-        flags: 0,
         affinity_s: service.spec.affinity.map_or(0, |affinity| affinity.timeout_s),
-        generation: 0,
-        allow: 0,
+        ..Frontend::none(vip)
     }
 }

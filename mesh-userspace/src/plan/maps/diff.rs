@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::schema::{
-    Address, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink,
+    Address, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, Uplink, frontend_flag,
 };
 
 use super::Tables;
@@ -65,7 +65,12 @@ pub fn diff(programmed: &Tables, wanted: &Tables) -> Vec<MapOp> {
     ops.extend(puts(&programmed.rings, &wanted.rings, Entry::Ring));
     ops.extend(wanted.turns.difference(&programmed.turns).map(|pool| MapOp::Put(Entry::Turn(*pool))));
     ops.extend(wanted.allowed.difference(&programmed.allowed).map(|prefix| MapOp::Put(Entry::Allow(*prefix))));
-    ops.extend(puts(&programmed.frontends, &wanted.frontends, Entry::Frontend));
+    // An entry that leads to those of single addresses comes after them.
+    let leads_on =
+        |op: &MapOp| matches!(op, MapOp::Put(Entry::Frontend(_, it)) if it.flags & frontend_flag::BY_ADDRESS != 0);
+    let (last, first): (Vec<_>, Vec<_>) =
+        puts(&programmed.frontends, &wanted.frontends, Entry::Frontend).into_iter().partition(leads_on);
+    ops.extend(first.into_iter().chain(last));
     if !leaves_cluster && programmed.config != wanted.config {
         ops.push(MapOp::Config(wanted.config));
     }

@@ -16,6 +16,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 mod text;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -50,8 +51,8 @@ pub struct Facts {
     pub protected: BTreeSet<Ipv4Addr>,
     /// Task id → host side of its veth.
     pub task_links: BTreeMap<Id, u32>,
-    /// Published ports (IP protocol number, port) that the host itself uses.
-    pub ports_not_taken: BTreeSet<(u8, u16)>,
+    /// Published ports (IP protocol number, port, the address if at one alone) that the host itself uses.
+    pub ports_not_taken: BTreeSet<(u8, u16, Option<IpAddr>)>,
     /// New flows a second and CPU that are a flood; 0: none is.
     pub flood_threshold: u32,
     /// Largest inner IP packet.
@@ -96,8 +97,10 @@ pub struct Image {
 /// Who answers for a service on a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// Ready backends, ascending.
+    /// Ready backends, ascending; with weights their turns, in rounds: everybody who has one left takes one.
     pub backends: Vec<RingSlot>,
+    /// Endpoint number → its turns, where a backend has more than one.
+    pub weights: BTreeMap<u32, u32>,
     /// The ring chooses for every flow, so it must be even.
     pub maglev: bool,
 }
@@ -126,7 +129,7 @@ pub fn vip_key(addr: IpAddr) -> FrontendKey<IpAddr> {
     FrontendKey { addr, port: 0, protocol: 0, pad: 0 }
 }
 
-/// The key of the service behind a published port of any node, called by addresses of the family of `unspecified`.
-pub fn published_key(unspecified: IpAddr, port: u16, protocol: u8) -> FrontendKey<IpAddr> {
-    FrontendKey { addr: unspecified, port, protocol, pad: 0 }
+/// The key of the service behind a published port: of any node, called by addresses of the family of an unspecified one, or of one address.
+pub fn published_key(addr: IpAddr, port: u16, protocol: u8) -> FrontendKey<IpAddr> {
+    FrontendKey { addr, port, protocol, pad: 0 }
 }

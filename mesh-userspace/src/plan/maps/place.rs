@@ -13,7 +13,7 @@ use mesh_common::maglev::{self, COARSE, FINE};
 use mesh_common::schema::{MIN_RING_SLOTS, RingSlot};
 
 use super::room::Room;
-use super::{Image, Pool, Tables};
+use super::{Image, Pool, Tables, weights};
 
 /// A ring that is seldom asked is no longer than this; of more backends the list itself serves as the ring.
 const LONGEST_COARSE: u32 = 65_521;
@@ -52,7 +52,7 @@ pub struct NoRoom {
 
 /// Length of the ring; 0: the list serves as the ring.
 fn ring_len(pool: &Pool) -> u32 {
-    match (pool.backends.len(), pool.maglev) {
+    match (weights::breadth(&pool.backends), pool.maglev) {
         (0, _) => 0,
         (backends, true) => maglev::length_for(backends, FINE),
         (backends, false) => match maglev::length_for(backends, COARSE) {
@@ -73,7 +73,7 @@ impl Placed {
     /// What the maps of a former agent's life say, so that a restart moves nothing. `slots` are those of the array.
     pub fn from_tables(tables: &Tables, slots: u32) -> Self {
         let mut placed = Placed { pools: BTreeMap::new(), room: Room::new(slots), resting: Vec::new() };
-        for frontend in tables.frontends.values() {
+        for frontend in tables.frontends.values().filter(|frontend| frontend.pool != 0) {
             if placed.pools.contains_key(&frontend.pool) {
                 continue;
             }
@@ -86,7 +86,7 @@ impl Placed {
             // Filled anew: what an interrupted write left there is a difference, and is written again.
             let ring = match frontend.ring_at == frontend.turns_at {
                 true => backends.clone(),
-                false => Arc::new(ring(&backends, frontend.ring_len)),
+                false => Arc::new(weights::ring(&backends, frontend.ring_len)),
             };
             let ring = tables.rings.get(&frontend.ring_at).filter(|there| **there == ring).cloned().unwrap_or(ring);
             let (turns_at, ring_at, generation) = (frontend.turns_at, frontend.ring_at, frontend.generation);
@@ -160,12 +160,6 @@ fn ranges(place: &Place) -> impl Iterator<Item = (u32, u32)> {
     [Some(list), is_own.then_some(ring)].into_iter().flatten().filter(|(_, len)| *len > 0)
 }
 
-fn ring(backends: &[RingSlot], len: u32) -> Vec<RingSlot> {
-    let mut ring = vec![RingSlot::default(); len as usize];
-    maglev::fill(&mut ring, backends, &mut vec![0; backends.len()]);
-    ring
-}
-
 fn find(room: &mut Room, pool: &Pool, generation: u32) -> Option<Place> {
     if pool.backends.is_empty() {
         return Some(Place { backends: Arc::default(), turns_at: 0, ring_at: 0, ring: Arc::default(), generation });
@@ -176,7 +170,7 @@ fn find(room: &mut Room, pool: &Pool, generation: u32) -> Option<Place> {
     Some(match ring_len {
         0 => Place { ring: backends.clone(), backends, turns_at, ring_at: turns_at, generation },
         _ => {
-            let ring = Arc::new(ring(&backends, ring_len));
+            let ring = Arc::new(weights::ring(&backends, ring_len));
             Place { backends, turns_at, ring_at: turns_at + list_len, ring, generation }
         }
     })
@@ -188,7 +182,7 @@ pub(super) fn tables(image: Image, placed: &Placed) -> Tables {
         config: image.config,
         addresses: image.addresses,
         endpoints: image.endpoints,
-        turns: image.frontends.values().map(|frontend| frontend.pool).collect(),
+        turns: image.frontends.values().map(|frontend| frontend.pool).filter(|pool| *pool != 0).collect(),
         frontends: image.frontends,
         allowed: image.allowed,
         backends: image.backends,

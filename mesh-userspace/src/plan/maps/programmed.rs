@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
+use mesh_common::schema::{Frontend, FrontendKey, frontend_flag};
 
 use super::compile::{compile, compile_base, compile_service};
 use super::diff::{Entry, Key, MapOp, diff};
@@ -94,7 +95,7 @@ impl Programmed {
             self.leaves(task);
         }
         let new = self.image_of(now, &services);
-        if new.overlaps || self.is_taken(&old, &new) {
+        if new.overlaps || self.is_taken(&old, &new) || may_be_shared(&old, &new) {
             return None;
         }
         let gone: Vec<u32> = old.pools.keys().filter(|pool| !new.pools.contains_key(pool)).copied().collect();
@@ -235,6 +236,14 @@ fn changed_tasks<'a>(before: &'a Basis, now: &'a Basis) -> impl Iterator<Item = 
 fn shares_a_pool(cluster: &Cluster) -> bool {
     let mut seen = BTreeSet::new();
     cluster.services.values().flat_map(|service| &service.vips).any(|vip| !seen.insert(vip.pool))
+}
+
+/// An entry goes that other services may want as well.
+fn may_be_shared(old: &Image, new: &Image) -> bool {
+    let goes = |(key, entry): (&FrontendKey<IpAddr>, &Frontend<IpAddr>)| {
+        entry.flags & frontend_flag::BY_ADDRESS != 0 && !new.frontends.contains_key(key)
+    };
+    old.frontends.iter().any(goes)
 }
 
 fn among<K: Ord + Clone, V: Clone, W>(map: &BTreeMap<K, V>, keys: &BTreeMap<K, W>) -> BTreeMap<K, V> {

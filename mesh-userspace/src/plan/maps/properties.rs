@@ -165,7 +165,7 @@ impl World {
             Event::Unreachable { node, is: false } => drop(self.observed.unreachable_since.remove(&id(1, *node))),
             Event::NodeGone(node) => drop(self.cluster.nodes.remove(&id(1, *node))),
             Event::Mtu(mtu) => self.facts.task_mtu = *mtu,
-            Event::PortTaken(true) => drop(self.facts.ports_not_taken.insert((6, 8_000))),
+            Event::PortTaken(true) => drop(self.facts.ports_not_taken.insert((6, 8_000, None))),
             Event::PortTaken(false) => self.facts.ports_not_taken.clear(),
             Event::Overlap { service, slot } => {
                 let other = addrs((service * SLOTS + slot + SLOTS) % (SERVICES * SLOTS));
@@ -223,6 +223,9 @@ fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
     // Its list changes with its algorithm.
     let allow = if maglev { allow.to_vec() } else { allow.into_iter().take(number as usize % 2).collect() };
     let published = PortSpec { allow, ..PortSpec::new(Protocol::Tcp, 8_000 + number as u16, 80) };
+    // One number, of every service at an address of its own.
+    let address = Some(Ipv4Addr::from(0xc000_0200 + number).into());
+    let at_one = PortSpec { address, ..PortSpec::new(Protocol::Tcp, 9_000, 80) };
     let spec = ServiceSpec {
         lb: if maglev { Algorithm::Maglev } else { Algorithm::RoundRobin },
         endpoint_mode: if vip { EndpointMode::Vip } else { EndpointMode::Dnsrr },
@@ -231,7 +234,7 @@ fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
     Service {
         id: id(3, number),
         vips: vec![Vip { network_id: id(2, 1), addrs: addrs(SERVICES * SLOTS + number), pool: number + 1 }],
-        ports: port.then_some(published).into_iter().collect(),
+        ports: if port { vec![published, at_one] } else { Vec::new() },
         version: 1,
         previous_spec: None,
         pending_reason: None,

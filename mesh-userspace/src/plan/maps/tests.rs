@@ -14,28 +14,16 @@ fn slot(backend: &u32) -> RingSlot {
 
 fn image_of(lists: &BTreeMap<u32, Vec<u32>>) -> Image {
     let pool = |(pool, backends): (&u32, &Vec<u32>)| {
-        (*pool, Pool { backends: backends.iter().map(slot).collect(), maglev: pool % 2 == 0 })
+        let backends = backends.iter().map(slot).collect();
+        (*pool, Pool { backends, maglev: pool % 2 == 0, ..Pool::default() })
     };
     let pools: BTreeMap<u32, Pool> = lists.iter().map(pool).collect();
     let frontends = pools
         .keys()
         .map(|pool| {
             let key = vip_key(pool.to_be_bytes().into());
-            let frontend = Frontend {
-                pool: *pool,
-                vni: 4097,
-                turns_at: 0,
-                turns_len: 0,
-                ring_at: 0,
-                ring_len: 0,
-                vip: pool.to_be_bytes().into(),
-                target_port: 0,
-                algorithm: if pool % 2 == 0 { algorithm::MAGLEV } else { algorithm::ROUND_ROBIN },
-                flags: 0,
-                affinity_s: 0,
-                generation: 0,
-                allow: 0,
-            };
+            let algorithm = if pool % 2 == 0 { algorithm::MAGLEV } else { algorithm::ROUND_ROBIN };
+            let frontend = Frontend { pool: *pool, vni: 4097, algorithm, ..Frontend::none(key.addr) };
             (key, frontend)
         })
         .collect();

@@ -228,6 +228,9 @@ fn uplink(ifindex: u32, value: &Uplink) -> String {
 fn frontend_key(key: &FrontendKey<IpAddr>) -> String {
     match (key.addr, key.protocol) {
         (addr, 0) if key.port == 0 => addr.to_string(),
+        (addr, number) if !addr.is_unspecified() => {
+            format!("{}/{}", SocketAddr::new(addr, key.port), protocol(number))
+        }
         (IpAddr::V4(_), number) => format!("*:{}/{}", key.port, protocol(number)),
         (IpAddr::V6(_), number) => format!("[*]:{}/{}", key.port, protocol(number)),
     }
@@ -260,6 +263,9 @@ fn frontend(key: &FrontendKey<IpAddr>, value: &Frontend<IpAddr>) -> String {
         allow,
     } = *value;
     let mut line = format!("frontend {}", frontend_key(key));
+    if flags == frontend_flag::BY_ADDRESS && pool == 0 {
+        return line + " by-address";
+    }
     field(&mut line, "to", target_port.into());
     if !vip.is_unspecified() && vip != key.addr {
         line.push_str(&format!(" vip {vip}"));
@@ -282,7 +288,7 @@ fn frontend(key: &FrontendKey<IpAddr>, value: &Frontend<IpAddr>) -> String {
     field(&mut line, "affinity_s", affinity_s);
     field(&mut line, "allow", allow);
     field(&mut line, "generation", generation);
-    bits(&mut line, flags, &[(frontend_flag::NOT_TAKEN, "not-taken")]);
+    bits(&mut line, flags, &[(frontend_flag::NOT_TAKEN, "not-taken"), (frontend_flag::BY_ADDRESS, "by-address")]);
     line
 }
 

@@ -157,7 +157,7 @@ fn held_ports(cluster: &Cluster, local: &[&Task]) -> BTreeSet<HeldPort> {
                 Protocol::Udp => Transport::Udp,
                 Protocol::Sctp => return None,
             };
-            Some(HeldPort { transport, port: port.published })
+            Some(HeldPort { transport, port: port.published, address: port.address })
         })
         .collect()
 }
@@ -287,14 +287,14 @@ mod tests {
     #[test]
     fn ingress_ports_are_held_everywhere_and_host_ports_where_the_task_is() {
         let (cluster, observed) = facts();
-        let tcp = |port| HeldPort { transport: Transport::Tcp, port };
+        let tcp = |port| HeldPort { transport: Transport::Tcp, port, address: None };
         assert_eq!(
             compile(&cluster, &observed, &id(1), &UNDERLAY).held_ports,
-            BTreeSet::from([tcp(8000), tcp(9000), HeldPort { transport: Transport::Udp, port: 5353 }])
+            BTreeSet::from([tcp(8000), tcp(9000), HeldPort { transport: Transport::Udp, port: 5353, address: None }])
         );
         assert_eq!(
             compile(&cluster, &observed, &id(2), &UNDERLAY).held_ports,
-            BTreeSet::from([tcp(8000), HeldPort { transport: Transport::Udp, port: 5353 }])
+            BTreeSet::from([tcp(8000), HeldPort { transport: Transport::Udp, port: 5353, address: None }])
         );
     }
 

@@ -108,7 +108,7 @@ mod tests {
             mesh0: Some(Mesh0 { port: 4789, mac: [0xe6, 0x12, 0, 0, 0, 1], mtu: 1450 }),
             gateways: ["10.0.0.1".parse().unwrap()].into(),
             routes: [("10.0.0.0/20".parse().unwrap(), Route { src: None, mtu: 1450 })].into(),
-            held_ports: [HeldPort { transport: Transport::Tcp, port: 8000 }].into(),
+            held_ports: [HeldPort { transport: Transport::Tcp, port: 8000, address: None }].into(),
             sysctls: [("net/ipv4/conf/mesh0/rp_filter".to_string(), "0".to_string())].into(),
             ..Default::default()
         }

@@ -12,7 +12,7 @@ mod diff;
 mod properties;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -88,6 +88,8 @@ pub struct TaskLink {
 pub struct HeldPort {
     pub transport: Transport,
     pub port: u16,
+    /// The one address that it is published at; None: all of both families.
+    pub address: Option<IpAddr>,
 }
 
 /// Protocols whose ports a socket can hold on every kernel. SCTP is not among them: its module may be absent.
@@ -98,23 +100,27 @@ pub enum Transport {
 }
 
 impl HeldPort {
-    /// IP protocol number and port, as the maps know it.
-    pub fn key(&self) -> (u8, u16) {
-        match self.transport {
-            Transport::Tcp => (protocol::TCP, self.port),
-            Transport::Udp => (protocol::UDP, self.port),
-        }
+    /// IP protocol number, port and address, as the maps know it.
+    pub fn key(&self) -> (u8, u16, Option<IpAddr>) {
+        let number = match self.transport {
+            Transport::Tcp => protocol::TCP,
+            Transport::Udp => protocol::UDP,
+        };
+        (number, self.port, self.address)
     }
 }
 
 impl std::fmt::Display for HeldPort {
-    /// `8000/tcp`, as listings show it.
+    /// `8000/tcp`, or `192.0.2.1:8000/tcp`, as listings show it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let transport = match self.transport {
             Transport::Tcp => "tcp",
             Transport::Udp => "udp",
         };
-        write!(f, "{}/{transport}", self.port)
+        match self.address {
+            Some(addr) => write!(f, "{}/{transport}", SocketAddr::new(addr, self.port)),
+            None => write!(f, "{}/{transport}", self.port),
+        }
     }
 }
 

@@ -87,8 +87,11 @@ fn link() -> impl Strategy<Value = TaskLink> {
 }
 
 fn held_port() -> impl Strategy<Value = HeldPort> {
-    (8000u16..8004, any::<bool>())
-        .prop_map(|(port, tcp)| HeldPort { transport: if tcp { Transport::Tcp } else { Transport::Udp }, port })
+    (8000u16..8004, any::<bool>(), proptest::option::of(1u8..3)).prop_map(|(port, tcp, addr)| HeldPort {
+        transport: if tcp { Transport::Tcp } else { Transport::Udp },
+        port,
+        address: addr.map(|last| [192, 0, 2, last].into()),
+    })
 }
 
 fn image() -> impl Strategy<Value = NetImage> {
@@ -229,6 +232,7 @@ fn service() -> Service {
             endpoint_mode: EndpointMode::Vip,
             lb: Algorithm::RoundRobin,
             affinity: None,
+            weight_by: None,
             update: UpdateConfig::default(),
             rollback: UpdateConfig::default(),
         },

@@ -13,6 +13,7 @@
 //! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
 
 pub mod batch;
+pub mod beside;
 mod devices;
 mod flood;
 pub mod kernel;

@@ -199,21 +199,7 @@ impl Rig {
         let pool = self.numbers;
         self.put("TURNS", pool, 0u64);
         let vip = ip(vip);
-        let frontend = Frontend {
-            pool,
-            vni: network_of(vip).0,
-            turns_at: 0,
-            turns_len: 0,
-            ring_at: 0,
-            ring_len: 0,
-            vip,
-            target_port: 0,
-            algorithm: algorithm::ROUND_ROBIN,
-            flags: 0,
-            affinity_s: 0,
-            generation: 1,
-            allow: 0,
-        };
+        let frontend = Frontend { pool, vni: network_of(vip).0, generation: 1, ..Frontend::none(vip) };
         let service = self.staffed(&Service { pool, frontend }, tasks);
         self.put("FRONTENDS4", FrontendKey::vip(vip), service.frontend);
         service
@@ -243,6 +229,20 @@ impl Rig {
     pub fn publish(&mut self, service: &Service, protocol: u8, port: u16, target_port: u16) {
         let frontend = Frontend { target_port, ..service.frontend };
         self.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(port, protocol), frontend);
+    }
+
+    /// The same at one address of a node alone.
+    pub fn publish_at(&mut self, service: &Service, addr: [u8; 4], protocol: u8, port: u16, target_port: u16) {
+        let frontend = Frontend { target_port, ..service.frontend };
+        self.put("FRONTENDS4", FrontendKey::published_at(addr, port, protocol), frontend);
+        let ask = Frontend { flags: frontend_flag::BY_ADDRESS, ..Frontend::none([0; 4]) };
+        self.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(port, protocol), ask);
+    }
+
+    /// This node has another address, on its uplink.
+    pub fn own_address(&mut self, addr: [u8; 4]) {
+        let ifindex = self.devices().uplink;
+        self.put("ADDRESSES4", addr, Address { node: 1, ifindex, flags: address_flag::OWN, pad: [0; 3] });
     }
 
     /// A list of callers has this prefix.

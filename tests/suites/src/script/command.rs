@@ -1,5 +1,7 @@
 //! The words of a situation and what each does.
 
+use std::net::SocketAddr;
+
 use mesh_userspace::leader::command::{self, NodeUpdate};
 use mesh_userspace::manifest;
 use mesh_userspace::model::{Availability, NetworkSpec, Runtime, TaskHealth, TaskState};
@@ -135,6 +137,12 @@ fn change(cluster: &mut Cluster, parts: &[&str], input: Option<&str>) -> Result<
             let update = NodeUpdate { availability: Some(availability), ..NodeUpdate::default() };
             cluster.run(|facts, _| command::update_node(facts, node, &update)).map(quiet).map_err(words)
         }
+        ["node", "update", "--label-add", label, node] => {
+            let (key, value) = label.split_once('=').ok_or("a label such as size=4")?;
+            let label_add = [(key.to_string(), value.to_string())].into();
+            let update = NodeUpdate { label_add, ..NodeUpdate::default() };
+            cluster.run(|facts, _| command::update_node(facts, node, &update)).map(quiet).map_err(words)
+        }
         ["node", "rm", rest @ ..] => {
             let (node, force) = match rest {
                 [node] => (node, false),
@@ -184,5 +192,9 @@ fn port(word: &str) -> Result<HeldPort, String> {
         "udp" => Transport::Udp,
         other => return Err(format!("{other} is no transport")),
     };
-    Ok(HeldPort { transport, port: number(port)? as u16 })
+    let (port, address) = match port.parse::<SocketAddr>() {
+        Ok(at) => (at.port(), Some(at.ip())),
+        Err(_) => (number(port)? as u16, None),
+    };
+    Ok(HeldPort { transport, port, address })
 }

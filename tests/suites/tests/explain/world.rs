@@ -131,7 +131,14 @@ impl World {
                 service.frontend.flags = flags;
                 let target = random.of(&[0, port, 9_000]);
                 service.frontend.allow = random.of(&[0, 0, 7]);
-                self.rig.publish(&service, random.of(&[6, 17, 132]), port, target);
+                let protocol = random.of(&[6, 17, 132]);
+                if random.one_in(4) {
+                    // Of a node, of this one, or one that the next service has it at as well.
+                    let addr = random.of(&[HERE, HERE, PEER_2, PEER_3]);
+                    self.rig.publish_at(&service, addr, protocol, port, target);
+                } else {
+                    self.rig.publish(&service, protocol, port, target);
+                }
             }
         }
         self.vips.push(vip);

@@ -129,7 +129,9 @@ pub fn image() -> NetImage {
         own_addr: Some(own),
         routes: ["10.0.0.0/20", "10.0.16.0/20", "fd00::/64", "fd00:16::/64"].map(route).into(),
         task_links: Default::default(),
-        held_ports: [Transport::Tcp, Transport::Udp].map(|transport| HeldPort { transport, port: 8000 }).into(),
+        held_ports: [Transport::Tcp, Transport::Udp]
+            .map(|transport| HeldPort { transport, port: 8000, address: None })
+            .into(),
         sysctls: sysctls.into_iter().chain(of_ipv6).collect(),
     }
 }

@@ -320,6 +320,54 @@ fn a_published_port_is_held_and_callers_are_refused_at_once() {
 }
 
 #[test]
+fn a_port_of_one_address_is_held_there_alone_and_before_the_address_is_there() {
+    on_a_host(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        let held = |addr: &str| {
+            let address = Some(addr.parse().unwrap());
+            [Transport::Tcp, Transport::Udp].map(|transport| HeldPort { transport, port: 8000, address })
+        };
+        let later = ["192.168.7.99", "fd00:7::99"];
+        let held_ports = ["192.168.7.1"].iter().chain(&later).flat_map(|addr| held(addr)).collect();
+        put(&host, &NetImage { held_ports, ..image() }).await;
+        let bound = |addr: &str| {
+            let at = SocketAddr::new(addr.parse().unwrap(), 8000);
+            [TcpListener::bind(at).map(drop), UdpSocket::bind(at).map(drop)].map(|bound| bound.map_err(|e| e.kind()))
+        };
+        assert_eq!(bound("127.0.0.1"), [Ok(()), Ok(())]);
+        for addr in ["192.168.7.1", "0.0.0.0"] {
+            assert_eq!(bound(addr), [Err(ErrorKind::AddrInUse); 2], "{addr}");
+        }
+        ip("addr add 192.168.7.99/24 dev eth0");
+        ip("addr add fd00:7::99/64 dev eth0 nodad");
+        for addr in later {
+            assert_eq!(bound(addr), [Err(ErrorKind::AddrInUse); 2], "{addr}");
+        }
+        let at = SocketAddr::new(later[0].parse().unwrap(), 8000);
+        assert_eq!(TcpStream::connect_timeout(&at, PATIENCE).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn a_port_of_an_address_that_is_not_here_is_nobodys_concern_until_it_comes() {
+    on_a_host(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        let _listener = TcpListener::bind("0.0.0.0:8000").unwrap();
+        let elsewhere = Some("192.168.7.99".parse().unwrap());
+        let port = HeldPort { transport: Transport::Tcp, port: 8000, address: elsewhere };
+        let image = NetImage { held_ports: [port].into(), ..image() };
+        let converged = host.converge(&image, &|_| None, &|_| Ok(())).await.unwrap();
+        assert!(converged.failed.is_empty(), "{converged:?}");
+        ip("addr add 192.168.7.99/24 dev eth0");
+        let converged = host.converge(&image, &|_| None, &|_| Ok(())).await.unwrap();
+        let [(_, error @ NetError::PortInUse { .. })] = converged.failed.as_slice() else { panic!("{converged:?}") };
+        assert!(error.to_string().contains("192.168.7.99:8000/tcp"), "{error}");
+    });
+}
+
+#[test]
 fn a_port_that_the_host_uses_is_reported_with_its_owner() {
     on_a_host(|| async {
         let state = tempfile::tempdir().unwrap();
