@@ -58,6 +58,10 @@ fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address
         _ => return Ok(None),
     };
     let (Some(id), Some(words)) = (outer::vni(tc), tc.load::<[u16; 7]>(outer::LEN)) else { return Ok(None) };
+    // Of a packet that lacks an IP header the kernel takes nothing away.
+    if tc.load::<[u16; 1]>(outer::LEN + ETHERNET_LEN + V4::HEADER_LEN - 2).is_none() {
+        return Ok(None);
+    }
     // A packet of several segments keeps the mark of the tunnel. A device that sends it must not see that, nor a socket of UDP, which cuts what it
     // gets by what the marks say; TCP takes it whole.
     let is_several = tc.gso_size() != 0;

@@ -117,14 +117,16 @@ pub fn to_peer(
     send_tunnel(tc, hook, config, peer.addr, vni)
 }
 
-/// Whether a packet goes over the path to the peer as it is. One that is too large is mesh0's: the kernel knows what to do then.
+/// Whether a packet goes over the path to the peer as it is. One that is too large is mesh0's: the kernel knows what to do then. So is one with next to
+/// nothing behind its IP header, of which [`Wrapped`] is too long a beginning.
 #[inline(always)]
 fn fits(tc: &Tc, peer: &Peer) -> bool {
+    const SHORTEST: u32 = (size_of::<Wrapped>() - outer::LEN) as u32;
     let longest = match tc.gso_size() {
         0 => tc.len(),
         size => segment_len(tc, size),
     };
-    longest + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
+    longest >= SHORTEST && longest + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
 }
 
 /// Length of each frame that a packet of several segments becomes, without the tunnel's headers: all of them have the first one's. Beyond every

@@ -53,6 +53,23 @@ fn what_does_not_fit_the_path_is_left_to_mesh0() {
 }
 
 #[test]
+fn a_packet_with_next_to_nothing_in_it_arrives() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, there) = (rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"));
+    for len in 0..6 {
+        let (sent, payload) = (client.to("10.0.16.4").protocol(47), vec![1; len]);
+        let outcome = rig.from_task(&client, sent.payload(payload.clone()));
+        let is_short = len < 4;
+        assert_eq!(outcome.is_keyed, is_short, "{len} bytes behind the IP header");
+        outcome.tunnelled(&there.gets("10.0.16.3").protocol(47).payload(payload));
+    }
+    // What comes without an IP header is mesh0's to bring, and is counted there.
+    let inner = eth(mac::GATEWAY, client.mac).ipv4(there.addr, client.addr).protocol(47).bytes();
+    assert!(rig.from_wire(PEER_2, 4_097, &inner[..33]).is_none());
+    rig.from_wire(PEER_2, 4_097, &inner).expect("the fast way takes it").sent(&client.gets("10.0.16.4").protocol(47));
+}
+
+#[test]
 fn what_the_programs_do_not_read_themselves_is_left_to_mesh0() {
     let Some(mut rig) = Rig::new() else { return };
     let (here, caller) = (rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"));
