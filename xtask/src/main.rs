@@ -13,6 +13,7 @@ mod process;
 mod setup;
 mod test;
 mod tidy;
+mod verify;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,8 @@ enum Verb {
     Bench(bench::Options),
     /// Make the Debian package: binary, unit, manual pages, completions
     Package(package::Options),
+    /// Load the programs on this kernel and on Debian 12's in an emulated machine, play the core walks there, compare the verifiers' counts
+    Verify(verify::Options),
     /// Check the house's rules: layers, names, openings, waiting in tests
     Tidy(tidy::Options),
 }
@@ -64,6 +67,7 @@ fn main() -> std::process::ExitCode {
         Verb::Lab(options) => lab::run(&workspace, &options, consent),
         Verb::Bench(options) => bench::run(&workspace, &options, consent),
         Verb::Package(options) => package::run(&workspace, &options, consent),
+        Verb::Verify(options) => verify::run(&workspace, &options, consent),
         Verb::Tidy(options) => tidy::run(&workspace, &options),
     });
     match done {

@@ -22,6 +22,8 @@ pub fn ask(object: &Path) -> Result<Vec<Value>> {
         .override_global("CLOCK", &clock, true)
         .map_max_entries("FLOWS4", 4_096)
         .map_max_entries("OVERFLOW4", 1_024)
+        .map_max_entries("FLOWS6", 4_096)
+        .map_max_entries("OVERFLOW6", 1_024)
         .load_file(object)
         .with_context(|| format!("loading {}", object.display()))?;
     Ok(ebpf

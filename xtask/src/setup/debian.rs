@@ -95,12 +95,12 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     process::run(command.args(packages))
 }
 
-fn update() -> Result<()> {
+pub(super) fn update() -> Result<()> {
     process::run(process::as_root("apt-get")?.args(["update", "-q"]))
 }
 
 /// Whether the package lists of this machine, if there are any, know all of these.
-fn known(packages: &[&str]) -> bool {
+pub(super) fn known(packages: &[&str]) -> bool {
     packages
         .iter()
         .all(|package| process::read(Command::new("apt-cache").args(["show", "--no-all-versions", package])).is_ok())

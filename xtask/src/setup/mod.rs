@@ -7,6 +7,7 @@
 //! shown. Everything else lands in the target directory, so `cargo clean` undoes it.
 
 pub mod debian;
+pub mod guest;
 pub mod linker;
 mod nightly;
 pub mod packager;
