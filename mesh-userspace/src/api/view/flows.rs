@@ -22,7 +22,10 @@ pub(super) fn wanted_ends(facts: &Facts, service: Option<String>, task: Option<S
     let mut ends = Vec::new();
     if let Some(word) = service {
         let service = facts.find_service(&word)?;
-        ends.push(ends_of(facts.cluster.tasks_of(&service.id)));
+        let mut of_service = ends_of(facts.cluster.tasks_of(&service.id));
+        // Who calls a service that has no task calls it all the same.
+        of_service.addrs.extend(service.vips.iter().flat_map(|vip| vip.addrs.each()).map(to_16));
+        ends.push(of_service);
     }
     if let Some(word) = task {
         ends.push(ends_of([facts.find_task(&word)?]));
@@ -30,14 +33,17 @@ pub(super) fn wanted_ends(facts: &Facts, service: Option<String>, task: Option<S
     Ok(ends)
 }
 
+fn to_16(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_16(),
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
 fn ends_of<'t>(tasks: impl IntoIterator<Item = &'t Task>) -> Ends {
     let mut ends = Ends::default();
     for at in tasks.into_iter().flat_map(|task| &task.attachments) {
         ends.endpoints.insert(at.endpoint);
-        let to_16 = |addr: IpAddr| match addr {
-            IpAddr::V4(addr) => addr.octets().to_16(),
-            IpAddr::V6(addr) => addr.octets(),
-        };
         ends.addrs.extend(at.addrs.each().map(to_16));
     }
     ends

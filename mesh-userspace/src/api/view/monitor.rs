@@ -152,7 +152,9 @@ mod tests {
         assert!(query(None, None, 1).wants(&event(0)) && query(None, Some("whoami.1"), 1).wants(&event(0)));
         assert!(!query(None, None, 0).wants(&event(0)), "drops alone");
         assert!(query(None, None, 0).wants(&event(8)));
-        let foreign = Event { src: [0; 16], backend: 0, ..event(8) };
-        assert!(!query(Some("whoami"), None, 0).wants(&foreign));
+        let by_vip = Event { src: [0; 16], backend: 0, ..event(8) };
+        assert!(query(Some("whoami"), None, 0).wants(&by_vip), "whom a service without tasks was meant for");
+        let foreign = Event { dst: [0; 16], ..by_vip };
+        assert!(!query(Some("whoami"), None, 0).wants(&foreign) && !query(None, Some("whoami.1"), 0).wants(&by_vip));
     }
 }
