@@ -64,6 +64,12 @@ impl Addr6 {
         Addr6(words)
     }
 
+    /// As words of memory.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.0
+    }
+
     /// The sixteen bytes, in network order.
     #[inline(always)]
     pub fn octets(self) -> [u8; 16] {
@@ -145,7 +151,7 @@ pub trait Family: Copy + 'static {
 
     /// Puts an address in the place of the source or of the destination, and its `difference` to the old one into the header's own checksum, where
     /// the family has one.
-    fn readdress<const IS_SOURCE: bool>(front: &mut Self::Front, addr: Self::Addr, difference: u32);
+    fn readdress<const IS_SOURCE: bool>(front: &mut Self::Front, addr: &Self::Addr, difference: u32);
     /// The address in 16 bytes, IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
     fn to_16(addr: Self::Addr) -> [u8; 16];
     /// Back from 16 bytes; IPv4 takes the last four.
@@ -158,6 +164,10 @@ pub trait Family: Copy + 'static {
     fn fold(addr: Self::Addr) -> u32;
     /// Multicast or limited broadcast: never routed by us.
     fn is_multicast(addr: Self::Addr) -> bool;
+    /// Of the link it is on alone, and asked for by no route: IPv6's (RFC 4291, 2.5.6). IPv4's are routed to whoever serves them there.
+    fn is_link_local(addr: Self::Addr) -> bool;
+    /// `127.0.0.1` or `::1`.
+    fn loopback() -> Self::Addr;
     /// Inside `127.0.0.0/8` or `::1`.
     fn is_loopback(addr: Self::Addr) -> bool;
     /// Both addresses share a prefix of this length, which is not 0.
@@ -185,7 +195,7 @@ impl Family for V4 {
     type Front = [u16; 17];
 
     #[inline(always)]
-    fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 17], addr: Addr4, difference: u32) {
+    fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 17], addr: &Addr4, difference: u32) {
         front[12] = checksum::apply(front[12], difference);
         // SAFETY: within what `front` refers to.
         unsafe { if IS_SOURCE { word::write::<_, 26>(front, addr.0) } else { word::write::<_, 30>(front, addr.0) } }
@@ -217,6 +227,14 @@ impl Family for V4 {
         a.octets()[0] >= 224
     }
     #[inline(always)]
+    fn is_link_local(_: Addr4) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn loopback() -> Addr4 {
+        [127, 0, 0, 1].into()
+    }
+    #[inline(always)]
     fn is_loopback(a: Addr4) -> bool {
         a.octets()[0] == 127
     }
@@ -240,7 +258,7 @@ impl Family for V6 {
     type Front = [u16; 27];
 
     #[inline(always)]
-    fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 27], addr: Addr6, _difference: u32) {
+    fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 27], addr: &Addr6, _difference: u32) {
         let [a, b, c, d] = addr.0;
         // SAFETY: within what `front` refers to.
         unsafe {
@@ -285,6 +303,14 @@ impl Family for V6 {
         a.octets()[0] == 0xff
     }
     #[inline(always)]
+    fn is_link_local(a: Addr6) -> bool {
+        u32::from_be(a.0[0]) >> 22 == 0xfe80 >> 6
+    }
+    #[inline(always)]
+    fn loopback() -> Addr6 {
+        Addr6([0, 0, 0, 1u32.to_be()])
+    }
+    #[inline(always)]
     fn is_loopback(a: Addr6) -> bool {
         let [a, b, c, d] = a.0;
         a | b | c == 0 && d == 1u32.to_be()
@@ -315,6 +341,7 @@ mod tests {
         assert!(V4::is_multicast([224, 0, 0, 1].into()) && V4::is_multicast([255; 4].into()));
         assert!(!V4::is_multicast([10, 0, 0, 1].into()));
         assert!(V6::is_loopback([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].into()));
+        assert!(V4::is_loopback(V4::loopback()) && V6::is_loopback(V6::loopback()));
     }
 
     #[test]
@@ -343,5 +370,17 @@ mod tests {
         let address = Addr4::from(four);
         assert_eq!((address.octets(), Addr4::of_words(address.words())), (four, address));
         assert_eq!(Addr6::from(sixteen).octets(), sixteen);
+    }
+
+    #[test]
+    fn link_local_is_the_first_ten_bits() {
+        let link_local =
+            |first: [u8; 2]| V6::is_link_local([first[0], first[1], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].into());
+        assert!(
+            link_local([0xfe, 0x80])
+                && link_local([0xfe, 0xbf])
+                && !link_local([0xfe, 0xc0])
+                && !link_local([0xfd, 0x80])
+        );
     }
 }

@@ -15,6 +15,7 @@ pub mod family;
 pub mod flood;
 pub mod flow;
 pub mod hash;
+mod ipv6;
 pub mod maglev;
 pub mod parse;
 pub mod schema;

@@ -6,7 +6,7 @@
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 
-use crate::family::{Addr4, Addr6, Family, V4, V6};
+use crate::family::{Addr4, Family, V4};
 use crate::schema::FlowKey;
 use crate::word;
 
@@ -122,19 +122,6 @@ struct Ipv4Header {
     dst: u32,
 }
 
-/// An IPv6 header (RFC 8200, 3) as it lies in a packet.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv6Header {
-    version_class: [u8; 2],
-    label: u16,
-    payload_len: u16,
-    next: u8,
-    hop_limit: u8,
-    src: [u32; 4],
-    dst: [u32; 4],
-}
-
 /// The start of a TCP header (RFC 9293, 3.1), up to the flags.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -179,41 +166,12 @@ unsafe impl Plain for Ipv4Header {
     }
 }
 // SAFETY: as above.
-unsafe impl Plain for Ipv6Header {
-    #[inline(always)]
-    unsafe fn read(at: *const Self) -> Self {
-        // SAFETY: as above; the words are from 8 and from 24 bytes behind its beginning on.
-        unsafe {
-            Ipv6Header {
-                version_class: (&raw const (*at).version_class).read(),
-                label: (&raw const (*at).label).read(),
-                payload_len: (&raw const (*at).payload_len).read(),
-                next: (&raw const (*at).next).read(),
-                hop_limit: (&raw const (*at).hop_limit).read(),
-                src: [
-                    word::read::<_, 8>(at),
-                    word::read::<_, 12>(at),
-                    word::read::<_, 16>(at),
-                    word::read::<_, 20>(at),
-                ],
-                dst: [
-                    word::read::<_, 24>(at),
-                    word::read::<_, 28>(at),
-                    word::read::<_, 32>(at),
-                    word::read::<_, 36>(at),
-                ],
-            }
-        }
-    }
-}
-// SAFETY: as above.
 unsafe impl Plain for TcpHeader {}
 // SAFETY: as above.
 unsafe impl Plain for Ports {}
 
 const _: () = {
     assert!(size_of::<EthernetHeader>() == ETHERNET_LEN && size_of::<Ipv4Header>() == 20);
-    assert!(size_of::<Ipv6Header>() == 40);
     assert!(size_of::<TcpHeader>() == 14 && size_of::<Ports>() == 4);
 };
 
@@ -320,12 +278,12 @@ impl<F: Family> Packet<F> {
 
 /// What [`packet`] needs of an IP header.
 pub struct Ip<F: Family> {
-    src: F::Addr,
-    dst: F::Addr,
-    protocol: u8,
-    l4: u8,
-    l4_len: u16,
-    later_fragment: bool,
+    pub(crate) src: F::Addr,
+    pub(crate) dst: F::Addr,
+    pub(crate) protocol: u8,
+    pub(crate) l4: u8,
+    pub(crate) l4_len: u16,
+    pub(crate) later_fragment: bool,
 }
 
 /// Reads the IP header of a family.
@@ -369,39 +327,6 @@ impl ParseIp for V4 {
             protocol: header.protocol,
             l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
             l4_len: total_len.wrapping_sub(Self::HEADER_LEN as u16),
-            later_fragment: false,
-        })
-    }
-}
-
-impl ParseIp for V6 {
-    #[inline(always)]
-    fn ip(cursor: &impl Cursor) -> Option<Ip<V6>> {
-        let header: Ipv6Header = cursor.load(ETHERNET_LEN)?;
-        if header.version_class[0] >> 4 != 6 {
-            return None;
-        }
-        // Extension headers are not walked: such a packet has no ports for us (Form::Other).
-        Some(Ip {
-            src: Addr6::of_words(header.src),
-            dst: Addr6::of_words(header.dst),
-            protocol: header.next,
-            l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
-            l4_len: u16::from_be(header.payload_len),
-            later_fragment: false,
-        })
-    }
-
-    #[inline(always)]
-    fn plain(cursor: &impl Cursor) -> Option<Ip<V6>> {
-        let header: Ipv6Header = cursor.peek(ETHERNET_LEN)?;
-        let is_plain = header.version_class[0] >> 4 == 6;
-        is_plain.then_some(Ip {
-            src: Addr6::of_words(header.src),
-            dst: Addr6::of_words(header.dst),
-            protocol: header.next,
-            l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
-            l4_len: u16::from_be(header.payload_len),
             later_fragment: false,
         })
     }
@@ -495,6 +420,7 @@ mod tests {
     use core::fmt::Debug;
 
     use super::*;
+    use crate::family::V6;
     use proptest::prelude::*;
 
     /// 192.0.2.1:40000 → 198.51.100.7:80, SYN.

@@ -82,19 +82,19 @@ drop_reasons! {
     /// Shorter than its headers say, or headers that contradict each other.
     Malformed = 1, "malformed" {
         hooks: "from_task, from_overlay, from_host",
-        meaning: "shorter than its headers say, or headers that contradict each other (ARP and echo frames too)",
+        meaning: "shorter than its headers say, headers that contradict each other (ARP, neighbour discovery and echo frames too), or more extension headers than are read",
         remedy: "a few are noise; many: capture on that link",
     }
     /// A protocol or EtherType that the overlay does not carry.
     Unsupported = 2, "unsupported" {
         hooks: "from_task, from_overlay",
-        meaning: "not IPv4 or ARP (IPv6 from tasks); another protocol than TCP, UDP, SCTP and echo to the gateway or to the outside",
-        remedy: "IPv6 and other protocols are not carried; nothing is broken if the task does not need them",
+        meaning: "neither IP nor ARP; another protocol than TCP, UDP, SCTP and echo to the gateway or to the outside; a router's advertisement or redirect from a task",
+        remedy: "other protocols are not carried; nothing is broken if the task does not need them",
     }
     /// A task sent from an address that is not its own.
     SpoofedSource = 3, "spoofed-source" {
         hooks: "from_task",
-        meaning: "the task sent from an address that is not its own (IP or ARP)",
+        meaning: "the task sent from an address that is not its own (IP, ARP or neighbour discovery)",
         remedy: "look for bridges, VMs or containers inside the task; just after a start: the endpoint is not written yet",
     }
     /// A task sent from a MAC address that is not its own.

@@ -80,25 +80,25 @@ pub fn host_getpeer4(ctx: SockAddrContext) -> i32 {
     hook::host_socket::recvmsg4(&ctx)
 }
 
-/// connect(2) over IPv6: v4-mapped destinations.
+/// connect(2) over IPv6, v4-mapped destinations among them.
 #[cgroup_sock_addr(connect6)]
 pub fn host_connect6(ctx: SockAddrContext) -> i32 {
     hook::host_socket::connect6(&ctx)
 }
 
-/// sendmsg(2) of an unconnected IPv6 UDP socket: v4-mapped destinations.
+/// sendmsg(2) of an unconnected IPv6 UDP socket, v4-mapped destinations among them.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn host_sendmsg6(ctx: SockAddrContext) -> i32 {
     hook::host_socket::sendmsg6(&ctx)
 }
 
-/// recvmsg(2) on IPv6 UDP: v4-mapped sources.
+/// recvmsg(2) on IPv6 UDP, v4-mapped sources among them.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn host_recvmsg6(ctx: SockAddrContext) -> i32 {
     hook::host_socket::recvmsg6(&ctx)
 }
 
-/// getpeername(2) over IPv6: v4-mapped peers.
+/// getpeername(2) over IPv6, v4-mapped peers among them.
 #[cgroup_sock_addr(getpeername6)]
 pub fn host_getpeer6(ctx: SockAddrContext) -> i32 {
     hook::host_socket::recvmsg6(&ctx)

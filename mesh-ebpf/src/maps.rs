@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use mesh_common::family::{Addr4, Addr6, V4, V6};
-use mesh_common::parse::ParseIp;
+use mesh_common::parse::{ParseIp, Room};
 use mesh_common::schema::*;
 use mesh_common::verdict::{Hook, STRIDE};
 
@@ -70,9 +70,9 @@ pub static WATCHED: PerCpuArray<Watched, 1> = PerCpuArray::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { Hook::ALL.len() * STRIDE as usize }> = PerCpuArray::new();
 #[btf_map]
-pub static SCRATCH4: PerCpuArray<Scratch<Addr4>, 1> = PerCpuArray::new();
+pub static SCRATCH4: PerCpuArray<Slot<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
-pub static SCRATCH6: PerCpuArray<Scratch<Addr6>, 1> = PerCpuArray::new();
+pub static SCRATCH6: PerCpuArray<Slot<Addr6>, 1> = PerCpuArray::new();
 
 /// Room for one packet's new flow: too much for the 512-byte stack, and zeroed, so that padding never leaks.
 #[repr(C)]
@@ -81,7 +81,20 @@ pub struct Scratch<A> {
     pub forward: Flow<A>,
     /// Its reply.
     pub reverse: Flow<A>,
+    /// What the reply is found by.
+    pub reply: FlowKey<A>,
 }
+
+/// A scratch, and room for the packet at hand where its addresses would fill the stack (`stage::flow::read`).
+#[repr(C)]
+pub struct Slot<A> {
+    scratch: Scratch<A>,
+    packet: [u32; ROOM],
+}
+
+/// Words of the largest packet.
+const ROOM: usize = 12;
+const _: () = assert!(size_of::<Room<V6>>() <= ROOM * 4 && align_of::<Room<V6>>() <= 4);
 
 /// The peer with this node number.
 #[inline(always)]
@@ -109,6 +122,7 @@ pub trait Maps: ParseIp + Fields {
     fn remove_in_table(key: &FlowKey<Self::Addr>) -> bool;
     fn remove_beside_table(key: &FlowKey<Self::Addr>) -> bool;
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
+    fn room() -> Option<*mut Room<Self>>;
 }
 
 macro_rules! maps_of {
@@ -168,7 +182,13 @@ macro_rules! maps_of {
             }
             #[inline(always)]
             fn scratch() -> Option<*mut Scratch<Self::Addr>> {
-                $scratch.get_ptr_mut(0)
+                // SAFETY: a live map value.
+                $scratch.get_ptr_mut(0).map(|slot| unsafe { &raw mut (*slot).scratch })
+            }
+            #[inline(always)]
+            fn room() -> Option<*mut Room<Self>> {
+                // SAFETY: a live map value, which has as much room as the largest packet needs.
+                $scratch.get_ptr_mut(0).map(|slot| unsafe { (&raw mut (*slot).packet).cast() })
             }
         }
     };

@@ -1,6 +1,6 @@
 //! What this node's own stack sends into the overlay: calls to VIPs, answers of the resolver, the echoes of the agent.
 
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, ETHERTYPE_ECHO, Ethernet, Form};
 use mesh_common::schema::{Config, address_flag, deliver as way, endpoint, origin};
 use mesh_common::verdict::{DropReason, Hook};
@@ -25,8 +25,9 @@ pub fn run(tc: &Tc) -> i32 {
     }
     let code = match (config(), parse::ethernet(tc)) {
         (Ok(config), Some(eth)) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth, config),
+        (Ok(config), Some(eth)) if eth.ethertype == V6::ETHERTYPE => walk::<V6>(tc, &eth, config),
         (Ok(config), Some(eth)) if eth.ethertype == ETHERTYPE_ECHO => encode(echo(tc, &eth, config)),
-        // The stack's own chatter on a link (neighbour discovery, multicast) has no place in the overlay.
+        // The stack's own chatter on a link has no place in the overlay.
         _ => SHOT,
     };
     finish(tc, HOOK, code)
@@ -50,7 +51,7 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
-    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     if F::is_multicast(packet.dst) {
         return Ok(SHOT);
     }

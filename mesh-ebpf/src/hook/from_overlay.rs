@@ -1,7 +1,7 @@
 //! What peers send: nobody but a peer, and each only for the addresses that live on it.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet};
 use mesh_common::schema::{Address, Backend, Config, Echo, address_flag, deliver as way, endpoint, origin};
 use mesh_common::verdict::{DropReason, Hook};
@@ -40,22 +40,23 @@ fn arrive(tc: &Tc) -> Result<i32, Stop> {
     if eth.ethertype == ETHERTYPE_ECHO {
         return echo(tc, config, peer, id);
     }
-    if eth.ethertype != V4::ETHERTYPE {
-        return Err(Stop::drop(DropReason::Unsupported));
+    match eth.ethertype {
+        V4::ETHERTYPE => Ok(judge::<V4>(tc, &eth, config, peer, id)),
+        V6::ETHERTYPE => Ok(judge::<V6>(tc, &eth, config, peer, id)),
+        _ => Err(Stop::drop(DropReason::Unsupported)),
     }
-    Ok(judge(tc, &eth, config, peer, id))
 }
 
-/// Judges the IPv4 packet of a frame that a peer sent, whichever way it came.
+/// Judges the packet of a frame that a peer sent, whichever way it came.
 #[inline(always)]
-pub fn judge(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Code {
+pub fn judge<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Code {
     // Not by way of walk: three calls deep with their buffers, they would not fit the stack.
     match id {
         vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE => {
-            again::call_of::<V4>(tc, eth, config, peer, id == vni::TURNED_BACK_WIRE)
+            again::call_of::<F>(tc, eth, config, peer, id == vni::TURNED_BACK_WIRE)
         }
-        vni::TURNED_BACK_TASK => again::call_of_vip::<V4>(tc, eth, config, peer),
-        _ => walk::<V4>(tc, eth, config, peer, id),
+        vni::TURNED_BACK_TASK => again::call_of_vip::<F>(tc, eth, config, peer),
+        _ => walk::<F>(tc, eth, config, peer, id),
     }
 }
 
@@ -67,7 +68,7 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id:
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
-    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     match id {
         vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
             request(tc, eth, config, peer, packet, id)
@@ -138,42 +139,60 @@ fn request<F: Tables>(
     packet: &Packet<F>,
     id: u32,
 ) -> Result<i32, Stop> {
-    let from_wire = id == vni::REQUEST_WIRE || id == vni::SECOND_CHANCE_WIRE;
-    let number = match mac::split(eth.dst) {
-        Some((mac::KIND_ENDPOINT, number)) => number,
-        _ => return Err(Stop::drop(DropReason::WireFormat)),
-    };
-    let is_named = from_wire || matches!(mac::split(eth.src), Some((mac::KIND_HOST | mac::KIND_CLIENT, _)));
-    if !is_named {
+    let is_named = is_from_wire(id) || matches!(mac::split(eth.src), Some((mac::KIND_HOST | mac::KIND_CLIENT, _)));
+    let names_task = matches!(mac::split(eth.dst), Some((mac::KIND_ENDPOINT, _)));
+    if !is_named || !names_task {
         return Err(Stop::drop(DropReason::WireFormat));
     }
     let flow = match flow::lookup(packet, tc.len(), origin::peer(peer.node))? {
         Some(flow) => flow,
-        None => {
-            if packet.form == Form::Fragment {
-                return Err(Stop::drop(DropReason::Fragment));
-            }
-            source_belongs::<F>(peer, packet, from_wire)?;
-            let backend = match balance::backend(number) {
-                Some(backend) if backend.node == config.node => backend,
-                // Who chose it has not heard yet, and chooses again; once.
-                _ if id == vni::REQUEST_WIRE || id == vni::REQUEST_NODE => {
-                    let back = if from_wire { vni::TURNED_BACK_WIRE } else { vni::TURNED_BACK_NODE };
-                    return again::turn_back(tc, config, peer, packet, back, DropReason::EndpointGone);
-                }
-                _ => return Err(Stop::drop(DropReason::EndpointGone)),
-            };
-            let target_port = called_port(packet, backend, from_wire)?;
-            flow::begins();
-            let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
-            let back = WayBack { deliver: way::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: eth.src };
-            owner::accept(packet, number, backend, target_port, origin::peer(peer.node), &back, F::Addr::default())?
-        }
+        None => match first::<F>(tc, eth, peer, packet, id) {
+            0 => flow::decided::<F>()?,
+            code => return Ok(code),
+        },
     };
     let to = peer_of(flow)?;
     watch::verdict(tc, config, HOOK, packet, flow);
     nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
+}
+
+/// It came in by the peer's wire; else the peer's host or a task of his calls.
+#[inline(always)]
+fn is_from_wire(id: u32) -> bool {
+    id == vni::REQUEST_WIRE || id == vni::SECOND_CHANCE_WIRE
+}
+
+/// A call's first packet: its flow stands in the scratch then. A real call: what it needs of the stack is free again when the packet is rewritten.
+#[inline(never)]
+fn first<F: Tables>(tc: &Tc, eth: &Ethernet, peer: &Address, packet: &Packet<F>, id: u32) -> Code {
+    encode(accept::<F>(tc, eth, peer, packet, id))
+}
+
+#[inline(always)]
+fn accept<F: Tables>(tc: &Tc, eth: &Ethernet, peer: &Address, packet: &Packet<F>, id: u32) -> Result<i32, Stop> {
+    let config = config()?;
+    let from_wire = is_from_wire(id);
+    let Some((_, number)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
+    if packet.form == Form::Fragment {
+        return Err(Stop::drop(DropReason::Fragment));
+    }
+    source_belongs::<F>(peer, packet, from_wire)?;
+    let backend = match balance::backend(number) {
+        Some(backend) if backend.node == config.node => backend,
+        // Who chose it has not heard yet, and chooses again; once.
+        _ if id == vni::REQUEST_WIRE || id == vni::REQUEST_NODE => {
+            let back = if from_wire { vni::TURNED_BACK_WIRE } else { vni::TURNED_BACK_NODE };
+            return again::turn_back(tc, config, peer, packet, back, DropReason::EndpointGone);
+        }
+        _ => return Err(Stop::drop(DropReason::EndpointGone)),
+    };
+    let target_port = called_port(packet, backend, from_wire)?;
+    flow::begins();
+    let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
+    let back = WayBack { deliver: way::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: eth.src };
+    owner::accept(packet, number, backend, target_port, origin::peer(peer.node), &back, &packet.src)?;
+    Ok(0)
 }
 
 /// Whether the peer may bring a call from this source: its own host or tasks, or somebody outside the overlay.

@@ -1,6 +1,6 @@
 //! What a task sends: it is held to its own addresses, then served, balanced, delivered, or let out.
 
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
     Config, Endpoint, Flow, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag, frontend_flag,
@@ -15,7 +15,7 @@ use crate::stage::deliver::{config, deliver, peer_of, reachable, to_host, to_pee
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, nat, outside, vip, watch};
+use crate::stage::{answer, balance, flow, nat, neighbours, outside, vip, watch};
 
 const HOOK: Hook = Hook::FromTask;
 
@@ -26,6 +26,10 @@ pub fn run(tc: &Tc) -> i32 {
         Some(_) if tc.has_vlan() => encode(Err(Stop::drop(DropReason::Unsupported))),
         Some(V4::ETHERTYPE) => walk::<V4>(tc),
         Some(ETHERTYPE_ARP) => answer::arp::<V4>(tc),
+        Some(V6::ETHERTYPE) => match neighbours::link::<V6>(tc) {
+            Some(code) => code,
+            None => walk::<V6>(tc),
+        },
         Some(_) => encode(Err(Stop::drop(DropReason::Unsupported))),
         None => encode(Err(Stop::drop(DropReason::Malformed))),
     };
@@ -62,7 +66,7 @@ fn walk<F: Tables>(tc: &Tc) -> Code {
 fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let mut room = parse::Room::<F>::uninit();
-    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let mut caller = Caller { number: 0, gateway: packet.src };
     let flow = match flow::lookup(packet, tc.len(), tc.ifindex())? {
         Some(flow) => {
@@ -201,5 +205,5 @@ fn to_endpoint<F: Tables>(
     if target.node == config.node {
         return to_task(tc, HOOK, target.ifindex, target.mac);
     }
-    to_peer(tc, HOOK, config, reachable(target.node)?, target.vni, target.mac, Some(mac::GATEWAY))
+    to_peer::<F::Addr>(tc, HOOK, config, reachable(target.node)?, target.vni, target.mac, Some(mac::GATEWAY))
 }

@@ -1,6 +1,6 @@
 //! What the world sends: calls to published ports, and answers to tasks that went outside. All else is the host's.
 
-use mesh_common::family::{Addr4, Family, V4};
+use mesh_common::family::{Addr4, Family, V4, V6};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{Address, Config, address_flag, deliver as way, frontend_flag, origin};
 use mesh_common::verdict::{DropReason, Hook};
@@ -24,12 +24,13 @@ pub fn run(tc: &Tc) -> i32 {
         Some(_) if tc.has_vlan() => NEXT,
         Some(V4::ETHERTYPE) => match unwrap(tc) {
             Ok(Some((inner, config, peer, id))) => {
-                let code = from_overlay::judge(tc, &inner, config, peer, id);
+                let code = from_overlay::judge::<V4>(tc, &inner, config, peer, id);
                 return finish(tc, Hook::FromOverlay, code);
             }
             Ok(None) => walk::<V4>(tc),
             Err(stop) => encode(Err(stop)),
         },
+        Some(V6::ETHERTYPE) => walk::<V6>(tc),
         _ => NEXT,
     };
     finish(tc, HOOK, code)
@@ -99,7 +100,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let config = config()?;
     // What can't be read is the stack's to judge.
     let mut room = parse::Room::<F>::uninit();
-    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::PASS) };
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::PASS) };
     let flow = match flow::lookup(packet, tc.len(), origin::WIRE)? {
         Some(flow) => flow,
         None => {

@@ -57,7 +57,7 @@ pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Addre
 #[inline(always)]
 fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
-    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let Some((mac::KIND_ENDPOINT, gone)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
     let (entry, client) = match mac::split(eth.src) {
         _ if from_wire => (Entry::Wire, 0),
@@ -132,7 +132,7 @@ pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &A
 #[inline(always)]
 fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
-    let Some(packet) = parse::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let gone = match F::endpoint(&packet.dst) {
         Some(target) if target.node == peer.node && target.kind == endpoint::TASK => target.number,
         _ => return Err(Stop::drop(DropReason::NoEndpoint)),
@@ -161,16 +161,16 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
     nat::apply_apart(tc, nat::Source::Wire, packet, undo, &source.gateway)?;
     tc.set_macs(eth.dst, mac::SECOND_CHANCE)?;
 
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
-    let key = packet.tuple;
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     // SAFETY: a live map value, read only.
-    let chosen: Option<&Flow<F::Addr>> = F::flow(&key).map(|chosen| unsafe { &*chosen });
+    let chosen: Option<&Flow<F::Addr>> = F::flow(&packet.tuple).map(|chosen| unsafe { &*chosen });
     let flow = match chosen {
         Some(chosen) if chosen.backend != gone => chosen,
         _ => {
             let Some(frontend) = balance::vip::<F>(packet.dst) else { return Err(Stop::drop(DropReason::NoEndpoint)) };
-            F::remove_flow(&key);
-            let code = vip::enter(&packet, config.node, source, frontend, gone);
+            F::remove_flow(&packet.tuple);
+            let code = vip::enter(packet, config.node, source, frontend, gone);
             if code != 0 {
                 return Ok(code);
             }
@@ -180,6 +180,6 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
         }
     };
     let to = peer_of(flow)?;
-    nat::apply_apart(tc, nat::Source::Wire, &packet, flow, &source.gateway)?;
+    nat::apply_apart(tc, nat::Source::Wire, packet, flow, &source.gateway)?;
     Ok(send::<F>(tc, config, flow, to, source.number))
 }

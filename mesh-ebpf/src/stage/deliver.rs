@@ -4,7 +4,7 @@
 //! way, where we do. mesh0 is for everything that the fast way can't carry.
 
 use mesh_common::checksum;
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::{Cursor, ETHERNET_LEN, protocol};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
@@ -75,7 +75,7 @@ pub fn deliver<A>(
                 Some(mac::GATEWAY)
             };
             let Some(peer) = peer else { return Err(Stop::drop(DropReason::NotConfigured)) };
-            to_peer(tc, hook, config, peer, flow.vni, flow.mac, src)
+            to_peer::<A>(tc, hook, config, peer, flow.vni, flow.mac, src)
         }
         deliver::UPLINK => to_uplink(tc, flow.ifindex, flow.mac),
         deliver::HOST => to_host(tc, hook, config),
@@ -96,9 +96,9 @@ pub fn to_task(tc: &Tc, hook: Hook, ifindex: u32, task_mac: [u8; 6]) -> Result<i
     Ok(tc.redirect_peer(ifindex))
 }
 
-/// Through the tunnel. `src` None keeps the frame's source MAC.
+/// Through the tunnel, a packet between addresses of this type. `src` None keeps the frame's source MAC.
 #[inline(always)]
-pub fn to_peer(
+pub fn to_peer<A>(
     tc: &Tc,
     hook: Hook,
     config: &Config,
@@ -111,7 +111,8 @@ pub fn to_peer(
         Some(src) => tc.set_macs(dst, src)?,
         None => tc.set_dst_mac(dst)?,
     }
-    if peer.ifindex != 0 && fits(tc, peer) {
+    // The fast way carries IPv4 so far.
+    if size_of::<A>() == size_of::<Addr4>() && peer.ifindex != 0 && fits(tc, peer) {
         return Ok(send_fast(tc, config, peer, vni));
     }
     send_tunnel(tc, hook, config, peer.addr, vni)

@@ -2,15 +2,16 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use mesh_common::clock::Clock;
-use mesh_common::parse::{Packet, protocol};
-use mesh_common::schema::{Flow, FlowKey, deliver, flow_flag, rewrite};
+use mesh_common::parse::{self, Packet, protocol};
+use mesh_common::schema::{Flow, deliver, flow_flag, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
 use mesh_common::{flood, flow as life};
 
 use crate::hook::Stop;
-use crate::maps::{self, Tables};
+use crate::maps::{self, Scratch, Tables};
 pub use crate::maps::{ANY, NEW};
+use crate::packet::tc::Tc;
 
 /// How long a tick is on this kernel: set by who loads the programs.
 #[unsafe(no_mangle)]
@@ -25,6 +26,29 @@ pub fn now_s() -> u32 {
     let (first, fraction) =
         unsafe { ((&raw const CLOCK.first).read_volatile(), (&raw const CLOCK.fraction).read_volatile()) };
     Clock { first, fraction, tick_ns: 0 }.seconds(ticks)
+}
+
+/// Reads the packet at hand; None: malformed. Into `room`, or, of a family whose addresses would fill the stack of who goes on, into the scratch.
+#[inline(always)]
+pub fn read<'a, F: Tables>(tc: &Tc, room: &'a mut parse::Room<F>) -> Option<&'a Packet<F>> {
+    if F::ADDR_LEN == 4 {
+        return parse::read(tc, room);
+    }
+    if !read_apart::<F>(tc) {
+        return None;
+    }
+    // SAFETY: per-CPU scratch, not shared while this program runs; `read_apart` wrote it.
+    F::room().map(|room| unsafe { (*room).assume_init_ref() })
+}
+
+/// A real call: what reading needs of the stack is free again when the packet is looked at.
+#[inline(never)]
+fn read_apart<F: Tables>(tc: &Tc) -> bool {
+    match F::room() {
+        // SAFETY: per-CPU scratch, not shared while this program runs.
+        Some(room) => parse::read(tc, unsafe { &mut *room }).is_some(),
+        None => false,
+    }
 }
 
 /// A flow entry that does nothing yet.
@@ -169,17 +193,16 @@ pub fn decided_mut<F: Tables>() -> Result<&'static mut Flow<F::Addr>, Stop> {
     }
 }
 
-/// Writes both entries of a new flow whose packets keep their source: the reply's key is `reply`.
+/// Writes both entries of a new flow whose packets keep their source, as they and the reply's key stand in the scratch. A real call: keys of IPv6
+/// would fill the frames of who decides.
 ///
 /// Where another live flow of another frontend has the reply's tuple already, the source port is changed: the task then sees the caller's
-/// address with another port (decision 5a). `reply.dport` is the caller's port.
-#[inline(always)]
-pub fn remember_pair<F: Tables>(
-    packet: &Packet<F>,
-    forward: &mut Flow<F::Addr>,
-    reply: &mut FlowKey<F::Addr>,
-    reverse: &mut Flow<F::Addr>,
-) -> Result<(), DropReason> {
+/// address with another port (decision 5a). The key's `dport` is the caller's port.
+#[inline(never)]
+pub fn remember_pair<F: Tables>(packet: &Packet<F>) -> Result<(), DropReason> {
+    let Some(scratch) = F::scratch() else { return Err(DropReason::NotConfigured) };
+    // SAFETY: per-CPU scratch, not shared while this program runs.
+    let Scratch { forward, reply, reverse } = unsafe { &mut *scratch };
     forward.packets = 1;
     forward.seen = life::note(0, packet.tcp_flags);
     reverse.flags |= flow_flag::REVERSE;

@@ -60,7 +60,7 @@ fn decide<F: Tables>(
     let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood)?;
     if node == call.node {
         let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
-        return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, call.gateway);
+        return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, &call.gateway);
     }
     let from_wire = call.entry == Entry::Wire;
     // In a flood a SYN leaves no trace here: whatever follows it finds the same backend by the ring, and the answer leaves by the link that has the

@@ -29,7 +29,8 @@ struct Ports {
 
 /// Rewrites a packet as its flow says. `gateway` is the source that a task sees when it reaches itself.
 ///
-/// What nearly every packet needs is here: one side becomes another. The rest is a real call.
+/// What nearly every packet needs is here: one side becomes another. The rest is a real call, and so is IPv6: its addresses' words would fill the
+/// callers' frames (docs/decisions/0029).
 #[inline(always)]
 pub fn apply<F: Tables>(
     tc: &Tc,
@@ -41,7 +42,7 @@ pub fn apply<F: Tables>(
     if flow.rewrite == rewrite::NONE {
         return Ok(());
     }
-    if packet.form != Form::Ports || flow.flags & flow_flag::HAIRPIN != 0 || flow.other_port != 0 {
+    if F::ADDR_LEN != 4 || packet.form != Form::Ports || flow.flags & flow_flag::HAIRPIN != 0 || flow.other_port != 0 {
         return apply_apart(tc, source, packet, flow, gateway);
     }
     if flow.rewrite == rewrite::DESTINATION {
@@ -60,8 +61,8 @@ fn one_side<F: Tables, const IS_SOURCE: bool>(
     flow: &Flow<F::Addr>,
 ) -> Result<(), DropReason> {
     let (old, old_port) = if IS_SOURCE { (packet.src, packet.sport) } else { (packet.dst, packet.dport) };
-    let (new, port) = (flow.addr, if flow.port == 0 { old_port } else { flow.port });
-    let addresses = F::difference(old, new);
+    let port = if flow.port == 0 { old_port } else { flow.port };
+    let addresses = F::difference(old, flow.addr);
     if port == old_port {
         // Told apart here, for all that follows then falls away.
         transport(tc, source, packet, &Ports { sport: packet.sport, dport: packet.dport }, addresses)?;
@@ -69,7 +70,7 @@ fn one_side<F: Tables, const IS_SOURCE: bool>(
         let (sport, dport) = if IS_SOURCE { (port, packet.dport) } else { (packet.sport, port) };
         transport(tc, source, packet, &Ports { sport, dport }, addresses)?;
     }
-    F::readdress::<IS_SOURCE>(tc.place(0)?, new, addresses);
+    F::readdress::<IS_SOURCE>(tc.place(0)?, &flow.addr, addresses);
     Ok(())
 }
 
@@ -86,21 +87,22 @@ pub fn apply_apart<F: Tables>(
     let is_hairpin = flow.flags & flow_flag::HAIRPIN != 0;
     // 0 keeps a port.
     let or = |new: u16, old: u16| if new == 0 { old } else { new };
+    // By reference: addresses of IPv6 would fill the frame.
     let (src, dst, to, is_id) = match flow.rewrite {
         rewrite::DESTINATION => {
-            let src = if is_hairpin { *gateway } else { packet.src };
+            let src = if is_hairpin { gateway } else { &packet.src };
             let (sport, dport) = (or(flow.other_port, packet.sport), or(flow.port, packet.dport));
-            (src, flow.addr, Ports { sport, dport }, packet.form == Form::EchoReply)
+            (src, &flow.addr, Ports { sport, dport }, packet.form == Form::EchoReply)
         }
         rewrite::SOURCE => {
             // The reply goes to the task that called itself: the sender.
-            let dst = if is_hairpin { packet.src } else { packet.dst };
+            let dst = if is_hairpin { &packet.src } else { &packet.dst };
             let (sport, dport) = (or(flow.port, packet.sport), or(flow.other_port, packet.dport));
-            (flow.addr, dst, Ports { sport, dport }, packet.form == Form::EchoRequest)
+            (&flow.addr, dst, Ports { sport, dport }, packet.form == Form::EchoRequest)
         }
         _ => return Ok(()),
     };
-    let addresses = checksum::join(F::difference(packet.src, src), F::difference(packet.dst, dst));
+    let addresses = checksum::join(F::difference(packet.src, *src), F::difference(packet.dst, *dst));
     match packet.form {
         Form::Fragment => {}
         Form::Ports => transport(tc, source, packet, &to, addresses)?,
@@ -121,10 +123,10 @@ pub fn apply_apart<F: Tables>(
         tc.replace_header(ETHERNET_LEN + at, addresses)?;
     }
     // One of the two, but for a task that called itself.
-    if src != packet.src {
+    if *src != packet.src {
         F::readdress::<true>(tc.place(0)?, src, 0);
     }
-    if dst != packet.dst {
+    if *dst != packet.dst {
         F::readdress::<false>(tc.place(0)?, dst, 0);
     }
     Ok(())

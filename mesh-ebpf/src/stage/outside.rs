@@ -21,8 +21,9 @@ const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 /// The packet is larger than the route's MTU; the route itself is good.
 const FIB_FRAG_NEEDED: i64 = 8;
-/// AF_INET.
+/// AF_INET, AF_INET6.
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// The uplink towards `dst`.
 #[inline(always)]
@@ -30,9 +31,15 @@ fn route<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>) -> Result<u32,
     // SAFETY: all-zero is a valid request.
     let mut request: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     let dst = F::to_16(packet.dst);
-    request.family = AF_INET;
     request.ifindex = config.mesh0;
-    request.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes([dst[12], dst[13], dst[14], dst[15]]);
+    let word = |i: usize| u32::from_ne_bytes([dst[i], dst[i + 1], dst[i + 2], dst[i + 3]]);
+    if F::ADDR_LEN == 4 {
+        request.family = AF_INET;
+        request.__bindgen_anon_4.ipv4_dst = word(12);
+    } else {
+        request.family = AF_INET6;
+        request.__bindgen_anon_4.ipv6_dst = [word(0), word(4), word(8), word(12)];
+    }
     // SAFETY: the helper reads and writes the size given.
     let result = unsafe { raw::bpf_fib_lookup(tc.as_ptr(), &mut request, size_of::<bpf_fib_lookup>() as i32, 0) };
     match result {
@@ -60,13 +67,21 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     if packet.protocol == protocol::UDP && packet.dport == config.data_port {
         return Err(Stop::drop(DropReason::DataPort));
     }
+    if F::is_link_local(packet.dst) {
+        return Err(Stop::refuse(DropReason::NoRoute));
+    }
     let ifindex = route(tc, config, packet)?;
     // SAFETY: values change only as a whole.
     let Some(uplink) = (unsafe { UPLINKS.get(ifindex) }) else { return Err(Stop::refuse(DropReason::NoRoute)) };
-    let addr = F::uplink_addr(uplink);
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let scratch = unsafe { &mut *scratch };
+    let asks_echo = packet.form == Form::EchoRequest;
+    scratch.reply =
+        FlowKey::new(packet.dst, F::uplink_addr(uplink), if asks_echo { 0 } else { packet.dport }, 0, packet.protocol);
+    if scratch.reply.dst == F::Addr::default() {
+        return Err(Stop::refuse(DropReason::NoRoute));
+    }
 
     flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.src;
@@ -80,16 +95,13 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.reverse.backend = source.number; // both entries go with the task
 
     flow::begins();
-    let is_echo = packet.form == Form::EchoRequest;
     let hash = packet.hash();
     let mut port = 0;
     for attempt in 0..snat::TRIES {
         if port == 0 {
-            let candidate = snat::candidate(hash, attempt);
-            let reply =
-                FlowKey::new(packet.dst, addr, if is_echo { 0 } else { packet.dport }, candidate, packet.protocol);
-            if F::put_flow(&reply, &mut scratch.reverse, flow::NEW).is_ok() {
-                port = candidate;
+            scratch.reply.dport = snat::candidate(hash, attempt);
+            if F::put_flow(&scratch.reply, &mut scratch.reverse, flow::NEW).is_ok() {
+                port = scratch.reply.dport;
             }
         }
     }
@@ -98,7 +110,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     }
 
     flow::blank::<F>(&mut scratch.forward);
-    scratch.forward.addr = addr;
+    scratch.forward.addr = scratch.reply.dst;
     scratch.forward.from = source.ifindex;
     scratch.forward.port = port;
     scratch.forward.rewrite = rewrite::SOURCE;

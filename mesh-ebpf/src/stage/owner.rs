@@ -33,17 +33,21 @@ pub fn accept<F: Tables>(
     target_port: u16,
     from: u32,
     back: &WayBack,
-    gateway: F::Addr,
+    gateway: &F::Addr,
 ) -> Result<&'static Flow<F::Addr>, Stop> {
     let Some(scratch) = F::scratch() else { return Err(Stop::PASS) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let scratch = unsafe { &mut *scratch };
-    let addr = F::backend_addr(backend);
     let port = if target_port == 0 { packet.dport } else { target_port };
     let is_hairpin = back.deliver == deliver::TASK && back.ifindex == backend.ifindex;
     let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
+    let caller = if is_hairpin { gateway } else { &packet.src };
 
     flow::blank::<F>(&mut scratch.forward);
+    flow::blank::<F>(&mut scratch.reverse);
+    // In one breath: an address of IPv6 that lives longer would be on the stack.
+    let addr = F::backend_addr(backend);
+    scratch.reply = FlowKey::new(addr, *caller, port, packet.sport, packet.protocol);
     scratch.forward.addr = addr;
     scratch.forward.from = from;
     scratch.forward.port = port;
@@ -54,7 +58,6 @@ pub fn accept<F: Tables>(
     scratch.forward.mac = backend.mac;
     scratch.forward.flags = flags;
 
-    flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.dst;
     scratch.reverse.from = backend.ifindex;
     scratch.reverse.port = packet.dport;
@@ -67,8 +70,6 @@ pub fn accept<F: Tables>(
     scratch.reverse.mac = back.mac;
     scratch.reverse.flags = flags;
 
-    let caller = if is_hairpin { gateway } else { packet.src };
-    let mut reply = FlowKey::new(addr, caller, port, packet.sport, packet.protocol);
-    flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
+    flow::remember_pair(packet)?;
     Ok(&scratch.forward)
 }

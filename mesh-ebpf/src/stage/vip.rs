@@ -49,10 +49,14 @@ fn decide<F: Tables>(
     let Some(scratch) = F::scratch() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let scratch = unsafe { &mut *scratch };
-    let addr = F::backend_addr(backend);
     let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
+    let caller = if is_hairpin { &source.gateway } else { &packet.src };
 
     flow::blank::<F>(&mut scratch.forward);
+    flow::blank::<F>(&mut scratch.reverse);
+    // In one breath, as in `owner::accept`.
+    let addr = F::backend_addr(backend);
+    scratch.reply = FlowKey::new(addr, *caller, packet.dport, packet.sport, packet.protocol);
     scratch.forward.addr = addr;
     scratch.forward.from = source.ifindex;
     scratch.forward.rewrite = rewrite::DESTINATION;
@@ -68,7 +72,6 @@ fn decide<F: Tables>(
         scratch.forward.vni = backend.vni;
     }
 
-    flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.dst;
     scratch.reverse.from = if backend.node == node { backend.ifindex } else { origin::peer(backend.node) };
     scratch.reverse.port = packet.dport;
@@ -79,13 +82,6 @@ fn decide<F: Tables>(
     scratch.reverse.mac = source.mac;
     scratch.reverse.backend = number;
 
-    let mut reply = FlowKey::new(
-        addr,
-        if is_hairpin { source.gateway } else { packet.src },
-        packet.dport,
-        packet.sport,
-        packet.protocol,
-    );
-    flow::remember_pair(packet, &mut scratch.forward, &mut reply, &mut scratch.reverse)?;
+    flow::remember_pair(packet)?;
     Ok(())
 }

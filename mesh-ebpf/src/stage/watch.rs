@@ -5,7 +5,7 @@
 //! that the programs stop by themselves. Must not: change a packet, or its way.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, Packet};
 use mesh_common::schema::{Config, Endpoint, Event, Flow, deliver};
 use mesh_common::verdict::Hook;
@@ -13,7 +13,7 @@ use mesh_common::verdict::Hook;
 use crate::hook::Code;
 use crate::maps::{self, CONFIG, EVENTS, Tables};
 use crate::packet::tc::Tc;
-use crate::stage::flow::now_s;
+use crate::stage::flow::{self, now_s};
 
 /// A packet is dropped or refused, as it stands there.
 #[inline(always)]
@@ -63,11 +63,18 @@ fn tell_drop(tc: &Tc, hook: u8, reason: u32) -> Code {
     if !is_heard(false) {
         return 0;
     }
-    let packet = match parse::ethertype(tc) {
-        Some(V4::ETHERTYPE) => parse::packet::<V4>(tc),
-        _ => None,
-    };
-    tell::<V4>(tc, hook, reason as u8, packet.as_ref(), 0, 0, 0)
+    match parse::ethertype(tc) {
+        Some(V4::ETHERTYPE) => tell_drop_of::<V4>(tc, hook, reason),
+        Some(V6::ETHERTYPE) => tell_drop_of::<V6>(tc, hook, reason),
+        _ => tell::<V4>(tc, hook, reason as u8, None, 0, 0, 0),
+    }
+}
+
+/// A real call, for it is rare.
+#[inline(never)]
+fn tell_drop_of<F: Tables>(tc: &Tc, hook: u8, reason: u32) -> Code {
+    let mut room = parse::Room::<F>::uninit();
+    tell(tc, hook, reason as u8, flow::read(tc, &mut room), 0, 0, 0)
 }
 
 /// A real call, for it is rare.

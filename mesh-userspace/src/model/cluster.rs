@@ -115,13 +115,17 @@ impl Cluster {
         self.networks.values().find(|network| network.ingress)
     }
 
-    /// What the node's own calls into the overlay come from, IPv6: its advertised address, or one of ingress' prefix that the allocator, which
-    /// counts up from the first, never comes to. None: ingress has no IPv6.
+    /// What the node's own calls into the overlay come from, IPv6: its advertised address, or one of ingress' prefix, or where that has none of the
+    /// pool's last, that the allocator, which counts up from the first, never comes to. None: no cluster.
     pub fn overlay_addr6(&self, node: &Node) -> Option<Ipv6Addr> {
         if let IpAddr::V6(addr) = node.advertise_addr {
             return Some(addr);
         }
-        let prefix = self.ingress_network()?.subnets.v6?;
+        let of_pool = || {
+            let pool = self.settings.as_ref()?.pool_of_ipv6();
+            Ipv6Net::new(pool.broadcast(), Settings::SUBNET6_LEN).ok()
+        };
+        let prefix = self.ingress_network().and_then(|ingress| ingress.subnets.v6).or_else(of_pool)?;
         // "mesh", and the node's number.
         let host = 0x6d65_7368 << 32 | u128::from(node.number);
         Some(Ipv6Addr::from(u128::from(prefix.network()) | host))

@@ -202,6 +202,11 @@ impl Frame {
         self.icmp(kind, code, [Field::Is(0), Field::Is(mtu)])
     }
 
+    /// Any message: its type, its code, the two words behind the checksum.
+    pub fn icmp_message(self, kind: u8, code: u8, rest: [u16; 2]) -> Self {
+        self.icmp(kind, code, rest.map(Field::Is))
+    }
+
     fn icmp(self, kind: u8, code: u8, rest: [Field<u16>; 2]) -> Self {
         self.with(Layer::Icmp(Icmp { kind, code, rest, checksum: Checksum::Right }))
     }

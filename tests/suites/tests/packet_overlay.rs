@@ -180,14 +180,13 @@ fn a_later_fragment_of_a_request_is_dropped() {
 }
 
 #[test]
-fn only_ipv4_and_the_echo_come_through_the_tunnel() {
+fn only_ip_and_the_echo_come_through_the_tunnel() {
     let Some((mut rig, backend)) = published() else { return };
-    for inner in [
-        eth(mac::GATEWAY, backend.mac).ipv6("fe80::1", "fe80::2").udp(1, 2),
-        eth(mac::GATEWAY, "ff:ff:ff:ff:ff:ff").arp_request(mac::GATEWAY, "10.0.16.5", "10.0.16.4"),
-    ] {
-        rig.from_overlay(PEER_2, 4_097, &inner).dropped(DropReason::Unsupported);
-    }
+    let arp = eth(mac::GATEWAY, "ff:ff:ff:ff:ff:ff").arp_request(mac::GATEWAY, "10.0.16.5", "10.0.16.4");
+    rig.from_overlay(PEER_2, 4_097, &arp).dropped(DropReason::Unsupported);
+    // An address that no task of the peer has, in either family.
+    let stranger = eth(mac::GATEWAY, backend.mac).ipv6("fe80::1", "fe80::2").udp(1, 2);
+    rig.from_overlay(PEER_2, 4_097, &stranger).dropped(DropReason::WrongPeer);
 }
 
 /// A reachability frame with this sequence number.

@@ -153,11 +153,13 @@ fn multicast_and_broadcast_are_dropped() {
 }
 
 #[test]
-fn what_is_not_ipv4_or_arp_is_unsupported() {
+fn what_is_neither_ip_nor_arp_is_unsupported() {
     let Some(mut rig) = Rig::new() else { return };
     let task = rig.task_here("10.0.16.3");
-    let v6 = eth(task.mac, mac::GATEWAY).ipv6("fe80::1", "ff02::2").udp(1, 2).payload(b"x");
-    rig.from_task(&task, &v6).dropped(DropReason::Unsupported);
+    // MPLS (RFC 3032).
+    let mut other = task.to("10.0.16.4").udp(1, 2).payload(b"x").bytes();
+    (other[12], other[13]) = (0x88, 0x47);
+    rig.from_task(&task, &other).dropped(DropReason::Unsupported);
 }
 
 #[test]

@@ -17,7 +17,9 @@ pub async fn explained(member: &Member, query: ExplainQuery) -> Result<Explanati
     let names = Names { links, ..query.names };
     let of_v4 = |addr: IpAddr| match addr {
         IpAddr::V4(addr) => Ok(addr.octets().into()),
-        IpAddr::V6(addr) => Err(ApiError::conflict(format!("{addr}: IPv6 is not carried by the programs yet"))),
+        IpAddr::V6(addr) => Err(ApiError::conflict(format!(
+            "{addr}: the programs carry IPv6, but 'mesh explain' does not follow it yet; 'mesh flows' and 'mesh monitor' show it"
+        ))),
     };
     let asked = Asked {
         src: query.src.map(of_v4).transpose()?,

@@ -47,19 +47,14 @@ impl Kernel {
             .await?
             .ok_or_else(|| anyhow::anyhow!("mesh0 is not there (see the other warnings)"))?;
         let uplinks = self.uplinks().await?;
-        let mut addresses: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
-        for addr in self.net.local_addresses().await? {
-            if let IpAddr::V4(addr) = addr {
-                addresses.insert(addr, 0);
-            }
-        }
+        let own = self.net.local_addresses().await?.into_iter().filter(names_one_link);
+        let mut addresses: BTreeMap<IpAddr, u32> = own.map(|addr| (addr, 0)).collect();
         for uplink in &uplinks {
-            for addr in &uplink.addrs {
-                if let IpAddr::V4(addr) = addr.addr() {
-                    addresses.insert(addr, uplink.ifindex);
-                }
-            }
+            let own = uplink.addrs.iter().map(|net| net.addr()).filter(names_one_link);
+            addresses.extend(own.map(|addr| (addr, uplink.ifindex)));
         }
+        // On mesh0, whose addresses are no others' to call.
+        addresses.extend(image.own_addr.map(|addr| (addr, 0)));
         let mut task_links = BTreeMap::new();
         for link in image.task_links.values() {
             if let Some(ifindex) = self.net.ifindex(&link.name).await? {
@@ -135,9 +130,14 @@ fn of_ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
 }
 
 fn as_map_value(uplink: &Uplink) -> schema::Uplink {
-    let first = uplink.addrs.iter().find_map(|addr| match addr.addr() {
-        IpAddr::V4(addr) => Some(addr.octets()),
-        IpAddr::V6(_) => None,
-    });
-    schema::Uplink { addr4: first.unwrap_or_default(), mac: uplink.mac, pad: [0; 2], addr6: [0; 16] }
+    let own = || uplink.addrs.iter().map(|net| net.addr()).filter(names_one_link);
+    let of_ipv4 = own().find_map(|addr| if let IpAddr::V4(addr) = addr { Some(addr.octets()) } else { None });
+    let of_ipv6 = own().find_map(|addr| if let IpAddr::V6(addr) = addr { Some(addr.octets()) } else { None });
+    let (addr4, addr6) = (of_ipv4.unwrap_or_default(), of_ipv6.unwrap_or_default());
+    schema::Uplink { addr4, mac: uplink.mac, pad: [0; 2], addr6 }
+}
+
+/// Whether an address is the host's wherever it is called. A link-local one of IPv6 may be on another of its links, too, and is nobody's beyond.
+fn names_one_link(addr: &IpAddr) -> bool {
+    !matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
 }

@@ -87,11 +87,9 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
         let is_protected = matches!(node.data_path_addr, IpAddr::V4(addr) if facts.protected.contains(&addr));
         let tunnel = address_flag::TUNNEL | if is_protected { address_flag::BY_MESH0 } else { 0 };
         for (addr, flags) in [(node.advertise_addr, 0), (node.data_path_addr, tunnel)] {
-            if let IpAddr::V4(addr) = addr {
-                let entry = image.addresses.entry(addr.into());
-                let address = entry.or_insert(Address { node: node.number, ifindex: 0, flags: 0, pad: [0; 3] });
-                address.flags |= flags;
-            }
+            let entry = image.addresses.entry(addr);
+            let address = entry.or_insert(Address { node: node.number, ifindex: 0, flags: 0, pad: [0; 3] });
+            address.flags |= flags;
         }
         if let IpAddr::V4(addr) = node.data_path_addr {
             let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
@@ -111,7 +109,7 @@ fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Imag
     let this = cluster.nodes.get(&facts.this_node).map_or(0, |node| node.number);
     for (addr, ifindex) in facts.addresses.iter().filter(|(addr, _)| !addr.is_loopback()) {
         let address = Address { node: this, ifindex: *ifindex, flags: address_flag::OWN, pad: [0; 3] };
-        image.addresses.insert((*addr).into(), address);
+        image.addresses.insert(*addr, address);
     }
 }
 

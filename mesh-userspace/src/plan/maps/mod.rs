@@ -43,7 +43,7 @@ pub struct Facts {
     /// Cookie of the host's network namespace.
     pub netns_cookie: u64,
     /// The host's own addresses → the link that has each, 0 where it leads nowhere outside.
-    pub addresses: BTreeMap<Ipv4Addr, u32>,
+    pub addresses: BTreeMap<IpAddr, u32>,
     pub uplinks: BTreeMap<u32, Uplink>,
     /// Peers' data path addresses that have a neighbour on an Ethernet link of this host in their way.
     pub next_hops: BTreeMap<Ipv4Addr, NextHop>,

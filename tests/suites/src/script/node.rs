@@ -204,7 +204,7 @@ impl Node {
             this_node: self.id.clone(),
             mesh0: MESH0,
             netns_cookie: 1,
-            addresses: [(Ipv4Addr::LOCALHOST, 0), (self.addr, UPLINK)].into(),
+            addresses: [(Ipv4Addr::LOCALHOST.into(), 0), (self.addr.into(), UPLINK)].into(),
             uplinks: [(UPLINK, uplink)].into(),
             next_hops: BTreeMap::new(),
             protected: Default::default(),

@@ -351,7 +351,8 @@ impl Speakers<'_> {
                 ([&echo[..], &echo, &[0x88, 0xb5], &body].concat(), Entrance::Overlay { remote, vni: id })
             }
             _ => {
-                let ethertype = self.random.of(&[[0x86u8, 0xdd], [0x81, 0], [0x88, 0xb5], [0x90, 0]]);
+                // IPv6 has tables of its own, which these worlds don't have: packet_ipv6.
+                let ethertype = self.random.of(&[[0x88u8, 0x47], [0x81, 0], [0x88, 0xb5], [0x90, 0]]);
                 let body: Vec<u8> = (0..60).map(|_| self.random.next() as u8).collect();
                 let entrance = match self.random.below(3) {
                     0 => Entrance::Task { link },

@@ -75,7 +75,7 @@ impl World {
             this_node: id(KIND_NODE, 1),
             mesh0: 7,
             netns_cookie: 1,
-            addresses: BTreeMap::from([(Ipv4Addr::new(192, 0, 2, 1), 2)]),
+            addresses: BTreeMap::from([(Ipv4Addr::new(192, 0, 2, 1).into(), 2)]),
             uplinks: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             protected: Default::default(),
