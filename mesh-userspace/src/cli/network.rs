@@ -32,12 +32,18 @@ pub(super) struct Create {
     /// There is one driver: overlay
     #[arg(short, long, value_name = "DRIVER", default_value = "overlay")]
     driver: String,
-    /// The network's subnet [default: one from the pool]
+    /// The network's subnet, one of each family at most [default: one from the pool]
     #[arg(long, value_name = "CIDR")]
     subnet: Vec<IpNet>,
-    /// The network's gateway [default: the subnet's first address]
+    /// The network's gateway, one in each subnet at most [default: the subnet's first address]
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
+    /// Its tasks have IPv6 addresses; a --subnet of IPv6 says so, too
+    #[arg(long)]
+    ipv6: bool,
+    /// Its tasks have IPv4 addresses; --ipv4=false makes a network of IPv6 alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    ipv4: bool,
     /// Its tasks don't reach the outside
     #[arg(long)]
     internal: bool,
@@ -156,8 +162,8 @@ fn spec(flags: Create) -> Result<NetworkSpec, Fault> {
         name: flags.name,
         subnets,
         gateways,
-        ipv4: true,
-        ipv6: false,
+        ipv4: flags.ipv4,
+        ipv6: flags.ipv6,
         internal: flags.internal,
         attachable: flags.attachable,
         mtu,

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::render::{Format, Look, parse_format, pretty};
 use super::{Screen, node, service, task};
 use crate::api::{Client, DropRow, StatusAnswer};
-use crate::model::Role;
+use crate::model::{Role, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -43,8 +43,12 @@ fn text(status: &StatusAnswer) -> String {
             ));
             if let Some(settings) = &swarm.settings {
                 text.push_str(&format!(
-                    "Networks: /{} each from {}, tunnel on udp {}\n",
-                    settings.subnet_len, settings.address_pool, settings.data_path_port
+                    "Networks: /{} each from {}, /{} from {}, tunnel on udp {}\n",
+                    settings.subnet_len,
+                    settings.address_pool,
+                    Settings::SUBNET6_LEN,
+                    settings.pool_of_ipv6(),
+                    settings.data_path_port
                 ));
             }
             if let Some(xdp) = &status.xdp {

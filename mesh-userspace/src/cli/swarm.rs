@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use clap::{Args, Subcommand, ValueEnum};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::Screen;
 use super::agent::host_port;
@@ -34,10 +34,10 @@ pub(super) struct Init {
     /// UDP and TCP port of this node's gossip [default: 7946]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     gossip_port: Option<u16>,
-    /// Pool that networks come from [default: 10.0.0.0/8]
+    /// Pool that networks come from, one of each family at most [default: 10.0.0.0/8 and a unique local /48]
     #[arg(long, value_name = "CIDR")]
-    default_addr_pool: Option<Ipv4Net>,
-    /// Prefix length of each network [default: 20]
+    default_addr_pool: Vec<IpNet>,
+    /// Prefix length of each network's IPv4 subnet [default: 20]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(8..=29))]
     default_addr_pool_mask_length: Option<u8>,
     /// UDP port of tunnel packets [default: 4789]
@@ -106,11 +106,19 @@ pub(super) async fn run(verb: Verb, client: &Client, screen: &mut Screen<'_>) ->
 }
 
 pub(super) async fn init(flags: Init, client: &Client, screen: &mut Screen<'_>) -> Result<(), Fault> {
+    let mut pools = Subnets::default();
+    for pool in flags.default_addr_pool {
+        if pools.each().any(|other| other.addr().is_ipv4() == pool.addr().is_ipv4()) {
+            let told = format!("--default-addr-pool {pool}: one pool of each family; leave one out");
+            return Err(Fault::failed(told));
+        }
+        pools.set(pool);
+    }
     let request = InitRequest {
         advertise_addr: flags.advertise_addr,
         listen_addr: flags.listen_addr,
         gossip_port: flags.gossip_port,
-        default_addr_pool: flags.default_addr_pool.map(Subnets::from).unwrap_or_default(),
+        default_addr_pool: pools,
         default_addr_pool_mask_length: flags.default_addr_pool_mask_length,
         data_path_port: flags.data_path_port,
     };

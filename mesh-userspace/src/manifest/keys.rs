@@ -222,9 +222,18 @@ pub(super) const RESERVATIONS: Keys =
     Keys { read: &["cpus", "memory"], warn: &["generic_resources", "devices"], ..NONE };
 
 pub(super) const NETWORK: Keys = Keys {
-    read: &["driver", "driver_opts", "attachable", "internal", "ipam", "external", "name", "labels"],
-    pass: &["enable_ipv4"],
-    say: &[("enable_ipv6", "IPv6 inside networks is not there yet")],
+    read: &[
+        "driver",
+        "driver_opts",
+        "attachable",
+        "internal",
+        "enable_ipv4",
+        "enable_ipv6",
+        "ipam",
+        "external",
+        "name",
+        "labels",
+    ],
     ..NONE
 };
 

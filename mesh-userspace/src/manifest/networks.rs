@@ -37,7 +37,12 @@ fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<Dec
     if let Some(field) = fields.get("driver") {
         reader.word(field, &[("overlay", ())])?;
     }
-    for (key, place) in [("internal", &mut spec.internal), ("attachable", &mut spec.attachable)] {
+    for (key, place) in [
+        ("internal", &mut spec.internal),
+        ("attachable", &mut spec.attachable),
+        ("enable_ipv4", &mut spec.ipv4),
+        ("enable_ipv6", &mut spec.ipv6),
+    ] {
         if let Some(field) = fields.get(key) {
             *place = reader.bool(field)?;
         }
@@ -63,6 +68,15 @@ fn read_network(short: &str, network: &Field, reader: &mut Reader) -> Result<Dec
     }
     if let Some(field) = fields.get("ipam") {
         ipam(field, &mut spec, reader)?;
+    }
+    if !spec.ipv4
+        && let Some(field) = fields.get("enable_ipv4")
+    {
+        if spec.subnets.v4.is_some() {
+            reader.problem(field.problem("the network has a subnet of IPv4; leave one of both out"));
+        } else if !spec.wants_ipv6() {
+            reader.problem(field.problem("without IPv4 a network needs enable_ipv6: true, or a subnet of IPv6"));
+        }
     }
     Ok(DeclaredNetwork::Own { spec, name })
 }
@@ -130,10 +144,8 @@ fn ipam(field: &Field, spec: &mut NetworkSpec, reader: &mut Reader) -> Result<()
 }
 
 fn parse_subnet(text: &str) -> Result<IpNet, String> {
-    let subnet: IpNet = text.parse().map_err(|_| format!("'{text}' is not a subnet: write e.g. 10.1.0.0/20"))?;
-    if let IpNet::V6(_) = subnet {
-        return Err(format!("'{text}' is a subnet of IPv6, which is not there yet inside networks; leave it out"));
-    }
+    let subnet: IpNet =
+        text.parse().map_err(|_| format!("'{text}' is not a subnet: write e.g. 10.1.0.0/20 or fd00:1::/64"))?;
     if subnet.trunc() == subnet {
         Ok(subnet)
     } else {

@@ -247,9 +247,14 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
             "demo.yaml:6:55: networks.n.ipam.config[1]: a network has one subnet of each family",
         ),
         (
-            &with("    networks: [n]\nnetworks: {n: {ipam: {config: [{subnet: 'fd00:1::/64'}]}}}\n"),
-            "demo.yaml:6:41: networks.n.ipam.config[0].subnet: 'fd00:1::/64' is a subnet of IPv6, which is not there yet \
-             inside networks; leave it out",
+            &with(
+                "    networks: [n]\nnetworks: {n: {ipam: {config: [{subnet: 'fd00:1::/64', gateway: 'fd00:2::1'}]}}}\n",
+            ),
+            "demo.yaml:6:65: networks.n.ipam.config[0].gateway: fd00:2::1 is not in the subnet fd00:1::/64",
+        ),
+        (
+            &with("    networks: [n]\nnetworks: {n: {enable_ipv4: false}}\n"),
+            "demo.yaml:6:29: networks.n.enable_ipv4: without IPv4 a network needs enable_ipv6: true, or a subnet of IPv6",
         ),
         (
             &with("    hostname: ${NAME:?say who}\n"),

@@ -1,7 +1,7 @@
 //! The desired state changed by users: networks, services, stacks. Decided by the pure commands of the leader where the store is; asked
 //! for there from everywhere else. Must not: decide anything itself.
 
-use super::not_yet::{refuse_ipv6, refuse_not_yet};
+use super::not_yet::refuse_not_yet;
 use super::seat::{Seat, caught_up, seat};
 use crate::agent::lead;
 use crate::agent::member::Member;
@@ -12,7 +12,6 @@ use crate::leader::{Ctx, command};
 use crate::model::{Cluster, Id, NetworkSpec, ServiceSpec};
 
 pub async fn create_network(member: &Member, spec: NetworkSpec) -> Result<Created, ApiError> {
-    refuse_ipv6(&spec)?;
     match seat(member)? {
         Seat::There(client) => caught_up(member, client.network_create(&spec).await).await,
         Seat::Here(keeper) => {
@@ -95,7 +94,6 @@ pub async fn remove_service(member: &Member, service: &Id) -> Result<(), ApiErro
 
 pub async fn deploy_stack(member: &Member, request: StackDeploy) -> Result<StackAnswer, ApiError> {
     request.stack.services.iter().try_for_each(refuse_not_yet)?;
-    request.stack.networks.iter().try_for_each(refuse_ipv6)?;
     match seat(member)? {
         Seat::There(client) => caught_up(member, client.stack_deploy(&request).await).await,
         Seat::Here(keeper) => {

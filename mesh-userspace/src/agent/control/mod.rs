@@ -9,7 +9,7 @@
 //! | flows | what the flow table holds |
 //! | explain | where a packet would go |
 //! | seat | where a change is made |
-//! | not_yet | what a service or network may not ask for yet |
+//! | not_yet | what a service may not ask for yet |
 
 mod desired;
 mod explain;

@@ -60,6 +60,11 @@ fn refusals_are_one_line_with_the_remedy() {
             "mesh: --gateway fd00:2::1: a subnet has one gateway; leave one out",
         ),
         (
+            &["swarm", "init", "--default-addr-pool", "10.0.0.0/8", "--default-addr-pool", "172.16.0.0/12"],
+            1,
+            "mesh: --default-addr-pool 172.16.0.0/12: one pool of each family; leave one out",
+        ),
+        (
             &["stack", "deploy", "-c", "/nonexistent.yaml", "x"],
             1,
             "mesh: cannot read the manifest /nonexistent.yaml: No such file or directory (os error 2)",
