@@ -37,7 +37,7 @@ pub static BACKENDS: HashMap<u32, Backend, MAX_ENDPOINTS, AS_NEEDED> = HashMap::
 #[btf_map]
 pub static RINGS: Array<RingSlot, MIN_RING_SLOTS> = Array::new();
 #[btf_map]
-pub static TURNS: HashMap<u32, u64, MAX_FRONTENDS, AS_NEEDED> = HashMap::new();
+pub static TURNS: Array<u64, MAX_FRONTENDS> = Array::new();
 #[btf_map]
 pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity, MAX_CLIENTS> = LruHashMap::new();
 #[btf_map]

@@ -34,7 +34,7 @@ pub const MIN_RING_SLOTS: usize = 1 << 20;
 pub const MAX_RING_SLOTS: usize = 1 << 24;
 /// Most endpoints of a family, and backends: `ENDPOINTS4`, `ENDPOINTS6`, `BACKENDS`. Their memory is taken entry by entry (`BPF_F_NO_PREALLOC`).
 pub const MAX_ENDPOINTS: usize = 1 << 18;
-/// Most frontends of a family, and pools: `FRONTENDS4`, `FRONTENDS6`, `TURNS`; likewise.
+/// Most frontends of a family: `FRONTENDS4`, `FRONTENDS6`; likewise. Slots of `TURNS`: numbers of pools are 1 to one less.
 pub const MAX_FRONTENDS: usize = 1 << 16;
 /// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
@@ -71,8 +71,8 @@ pub struct Config {
     pub mss4: u16,
     /// The same, IPv6 (task MTU − 60).
     pub mss6: u16,
-    /// Zero.
-    pub pad: [u8; 4],
+    /// This node's link that has `tunnel_addr4`; 0: not known here, ask `ADDRESSES4`.
+    pub tunnel_link4: u32,
     /// Source of tunnel packets over IPv6 (data path address); 0: they are IPv4.
     pub tunnel_addr6: [u8; 16],
 }
@@ -131,7 +131,7 @@ impl Config {
         watch_sample: 0,
         mss4: 0,
         mss6: 0,
-        pad: [0; 4],
+        tunnel_link4: 0,
         tunnel_addr6: [0; 16],
     };
 

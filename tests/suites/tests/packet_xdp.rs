@@ -109,6 +109,22 @@ fn a_syn_is_clamped_with_a_right_checksum_wherever_the_option_stands() {
 }
 
 #[test]
+fn a_first_call_to_an_address_of_another_link_is_left_alone() {
+    let Some(mut rig) = Rig::new() else { return };
+    published(&mut rig);
+    let syn = call().tcp(40000, 8080).syn().mss(1460);
+    // CONFIG knows the link of the data path address, or ADDRESSES4 does.
+    let other_link = Address { node: 1, ifindex: 1, flags: address_flag::OWN, pad: [0; 3] };
+    for (config, known) in [(1, false), (0, true)] {
+        rig.configure(|config_at| config_at.tunnel_link4 = config);
+        if known {
+            rig.put("ADDRESSES4", [192u8, 0, 2, 1], other_link);
+        }
+        no_entries(rig.xdp_uplink(&syn).left_alone());
+    }
+}
+
+#[test]
 fn what_is_not_plainly_a_call_is_left_alone() {
     let Some(mut rig) = Rig::new() else { return };
     published(&mut rig);

@@ -46,7 +46,7 @@ pub const MAPS: &[Spec] = &[
     spec::<AllowPrefix<[u8; 16]>, u32>("ALLOW6", MapType::LpmTrie, MAX_ALLOWED),
     spec::<u32, Backend>("BACKENDS", MapType::Hash, MAX_ENDPOINTS),
     sized::<u32, RingSlot>("RINGS", MapType::Array),
-    spec::<u32, u64>("TURNS", MapType::Hash, MAX_FRONTENDS),
+    spec::<u32, u64>("TURNS", MapType::Array, MAX_FRONTENDS),
     spec::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4", MapType::LruHash, MAX_CLIENTS),
     spec::<AffinityKey<[u8; 16]>, Affinity>("AFFINITY6", MapType::LruHash, MAX_CLIENTS),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", MapType::Hash),

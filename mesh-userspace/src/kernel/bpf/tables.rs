@@ -59,8 +59,6 @@ fn family_of(op: &MapOp) -> Option<IpAddr> {
 
 /// No flags: insert or replace.
 const ANY: u64 = 0;
-/// Insert only where nothing is.
-const NO_EXIST: u64 = 1;
 
 pub fn missing(map: &'static str) -> BpfError {
     BpfError::Map { attempt: "find", map, reason: "the object has none of this name".to_string() }
@@ -86,7 +84,6 @@ impl Dataplane {
             backends: self.dump("BACKENDS")?,
             peers: self.peers()?,
             uplinks: self.dump("UPLINKS")?,
-            turns: self.dump::<u32, u64>("TURNS")?.into_keys().collect(),
             ..tables
         })
     }
@@ -176,16 +173,10 @@ impl Dataplane {
             MapOp::Put(Entry::Backend(key, value)) => self.put("BACKENDS", key, value, ANY),
             MapOp::Put(Entry::Peer(key, value)) => self.write_peer(*key, *value),
             MapOp::Put(Entry::Uplink(key, value)) => self.put("UPLINKS", key, value, ANY),
-            // The counter's value is the programs': an existing one stays.
-            MapOp::Put(Entry::Turn(pool)) => match self.put("TURNS", pool, &0u64, NO_EXIST) {
-                Err(_) if self.hash::<u32, u64>("TURNS")?.get(pool, 0).is_ok() => Ok(()),
-                result => result,
-            },
             MapOp::Put(Entry::Ring(at, slots)) => self.write_ring(*at, slots),
             MapOp::Delete(Key::Backend(key)) => self.delete::<u32, Backend>("BACKENDS", key),
             MapOp::Delete(Key::Peer(key)) => self.write_peer(*key, Peer::NONE),
             MapOp::Delete(Key::Uplink(key)) => self.delete::<u32, Uplink>("UPLINKS", key),
-            MapOp::Delete(Key::Turn(key)) => self.delete::<u32, u64>("TURNS", key),
             MapOp::Put(Entry::Address(..) | Entry::Endpoint(..) | Entry::Frontend(..) | Entry::Allow(_))
             | MapOp::Delete(Key::Address(_) | Key::Endpoint(_) | Key::Frontend(_) | Key::Allow(_)) => {
                 match family_of(op) {

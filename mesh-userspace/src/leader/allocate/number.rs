@@ -1,6 +1,6 @@
 //! Numbers for maps and frames. Each counts up; after the last of its range it starts again, past those still held.
 
-use mesh_common::schema::MAX_NODES;
+use mesh_common::schema::{MAX_FRONTENDS, MAX_NODES};
 use mesh_common::wire::vni;
 
 use crate::model::Cluster;
@@ -27,10 +27,10 @@ pub fn next_vni(cluster: &mut Cluster) -> Option<u32> {
     Some(number)
 }
 
-/// A number for a (service, network) pair.
+/// A number for a (service, network) pair, which is its slot in the array `TURNS`. None with as many pairs as that has slots.
 pub fn next_pool(cluster: &mut Cluster) -> Option<u32> {
     let held = |number| cluster.services.values().flat_map(|service| &service.vips).any(|vip| vip.pool == number);
-    let number = next(cluster.counters.pool, 1, u32::MAX, held)?;
+    let number = next(cluster.counters.pool, 1, MAX_FRONTENDS as u32 - 1, held)?;
     cluster.counters.pool = number;
     Some(number)
 }

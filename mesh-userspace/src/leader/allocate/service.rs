@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use mesh_common::schema::MAX_FRONTENDS;
+
 use crate::model::{Cluster, Id, PortSpec, PublishMode, Service, ServiceSpec, Vip};
 
 use super::{next_addresses, next_pool, next_port};
@@ -36,8 +38,12 @@ fn settle_vips(cluster: &mut Cluster, service: &mut Service) {
         let Some(network) = cluster.networks.get(&network_id).cloned() else { continue };
         match next_addresses(cluster, &network) {
             Ok(addrs) => {
-                // Four billion pools are not to be had by four billion services; were they, the service waits.
-                let Some(pool) = next_pool(cluster) else { continue };
+                let Some(pool) = next_pool(cluster) else {
+                    let most = MAX_FRONTENDS - 1;
+                    service.pending_reason =
+                        Some(format!("{most} pairs of a service and a network exist, which is all: remove services"));
+                    continue;
+                };
                 service.vips.push(Vip { network_id, addrs, pool });
                 // The next search must see what this one took.
                 cluster.services.insert(service.id.clone(), service.clone());

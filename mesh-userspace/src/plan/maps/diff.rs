@@ -21,8 +21,6 @@ pub enum Entry {
     Backend(u32, Backend),
     Peer(u32, Peer),
     Uplink(u32, Uplink),
-    /// A pool's turn counter; written only where there is none.
-    Turn(u32),
     /// Slots from the first one on.
     Ring(u32, Arc<Vec<RingSlot>>),
 }
@@ -37,7 +35,6 @@ pub enum Key {
     Backend(u32),
     Peer(u32),
     Uplink(u32),
-    Turn(u32),
 }
 
 /// One step; each is safe to repeat.
@@ -63,7 +60,6 @@ pub fn diff(programmed: &Tables, wanted: &Tables) -> Vec<MapOp> {
     ops.extend(puts(&programmed.endpoints, &wanted.endpoints, Entry::Endpoint));
     ops.extend(puts(&programmed.backends, &wanted.backends, Entry::Backend));
     ops.extend(puts(&programmed.rings, &wanted.rings, Entry::Ring));
-    ops.extend(wanted.turns.difference(&programmed.turns).map(|pool| MapOp::Put(Entry::Turn(*pool))));
     ops.extend(wanted.allowed.difference(&programmed.allowed).map(|prefix| MapOp::Put(Entry::Allow(*prefix))));
     // An entry that leads to those of single addresses comes after them.
     let leads_on =
@@ -77,7 +73,6 @@ pub fn diff(programmed: &Tables, wanted: &Tables) -> Vec<MapOp> {
     // Out: the other way round.
     ops.extend(deletes(&programmed.frontends, &wanted.frontends, Key::Frontend));
     ops.extend(programmed.allowed.difference(&wanted.allowed).map(|prefix| MapOp::Delete(Key::Allow(*prefix))));
-    ops.extend(programmed.turns.difference(&wanted.turns).map(|pool| MapOp::Delete(Key::Turn(*pool))));
     ops.extend(deletes(&programmed.backends, &wanted.backends, Key::Backend));
     ops.extend(deletes(&programmed.endpoints, &wanted.endpoints, Key::Endpoint));
     ops.extend(deletes(&programmed.uplinks, &wanted.uplinks, Key::Uplink));
@@ -98,7 +93,6 @@ impl Tables {
             MapOp::Put(Entry::Backend(key, value)) => drop(self.backends.insert(key, value)),
             MapOp::Put(Entry::Peer(key, value)) => drop(self.peers.insert(key, value)),
             MapOp::Put(Entry::Uplink(key, value)) => drop(self.uplinks.insert(key, value)),
-            MapOp::Put(Entry::Turn(pool)) => drop(self.turns.insert(pool)),
             MapOp::Put(Entry::Ring(at, slots)) => drop(self.rings.insert(at, slots)),
             MapOp::Delete(Key::Address(key)) => drop(self.addresses.remove(&key)),
             MapOp::Delete(Key::Endpoint(key)) => drop(self.endpoints.remove(&key)),
@@ -107,7 +101,6 @@ impl Tables {
             MapOp::Delete(Key::Backend(key)) => drop(self.backends.remove(&key)),
             MapOp::Delete(Key::Peer(key)) => drop(self.peers.remove(&key)),
             MapOp::Delete(Key::Uplink(key)) => drop(self.uplinks.remove(&key)),
-            MapOp::Delete(Key::Turn(key)) => drop(self.turns.remove(&key)),
         }
     }
 }

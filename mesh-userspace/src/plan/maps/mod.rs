@@ -120,8 +120,6 @@ pub struct Tables {
     pub uplinks: BTreeMap<u32, Uplink>,
     /// First slot → contents, of every list and ring that a frontend refers to.
     pub rings: BTreeMap<u32, Arc<Vec<RingSlot>>>,
-    /// Pools that have a turn counter; its value is the programs'.
-    pub turns: BTreeSet<u32>,
 }
 
 /// The key of the service behind a virtual address.

@@ -182,7 +182,6 @@ pub(super) fn tables(image: Image, placed: &Placed) -> Tables {
         config: image.config,
         addresses: image.addresses,
         endpoints: image.endpoints,
-        turns: image.frontends.values().map(|frontend| frontend.pool).filter(|pool| *pool != 0).collect(),
         frontends: image.frontends,
         allowed: image.allowed,
         backends: image.backends,

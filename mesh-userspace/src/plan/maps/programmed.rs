@@ -156,7 +156,6 @@ impl Programmed {
     fn programmed(&self, old: &Image) -> Tables {
         let tables = &self.tables;
         let frontends = among(&tables.frontends, &old.frontends);
-        let pools: BTreeSet<u32> = frontends.values().map(|frontend| frontend.pool).collect();
         let lists = frontends.values().flat_map(|frontend| [frontend.turns_at, frontend.ring_at]);
         Tables {
             config: tables.config,
@@ -167,7 +166,6 @@ impl Programmed {
             peers: tables.peers.clone(),
             uplinks: tables.uplinks.clone(),
             rings: lists.filter_map(|at| Some((at, tables.rings.get(&at)?.clone()))).collect(),
-            turns: pools.into_iter().filter(|pool| tables.turns.contains(pool)).collect(),
             frontends,
         }
     }

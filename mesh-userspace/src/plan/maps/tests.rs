@@ -45,14 +45,8 @@ fn apply(tables: &mut Tables, ops: &[MapOp]) {
             MapOp::Put(Entry::Ring(at, slots)) => {
                 tables.rings.insert(at, slots);
             }
-            MapOp::Put(Entry::Turn(pool)) => {
-                tables.turns.insert(pool);
-            }
             MapOp::Delete(Key::Frontend(key)) => {
                 tables.frontends.remove(&key);
-            }
-            MapOp::Delete(Key::Turn(pool)) => {
-                tables.turns.remove(&pool);
             }
             other => panic!("not in these images: {other:?}"),
         }

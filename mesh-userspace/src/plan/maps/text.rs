@@ -23,7 +23,6 @@ use super::{Entry, Key, MapOp, Tables};
 pub enum Kind {
     Frontend,
     Allow,
-    Turn,
     Ring,
     Backend,
     Endpoint,
@@ -35,10 +34,9 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of a listing.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Frontend,
         Kind::Allow,
-        Kind::Turn,
         Kind::Ring,
         Kind::Backend,
         Kind::Endpoint,
@@ -53,7 +51,6 @@ impl Kind {
         match self {
             Kind::Frontend => "frontend",
             Kind::Allow => "allow",
-            Kind::Turn => "turn",
             Kind::Ring => "ring",
             Kind::Backend => "backend",
             Kind::Endpoint => "endpoint",
@@ -74,7 +71,6 @@ impl Tables {
         match kind {
             Kind::Frontend => each(&self.frontends, Entry::Frontend),
             Kind::Allow => self.allowed.iter().map(|prefix| Entry::Allow(*prefix).to_string()).collect(),
-            Kind::Turn => self.turns.iter().map(|pool| Entry::Turn(*pool).to_string()).collect(),
             Kind::Ring => each(&self.rings, Entry::Ring),
             Kind::Backend => each(&self.backends, Entry::Backend),
             Kind::Endpoint => each(&self.endpoints, Entry::Endpoint),
@@ -107,7 +103,6 @@ impl Display for Key {
             Key::Backend(number) => write!(f, "backend {number}"),
             Key::Peer(node) => write!(f, "peer {node}"),
             Key::Uplink(ifindex) => write!(f, "uplink {ifindex}"),
-            Key::Turn(pool) => write!(f, "turn {pool}"),
         }
     }
 }
@@ -122,7 +117,6 @@ impl Display for Entry {
             Entry::Backend(number, value) => f.write_str(&backend(*number, value)),
             Entry::Peer(node, value) => f.write_str(&peer(*node, value)),
             Entry::Uplink(ifindex, value) => f.write_str(&uplink(*ifindex, value)),
-            Entry::Turn(pool) => write!(f, "turn {pool}"),
             Entry::Ring(at, slots) => write!(f, "ring {at}+{} = {}", slots.len(), shares(slots)),
         }
     }
@@ -132,12 +126,13 @@ fn config(config: &Config) -> String {
     // The watch words are not plan's.
     #[rustfmt::skip]
     let Config {
-        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, tunnel_addr6, ..
+        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, tunnel_link4, tunnel_addr6, ..
     } = config;
     let (mac, over4, over6) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4), Ipv6Addr::from(*tunnel_addr6));
     let tunnel = SocketAddr::new(if over6.is_unspecified() { over4.into() } else { over6.into() }, *data_port);
     let mut line =
         format!("config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel} mss {mss4} {mss6} netns {netns_cookie}");
+    field(&mut line, "link", *tunnel_link4);
     field(&mut line, "flood", *flood_threshold);
     line
 }

@@ -78,10 +78,10 @@ fn network_of(addr: [u8; 4]) -> (u32, [u8; 4]) {
 impl Rig {
     /// The world that every rig begins with.
     pub(super) fn furnish(&mut self) {
-        self.configure(|_| {});
         let uplink = self.devices().uplink;
         self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2], addr6: [0; 16] });
         self.put("ADDRESSES4", HERE, Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
+        self.configure(|_| {});
         for (node, addr) in [(2u32, PEER_2), (3, PEER_3)] {
             self.set("PEERS", node, self.way.peer(mapped(addr), 0, uplink));
             self.put("ADDRESSES4", addr, Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] });
@@ -109,7 +109,6 @@ impl Rig {
         self.clear::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4");
         self.clear::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4");
         self.clear::<u32, Backend>("BACKENDS");
-        self.clear::<u32, u64>("TURNS");
         self.clear::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4");
         // A trie knows no batches that delete.
         let lists: Vec<_> = self.lists().keys().collect::<Result<_, _>>().expect("the lists are read");
@@ -131,6 +130,8 @@ impl Rig {
 
     /// Writes the node's facts, changed by `change`.
     pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        // The address's link as the world has it, like plan.
+        let link = self.read::<[u8; 4], Address>("ADDRESSES4").get(&HERE, 0).map_or(0, |address| address.ifindex);
         let mut config = Config {
             netns_cookie: 1,
             node: 1,
@@ -139,6 +140,7 @@ impl Rig {
             mesh0_mac: mac::of(mac::KIND_MESH0, 1),
             data_port: 4_789,
             mss4: 1_410,
+            tunnel_link4: link,
             ..Config::NONE
         };
         change(&mut config);
@@ -197,7 +199,7 @@ impl Rig {
     pub fn service(&mut self, vip: &str, tasks: &[&Task]) -> Service {
         self.numbers += 1;
         let pool = self.numbers;
-        self.put("TURNS", pool, 0u64);
+        self.set("TURNS", pool, 0u64);
         let vip = ip(vip);
         let frontend = Frontend { pool, vni: network_of(vip).0, generation: 1, ..Frontend::none(vip) };
         let service = self.staffed(&Service { pool, frontend }, tasks);

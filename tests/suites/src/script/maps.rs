@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use mesh_common::schema::{Frontend, RingSlot, frontend_flag};
+use mesh_common::schema::{Frontend, RingSlot};
 use mesh_userspace::plan::maps::{Entry, MapOp, Tables};
 
 type FrontendOf = Frontend<IpAddr>;
@@ -76,12 +76,6 @@ impl Maps {
             let is_true = |slot: &RingSlot| entries.backends.get(&slot.backend).is_some_and(|it| it.node == slot.node);
             if let Some(slot) = slots.into_iter().find(|slot| !is_true(slot)) {
                 return Err(format!("frontend {key:?} leads to {slot:?}, which is not there"));
-            }
-            if frontend.flags & frontend_flag::BY_ADDRESS != 0 {
-                continue; // nobody's
-            }
-            if !entries.turns.contains(&frontend.pool) {
-                return Err(format!("frontend {key:?} has no turn counter {}", frontend.pool));
             }
         }
         let Some(config) = entries.config else { return Ok(()) };

@@ -102,7 +102,7 @@ fn left_over(cluster: &Cluster) -> Result<(), String> {
     }
     for node in &cluster.nodes {
         let tables = node.maps.tables();
-        let of_services = [Kind::Frontend, Kind::Allow, Kind::Turn, Kind::Ring, Kind::Backend].into_iter();
+        let of_services = [Kind::Frontend, Kind::Allow, Kind::Ring, Kind::Backend].into_iter();
         let mut left: Vec<String> = of_services.flat_map(|kind| tables.lines(kind)).collect();
         // The gateway of the network `ingress` stays as long as the cluster.
         left.extend(tables.lines(Kind::Endpoint).into_iter().skip(1));

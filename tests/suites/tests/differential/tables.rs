@@ -90,7 +90,7 @@ pub fn write(world: &World, rig: &mut Rig) {
         rig.put("FRONTENDS4", FrontendKey::<Ip>::published(*port, *protocol), frontend);
     }
     for (pool, turn) in &world.turns {
-        rig.put("TURNS", *pool, *turn);
+        rig.set("TURNS", *pool, *turn);
     }
     for ((addr, pool), kept) in &world.kept {
         let ago_s = if kept.is_fresh { 5 } else { STALE_S };
@@ -256,8 +256,7 @@ pub fn differences(world: &World, rig: &Rig) -> Vec<String> {
     }
     let more = flows.iter().filter(|(key, _)| !world.flows.contains_key(key));
     found.extend(more.map(|(key, entry)| format!("{key:?}:\n  model    None\n  programs {entry:?}")));
-    let turns: BTreeMap<u32, u64> =
-        rig.read::<u32, u64>("TURNS").iter().map(|entry| entry.expect("turns can be read")).collect();
+    let turns: BTreeMap<u32, u64> = world.turns.keys().map(|pool| (*pool, rig.get("TURNS", *pool))).collect();
     if turns != world.turns {
         found.push(format!("turns: model {:?}, programs {turns:?}", world.turns));
     }

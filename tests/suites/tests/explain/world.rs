@@ -124,7 +124,7 @@ impl World {
                 self.rig.allow(AllowPrefix::new(service.pool, 7, addr, bits));
             }
         }
-        self.rig.put("TURNS", service.pool, random.next() >> random.below(64));
+        self.rig.set("TURNS", service.pool, random.next() >> random.below(64));
         for port in PORTS {
             if random.one_in(2) {
                 let flags = if random.one_in(6) { frontend_flag::NOT_TAKEN } else { 0 };

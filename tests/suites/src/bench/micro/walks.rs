@@ -60,6 +60,7 @@ impl World {
         let next_hop = Peer { ifindex: LOOPBACK, next_hop: ROUTER_MAC, link_mac: UPLINK_MAC, ..rig.peer(3) };
         rig.set("PEERS", 3, next_hop);
         rig.put("ADDRESSES4", HERE, Address { node: 1, ifindex: LOOPBACK, flags: address_flag::OWN, pad: [0; 3] });
+        rig.configure(|_| {});
         let forwarded = rig.service("10.0.16.9", &[&beyond]);
         rig.publish(&forwarded, protocol::TCP, PUBLISHED[3], 80);
         let mut ring = rig.service("10.0.16.7", &[&beyond]);

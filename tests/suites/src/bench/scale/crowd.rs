@@ -205,7 +205,6 @@ fn world() -> Vec<MapOp> {
         Entry::Endpoint(BACKEND.into(), task(BACKEND_NUMBER)),
         Entry::Backend(BACKEND_NUMBER, backend),
         Entry::Ring(1, Arc::new(vec![RingSlot { backend: BACKEND_NUMBER, node: 1 }; 1 + ring as usize])),
-        Entry::Turn(1),
         Entry::Frontend(vip_key(VIP.into()), frontend),
     ];
     put.into_iter().map(MapOp::Put).chain([MapOp::Config(Some(config))]).collect()
