@@ -48,7 +48,8 @@ fn split_address(ports: &str) -> Option<(&str, &str)> {
 
 /// The address that a port is published at; None: all of every node.
 pub(super) fn parse_address(text: &str) -> Result<Option<IpAddr>, String> {
-    let instead = "write one that a node has, or 127.0.0.1 for processes of the nodes themselves, or leave it out";
+    let instead =
+        "write one that a node has, or 127.0.0.1 or ::1 for processes of the nodes themselves, or leave it out";
     if ["", "0.0.0.0"].contains(&text) {
         return Ok(None);
     }
@@ -58,7 +59,6 @@ pub(super) fn parse_address(text: &str) -> Result<Option<IpAddr>, String> {
         Ok(IpAddr::V6(addr)) if addr.to_ipv4_mapped().is_some() => told("an IPv4 address written as IPv6"),
         Ok(addr) if addr.is_multicast() => told("a multicast address"),
         Ok(addr) if addr.is_unspecified() => told("no address of its own"),
-        Ok(IpAddr::V6(addr)) if addr.is_loopback() => told("an address that no service is called by yet"),
         Ok(IpAddr::V4(addr)) if addr.is_broadcast() => told("a broadcast address"),
         Ok(addr) => Ok(Some(addr)),
     }
@@ -190,6 +190,7 @@ mod tests {
         assert_eq!(told("0.0.0.0:8000:80"), "8000:80 Tcp Ingress");
         assert_eq!(told("192.0.2.1:8000:80/udp"), "8000:80 Udp Ingress at 192.0.2.1");
         assert_eq!(told("127.0.0.1::80"), "0:80 Tcp Ingress at 127.0.0.1");
+        assert_eq!(told("[::1]:80:80"), "80:80 Tcp Ingress at ::1");
         assert_eq!(
             told("[2001:db8::1]:8000-8001:80-81"),
             "8000:80 Tcp Ingress at 2001:db8::1, 8001:81 Tcp Ingress at 2001:db8::1"
@@ -232,7 +233,6 @@ mod tests {
             ("1:2:3:4", "'1:2' is not an address"),
             ("224.0.0.1:80:80", "'224.0.0.1' is a multicast address"),
             ("[::]:80:80", "'::' is no address of its own"),
-            ("[::1]:80:80", "'::1' is an address that no service is called by yet"),
             ("[::ffff:192.0.2.1]:80:80", "an IPv4 address written as IPv6"),
             ("published=80,target=80,address=eth0", "'eth0' is not an address"),
             ("[2001:db8::1:80:80", "is not a port"),

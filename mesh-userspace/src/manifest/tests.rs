@@ -217,7 +217,7 @@ fn wrong_manifests_are_told_with_place_key_and_what_is_allowed() {
             &with("    ports: ['0:80', '1:2:3']\n    networks: [nope]\n    stop_grace_period: soon\n"),
             "demo.yaml:5:13: services.web.ports[0]: '0' is not a port: 1 to 65535 are allowed\n\
              demo.yaml:5:21: services.web.ports[1]: '1' is not an address that a port can be published at: write one \
-             that a node has, or 127.0.0.1 for processes of the nodes themselves, or leave it out\n\
+             that a node has, or 127.0.0.1 or ::1 for processes of the nodes themselves, or leave it out\n\
              demo.yaml:6:16: services.web.networks[0]: the network 'nope' is not declared under 'networks'; none is\n\
              demo.yaml:7:24: services.web.stop_grace_period: 'soon' is not a duration: write e.g. 500ms, 10s, 1m30s",
         ),
