@@ -75,7 +75,7 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         watch_sample: 0,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
         mss6: facts.task_mtu.saturating_sub(60) as u16,
-        tunnel_link4: facts.addresses.get(&tunnel_addr).copied().unwrap_or(0),
+        tunnel_link4: facts.addresses.get(&IpAddr::V4(tunnel_addr)).copied().unwrap_or(0),
         tunnel_addr6: [0; 16],
     })
 }
