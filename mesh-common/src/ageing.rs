@@ -63,6 +63,9 @@ impl State {
     }
 }
 
+/// Seconds of silence after which a datagram and its one answer are forgotten: what asks once (DNS) comes from another port the next time, and must not fill
+/// the table.
+const ASKED_ONCE_S: u32 = 10;
 /// Seconds of silence after which a dead flow is forgotten.
 const DEAD_S: u32 = 10;
 /// Seconds that an ingress node remembers whose connection it forwards, where the answers go past it and so does an end that the
@@ -87,10 +90,19 @@ pub fn silence_allowed_s<A>(key: &FlowKey<A>, flow: &Flow<A>, twin: Option<&Flow
         let allowed = timeout_s(key.protocol, flow.seen, flow.seen & !seen::FIN, answered);
         return if flow.rewrite == rewrite::NONE { Some(allowed.unwrap_or(CACHE_S)) } else { allowed };
     };
+    if has_no_state(key.protocol) && flow.packets == 1 && twin.packets == 1 {
+        return Some(ASKED_ONCE_S);
+    }
     let answered = flow.packets != 0 && twin.packets != 0;
     let (forward, reverse) =
         if flow.flags & flow_flag::REVERSE != 0 { (twin.seen, flow.seen) } else { (flow.seen, twin.seen) };
     timeout_s(key.protocol, forward, reverse, answered)
+}
+
+/// UDP, and whatever is no connection nor an echo.
+#[inline(always)]
+const fn has_no_state(number: u8) -> bool {
+    !matches!(number, protocol::TCP | protocol::ICMP | protocol::ICMPV6)
 }
 
 /// Seconds of an entry's own silence below which the program need not be asked about it; None: it says nothing of an end.
@@ -105,6 +117,8 @@ pub fn least_silence_s<A>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<u32> {
         (State::Established, protocol::TCP) => None,
         (State::Established, protocol::ICMP | protocol::ICMPV6) => Some(30),
         (State::Established, _) if flow.rewrite == rewrite::NONE && flow.packets == 1 => Some(30),
+        // One answer, if there was one: the program knows.
+        (State::Established, _) if flow.packets == 1 => Some(ASKED_ONCE_S),
         (State::Established, _) => Some(120),
         (State::Opening, _) => Some(30),
     }
@@ -149,6 +163,18 @@ mod tests {
             let least = [&forward, &reverse].into_iter().filter_map(|flow| least_silence_s(&key, flow)).min();
             assert!(least.is_some_and(|least| least <= allowed), "{allowed} s, {least:?}: {forward:?} {reverse:?}");
         }
+    }
+
+    #[test]
+    fn a_question_and_its_answer_are_soon_forgotten_and_a_conversation_is_not() {
+        let allowed = |protocol, packets, answers| {
+            let reverse = entry(rewrite::SOURCE, flow_flag::REVERSE, 0, answers);
+            silence_allowed_s(&key(protocol), &entry(rewrite::DESTINATION, 0, 0, packets), Some(&reverse))
+        };
+        assert_eq!(allowed(protocol::UDP, 1, 1), Some(ASKED_ONCE_S));
+        assert_eq!(allowed(protocol::UDP, 1, 0), Some(30), "an answer may still come");
+        assert_eq!((allowed(protocol::UDP, 2, 1), allowed(protocol::UDP, 1, 2)), (Some(120), Some(120)));
+        assert_eq!(allowed(protocol::ICMP, 1, 1), Some(30));
     }
 
     #[test]

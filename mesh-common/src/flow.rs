@@ -36,6 +36,9 @@ pub mod order {
     pub const MOST: usize = 32;
 }
 
+/// Backends whose answers' entries are looked for where a calling entry is lost; with more of them the ring decides for the rest.
+pub const MOST_TWINS: u32 = 8;
+
 /// The key of the other direction's entry: the packet after the rewrite, turned round. None for a hairpin's forward entry, whose
 /// source becomes the gateway.
 pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<FlowKey<A>> {

@@ -140,6 +140,7 @@ impl ParseIp for V6 {
             l4: BEHIND_IPV6,
             l4_len: behind,
             later_fragment: false,
+            is_piece: false,
         };
         if is_extension(header.next) {
             let found = Behind::of_code(extensions(cursor, header.next))?;
@@ -160,7 +161,13 @@ impl ParseIp for V6 {
             l4: BEHIND_IPV6,
             l4_len: u16::from_be(header.payload_len),
             later_fragment: false,
+            is_piece: false,
         })
+    }
+
+    #[inline(always)]
+    fn fragment_id(_cursor: &impl Cursor) -> Option<u32> {
+        None
     }
 }
 

@@ -218,6 +218,9 @@ pub fn ethertype(cursor: &impl Cursor) -> Option<u16> {
     cursor.load::<EthernetHeader>(0).map(|header| u16::from_be(header.ethertype))
 }
 
+/// Both ports of an ICMP message without identifier: no flow's, for of an echo's two one is always 0.
+pub const NO_IDENTIFIER: u16 = 0xffff;
+
 /// What stands behind the IP header.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,9 +231,9 @@ pub enum Form {
     EchoRequest,
     /// ICMP echo reply: the identifier is the destination port, the source port is 0.
     EchoReply,
-    /// An ICMP error, which quotes another packet.
+    /// An ICMP error, which quotes another packet: both ports are [`NO_IDENTIFIER`].
     IcmpError,
-    /// A later fragment: ports unknown, both 0.
+    /// A later fragment: ports unknown, both 0; of ICMP [`NO_IDENTIFIER`].
     Fragment,
     /// Another protocol: no ports, both 0.
     Other,
@@ -249,6 +252,8 @@ pub struct Packet<F: Family> {
     pub form: Form,
     /// Offset of the transport header in the frame. One byte, which the verifier takes for a bound wherever it is loaded.
     pub l4: u8,
+    /// One of several fragments of a datagram. The first one has ports, the others are [`Form::Fragment`].
+    pub is_piece: bool,
     /// Bytes behind the IP header, as the IP header says.
     pub l4_len: u16,
 }
@@ -269,12 +274,23 @@ impl<F: Family> Packet<F> {
         self.protocol != protocol::TCP || self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
     }
 
+    /// An echo request, or a later fragment of one that is known.
+    #[inline(always)]
+    pub fn asks_echo(&self) -> bool {
+        self.form == Form::EchoRequest || (self.form == Form::Fragment && self.protocol == F::ICMP && self.dport == 0)
+    }
+
     /// The flow hash of this direction.
     #[inline(always)]
     pub fn hash(&self) -> u32 {
         crate::hash::tuple::<F>(self.src, self.dst, self.sport, self.dport, self.protocol)
     }
 }
+
+/// "More fragments" (RFC 791, 3.1).
+const MORE: u16 = 0x2000;
+/// The fragment's offset, likewise.
+const OFFSET: u16 = 0x1fff;
 
 /// What [`packet`] needs of an IP header.
 pub struct Ip<F: Family> {
@@ -284,6 +300,8 @@ pub struct Ip<F: Family> {
     pub(crate) l4: u8,
     pub(crate) l4_len: u16,
     pub(crate) later_fragment: bool,
+    /// One of several fragments, the first one too.
+    pub(crate) is_piece: bool,
 }
 
 /// Reads the IP header of a family.
@@ -291,8 +309,11 @@ pub trait ParseIp: Family {
     /// The header at the Ethernet payload.
     fn ip(cursor: &impl Cursor) -> Option<Ip<Self>>;
 
-    /// The same, where it is as nearly all are: as short as can be, and no later fragment.
+    /// The same, where it is as nearly all are: as short as can be, and no fragment.
     fn plain(cursor: &impl Cursor) -> Option<Ip<Self>>;
+
+    /// What the fragments of one datagram have in common besides addresses and protocol (RFC 791, 3.1; RFC 8200, 4.5); of a fragment.
+    fn fragment_id(cursor: &impl Cursor) -> Option<u32>;
 }
 
 impl ParseIp for V4 {
@@ -310,7 +331,8 @@ impl ParseIp for V4 {
             protocol: header.protocol,
             l4: (ETHERNET_LEN + header_len) as u8,
             l4_len: (total_len - header_len) as u16,
-            later_fragment: u16::from_be(header.fragment) & 0x1fff != 0,
+            later_fragment: u16::from_be(header.fragment) & OFFSET != 0,
+            is_piece: u16::from_be(header.fragment) & (MORE | OFFSET) != 0,
         })
     }
 
@@ -319,7 +341,7 @@ impl ParseIp for V4 {
         let header: Ipv4Header = cursor.peek(ETHERNET_LEN)?;
         let total_len = u16::from_be(header.total_len);
         let is_plain = header.version_ihl == 0x45
-            && u16::from_be(header.fragment) & 0x1fff == 0
+            && u16::from_be(header.fragment) & (MORE | OFFSET) == 0
             && total_len >= Self::HEADER_LEN as u16;
         is_plain.then_some(Ip {
             src: Addr4::of_word(header.src),
@@ -328,7 +350,13 @@ impl ParseIp for V4 {
             l4: (ETHERNET_LEN + Self::HEADER_LEN) as u8,
             l4_len: total_len.wrapping_sub(Self::HEADER_LEN as u16),
             later_fragment: false,
+            is_piece: false,
         })
+    }
+
+    #[inline(always)]
+    fn fragment_id(cursor: &impl Cursor) -> Option<u32> {
+        cursor.load::<Ipv4Header>(ETHERNET_LEN).map(|header| u16::from_be(header.id) as u32)
     }
 }
 
@@ -337,13 +365,13 @@ pub type Room<F> = MaybeUninit<Packet<F>>;
 
 /// Reads the IP packet in a frame whose EtherType is the family's. None: malformed.
 #[inline(always)]
-pub fn read<'a, F: ParseIp>(cursor: &impl Cursor, room: &'a mut Room<F>) -> Option<&'a Packet<F>> {
+pub fn read<'a, F: ParseIp>(cursor: &impl Cursor, room: &'a mut Room<F>) -> Option<&'a mut Packet<F>> {
     let is_read = plain(cursor, room).is_some() || closely(cursor, room);
     // SAFETY: one of the two says that it wrote it.
-    is_read.then(|| unsafe { room.assume_init_ref() })
+    is_read.then(|| unsafe { room.assume_init_mut() })
 }
 
-/// The same for a packet as nearly all are: as short an IP header as can be, TCP, UDP or SCTP behind it, and no later fragment. So everything
+/// The same for a packet as nearly all are: as short an IP header as can be, TCP or UDP behind it, and no fragment. So everything
 /// lies at an offset that is known beforehand. None: anything else.
 #[inline(always)]
 pub fn plain<'a, F: ParseIp>(cursor: &impl Cursor, room: &'a mut Room<F>) -> Option<&'a Packet<F>> {
@@ -354,14 +382,14 @@ pub fn plain<'a, F: ParseIp>(cursor: &impl Cursor, room: &'a mut Room<F>) -> Opt
             tcp if ip.l4_len >= 20 && tcp.data_offset >> 4 >= 5 => (tcp.sport, tcp.dport, tcp.flags),
             _ => return None,
         },
-        protocol::UDP | protocol::SCTP => match cursor.peek::<Ports>(l4)? {
+        protocol::UDP => match cursor.peek::<Ports>(l4)? {
             ports if ip.l4_len >= 8 => (ports.sport, ports.dport, 0),
             _ => return None,
         },
         _ => return None,
     };
     let tuple = FlowKey::new(ip.src, ip.dst, u16::from_be(sport), u16::from_be(dport), ip.protocol);
-    Some(room.write(Packet { tuple, tcp_flags, form: Form::Ports, l4: ip.l4, l4_len: ip.l4_len }))
+    Some(room.write(Packet { tuple, tcp_flags, form: Form::Ports, l4: ip.l4, is_piece: false, l4_len: ip.l4_len }))
 }
 
 /// Any packet. A real call: the usual one goes straight past it.
@@ -383,6 +411,7 @@ fn closely<F: ParseIp>(cursor: &impl Cursor, room: &mut Room<F>) -> bool {
 pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Option<Packet<F>> {
     let ip = F::ip(cursor)?;
     let (sport, dport, tcp_flags, form) = match ip.protocol {
+        icmp if ip.later_fragment && icmp == F::ICMP => (NO_IDENTIFIER, NO_IDENTIFIER, 0, Form::Fragment),
         _ if ip.later_fragment => (0, 0, 0, Form::Fragment),
         protocol::TCP => {
             let header: TcpHeader = cursor.load(ip.l4 as usize)?;
@@ -391,12 +420,20 @@ pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Option<Packet<F>> {
             }
             (u16::from_be(header.sport), u16::from_be(header.dport), header.flags, Form::Ports)
         }
-        protocol::UDP | protocol::SCTP => {
+        protocol::UDP => {
             let header: Ports = cursor.load(ip.l4 as usize)?;
             if ip.l4_len < 8 {
                 return None;
             }
             (u16::from_be(header.sport), u16::from_be(header.dport), 0, Form::Ports)
+        }
+        protocol::SCTP => {
+            // Up to its checksum (RFC 9260, 3.1), which may have to be changed.
+            let [sport, dport, ..] = cursor.load::<[u16; 6]>(ip.l4 as usize)?;
+            if ip.l4_len < 12 {
+                return None;
+            }
+            (u16::from_be(sport), u16::from_be(dport), 0, Form::Ports)
         }
         icmp if icmp == F::ICMP => {
             let b: [u8; 6] = cursor.load(ip.l4 as usize)?;
@@ -406,113 +443,14 @@ pub fn packet<F: ParseIp>(cursor: &impl Cursor) -> Option<Packet<F>> {
             } else if b[0] == F::ECHO_REPLY {
                 (0, id, 0, Form::EchoReply)
             } else {
-                (0, 0, 0, Form::IcmpError)
+                (NO_IDENTIFIER, NO_IDENTIFIER, 0, Form::IcmpError)
             }
         }
         _ => (0, 0, 0, Form::Other),
     };
     let tuple = FlowKey::new(ip.src, ip.dst, sport, dport, ip.protocol);
-    Some(Packet { tuple, tcp_flags, form, l4: ip.l4, l4_len: ip.l4_len })
+    Some(Packet { tuple, tcp_flags, form, l4: ip.l4, is_piece: ip.is_piece, l4_len: ip.l4_len })
 }
 
 #[cfg(test)]
-mod tests {
-    use core::fmt::Debug;
-
-    use super::*;
-    use crate::family::V6;
-    use proptest::prelude::*;
-
-    /// 192.0.2.1:40000 → 198.51.100.7:80, SYN.
-    const SYN: [u8; 54] = [
-        0xe6, 0x10, 0, 0, 0, 0, 0xe6, 0x11, 0, 0, 0, 7, 0x08, 0x00, // Ethernet
-        0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7, // IPv4
-        0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0, // TCP
-    ];
-
-    #[test]
-    fn a_syn_is_read() {
-        let frame: &[u8] = &SYN;
-        let eth = ethernet(&frame).unwrap();
-        assert_eq!((eth.dst, eth.ethertype), (crate::wire::mac::GATEWAY, 0x0800));
-        let p = packet::<V4>(&frame).unwrap();
-        assert_eq!((p.src, p.dst, p.sport, p.dport), ([192, 0, 2, 1].into(), [198, 51, 100, 7].into(), 40_000, 80));
-        assert_eq!((p.form, p.l4, p.l4_len, p.may_open()), (Form::Ports, 34, 20, true));
-    }
-
-    #[test]
-    fn a_later_fragment_has_no_ports() {
-        let mut frame = SYN;
-        frame[21] = 1;
-        assert_eq!(packet::<V4>(&&frame[..]).unwrap().form, Form::Fragment);
-    }
-
-    #[test]
-    fn headers_that_contradict_each_other_are_malformed() {
-        for (at, value) in [(14, 0x65), (14, 0x44), (17, 19), (46, 0x40)] {
-            let mut frame = SYN;
-            frame[at] = value;
-            assert_eq!(packet::<V4>(&&frame[..]), None, "byte {at}");
-        }
-        assert_eq!(packet::<V4>(&&SYN[..40]), None);
-    }
-
-    #[test]
-    fn echo_carries_its_identifier_as_a_port() {
-        let mut frame = SYN;
-        frame[23] = protocol::ICMP;
-        frame[34] = 8;
-        frame[38..40].copy_from_slice(&[0x12, 0x34]);
-        let p = packet::<V4>(&&frame[..]).unwrap();
-        assert_eq!((p.form, p.sport, p.dport), (Form::EchoRequest, 0x1234, 0));
-        frame[34] = 0;
-        let p = packet::<V4>(&&frame[..]).unwrap();
-        assert_eq!((p.form, p.sport, p.dport), (Form::EchoReply, 0, 0x1234));
-    }
-
-    /// Both ways of reading say the same.
-    fn check_both<F: ParseIp<Addr: Debug> + Debug + PartialEq>(frame: &[u8]) {
-        let (mut room, mut plain_room) = (Room::<F>::uninit(), Room::<F>::uninit());
-        let closely = packet::<F>(&frame);
-        assert_eq!(read(&frame, &mut room), closely.as_ref());
-        let plainly = plain(&frame, &mut plain_room);
-        assert!(plainly.is_none() || plainly == closely.as_ref(), "{plainly:?} {closely:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let frame: &[u8] = &bytes;
-            let _ = ethernet(&frame);
-            check_both::<V4>(frame);
-            check_both::<V6>(frame);
-        }
-
-        #[test]
-        fn the_short_way_reads_what_the_long_one_does(
-            len in 34..=74usize, changes in proptest::collection::vec((12..60usize, any::<u8>()), 0..3),
-            protocol in prop_oneof![Just(1u8), Just(6), Just(17), Just(58), Just(132)], is_v6 in any::<bool>(),
-        ) {
-            let mut frame = [0; 74];
-            frame[..54].copy_from_slice(&SYN);
-            if is_v6 {
-                (frame[14], frame[19], frame[20]) = (0x60, 20, protocol);
-                frame.copy_within(34..54, 54);
-            } else {
-                frame[23] = protocol;
-            }
-            changes.into_iter().for_each(|(at, value)| frame[at] = value);
-            check_both::<V4>(&frame[..len]);
-            check_both::<V6>(&frame[..len]);
-        }
-    }
-
-    #[test]
-    fn the_usual_packet_is_read_the_short_way() {
-        let mut room = Room::<V4>::uninit();
-        assert_eq!(plain(&&SYN[..], &mut room).map(|p| (p.sport, p.dport, p.tcp_flags)), Some((40_000, 80, 2)));
-        let mut frame = SYN;
-        frame[14] = 0x46;
-        assert!(plain(&&frame[..], &mut Room::<V4>::uninit()).is_none(), "options are looked at closely");
-    }
-}
+mod tests;

@@ -21,6 +21,17 @@ impl Hook {
     /// All hooks, in row order.
     pub const ALL: [Hook; 4] = [Hook::FromTask, Hook::FromOverlay, Hook::FromHost, Hook::FromUplink];
 
+    /// The hook of a row.
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Hook {
+        match number {
+            0 => Hook::FromTask,
+            1 => Hook::FromOverlay,
+            2 => Hook::FromHost,
+            _ => Hook::FromUplink,
+        }
+    }
+
     /// The name that commands and metrics show.
     pub const fn name(self) -> &'static str {
         match self {
@@ -201,9 +212,9 @@ drop_reasons! {
     }
     /// A fragment without ports where ports are needed.
     Fragment = 21, "fragment" {
-        hooks: "from_task, from_overlay, from_host",
-        meaning: "a later fragment where ports are needed (to a VIP, in a request, or to the outside)",
-        remedy: "keep datagrams below the MTU (1450 by default)",
+        hooks: "from_task, from_overlay, from_host, from_uplink",
+        meaning: "a fragment that came before the first one of its datagram, or long after it, where ports are needed (to a VIP, in a request, or to the outside); of SCTP any, where a port is changed",
+        remedy: "a few mean that the network changes the order of packets; many: keep datagrams below the MTU (1450 by default)",
     }
     /// The flow's backend is gone. The sender is told.
     BackendGone = 22, "backend-gone" {
@@ -229,11 +240,11 @@ drop_reasons! {
         meaning: "this node's tables lack an entry that must be there",
         remedy: "normal while the agent sets up; else `mesh status` shows what a round could not do",
     }
-    /// An ICMP error about a translated flow; not carried yet.
+    /// An ICMP error that fits no flow.
     IcmpError = 26, "icmp-error" {
-        hooks: "from_task",
-        meaning: "an ICMP error, or an echo reply, sent to a VIP; such packets are not translated yet",
-        remedy: "nothing",
+        hooks: "from_task, from_overlay, from_host",
+        meaning: "an ICMP error that fits no flow, where it can only be about one: to a VIP, a gateway, the outside, in a request; or one that speaks of a packet which its sender was not sent; an echo reply to a VIP",
+        remedy: "a few are late: the flow is gone; many from one task or peer: look at it",
     }
     /// A packet from outside for an overlay address.
     FromOutside = 27, "from-outside" {
@@ -246,6 +257,18 @@ drop_reasons! {
         hooks: "all",
         meaning: "a flow that must be remembered could not be written: four source ports were tried for a caller whose tuple another flow has at that task, or the kernel refused. A full `FLOWS4` is no reason: new flows go to `OVERFLOW4` then",
         remedy: "one caller with very many connections to one task by several addresses of its service",
+    }
+    /// Larger than the path to its peer takes, and not to be fragmented. The sender is told.
+    TooBig = 29, "too-big" {
+        hooks: "*from_task*, *from_host*, *from_uplink*",
+        meaning: "larger than the path to the peer takes, with \"don't fragment\": the sender is told the size that fits (ICMP fragmentation needed)",
+        remedy: "a few when a path is new are normal: the sender learns; many: look at who ignores the answer, or raise the MTU between the nodes (`mesh doctor`)",
+    }
+    /// Its time to live ends at this node, on the way out of the overlay. The sender is told.
+    HopLimit = 30, "hop-limit" {
+        hooks: "*from_task*",
+        meaning: "a packet on its way to the outside whose time to live ends at this node: the sender is told (ICMP time exceeded, from its gateway)",
+        remedy: "traceroute does it on purpose",
     }
     /// The published port is for other callers. The sender is told.
     NotAllowed = 31, "not-allowed" {
@@ -275,5 +298,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), DropReason::ALL.len());
         assert!(DropReason::ALL.iter().all(|reason| (*reason as u32) < STRIDE));
+        assert_eq!(Hook::ALL.map(|hook| Hook::of_number(hook as u32)), Hook::ALL);
     }
 }

@@ -27,6 +27,29 @@ pub unsafe fn read<T, const OFFSET: usize>(at: *const T) -> u32 {
     }
 }
 
+/// The word at `OFFSET` of a value in a whole register: for fields of a context which the verifier takes for pointers. As a word the compiler may put it
+/// aside by four bytes, and it is a number from then on.
+///
+/// # Safety
+/// As of [`read`].
+#[inline(always)]
+pub unsafe fn wide<T, const OFFSET: usize>(at: *const T) -> usize {
+    const { assert!(OFFSET + 4 <= size_of::<T>()) };
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: reads what the caller vouches for, and changes nothing.
+    unsafe {
+        let wide;
+        core::arch::asm!("{wide} = *(u32 *)({at} + {offset})", wide = out(reg) wide, at = in(reg) at, offset = const OFFSET,
+            options(pure, readonly, nostack, preserves_flags));
+        wide
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as the caller vouches.
+    unsafe {
+        read::<T, OFFSET>(at) as usize
+    }
+}
+
 /// Writes the word at `OFFSET` of a value.
 ///
 /// # Safety

@@ -52,6 +52,10 @@ pub static OVERFLOW4: LruHashMap<FlowKey<Addr4>, Flow<Addr4>, MIN_OVERFLOW> = Lr
 #[btf_map]
 pub static OVERFLOW6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>, MIN_OVERFLOW> = LruHashMap::new();
 #[btf_map]
+pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, Fragmented, MAX_FRAGMENTED> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, Fragmented, MAX_FRAGMENTED> = LruHashMap::new();
+#[btf_map]
 pub static OVERFLOWED: Array<u32, 2> = Array::new();
 #[btf_map]
 pub static FLOODS: PerCpuArray<Flood, 1> = PerCpuArray::new();
@@ -121,12 +125,15 @@ pub trait Maps: ParseIp + Fields {
     fn put_beside_table(key: &FlowKey<Self::Addr>, flow: &Flow<Self::Addr>, flags: u64) -> Result<(), i32>;
     fn remove_in_table(key: &FlowKey<Self::Addr>) -> bool;
     fn remove_beside_table(key: &FlowKey<Self::Addr>) -> bool;
+    /// The ports of a fragmented datagram, once its first fragment has come.
+    fn fragmented(key: &FragmentKey<Self::Addr>) -> Option<&'static Fragmented>;
+    fn note_fragmented(key: &FragmentKey<Self::Addr>, ports: &Fragmented);
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
     fn room() -> Option<*mut Room<Self>>;
 }
 
 macro_rules! maps_of {
-    ($family:ty: $addresses:ident $endpoints:ident $frontends:ident $allow:ident $affinity:ident $flows:ident $overflow:ident $at:literal $scratch:ident) => {
+    ($family:ty: $addresses:ident $endpoints:ident $frontends:ident $allow:ident $affinity:ident $flows:ident $overflow:ident $at:literal $fragments:ident $scratch:ident) => {
         impl Maps for $family {
             const OVERFLOWED_AT: u32 = $at;
             #[inline(always)]
@@ -181,6 +188,15 @@ macro_rules! maps_of {
                 $overflow.remove(key).is_ok()
             }
             #[inline(always)]
+            fn fragmented(key: &FragmentKey<Self::Addr>) -> Option<&'static Fragmented> {
+                // SAFETY: a value is one word, written whole.
+                unsafe { $fragments.get(key) }
+            }
+            #[inline(always)]
+            fn note_fragmented(key: &FragmentKey<Self::Addr>, ports: &Fragmented) {
+                let _ = $fragments.insert(key, ports, ANY); // without it the later ones are dropped, and counted
+            }
+            #[inline(always)]
             fn scratch() -> Option<*mut Scratch<Self::Addr>> {
                 // SAFETY: a live map value.
                 $scratch.get_ptr_mut(0).map(|slot| unsafe { &raw mut (*slot).scratch })
@@ -194,8 +210,8 @@ macro_rules! maps_of {
     };
 }
 
-maps_of!(V4: ADDRESSES4 ENDPOINTS4 FRONTENDS4 ALLOW4 AFFINITY4 FLOWS4 OVERFLOW4 0 SCRATCH4);
-maps_of!(V6: ADDRESSES6 ENDPOINTS6 FRONTENDS6 ALLOW6 AFFINITY6 FLOWS6 OVERFLOW6 1 SCRATCH6);
+maps_of!(V4: ADDRESSES4 ENDPOINTS4 FRONTENDS4 ALLOW4 AFFINITY4 FLOWS4 OVERFLOW4 0 FRAGMENTS4 SCRATCH4);
+maps_of!(V6: ADDRESSES6 ENDPOINTS6 FRONTENDS6 ALLOW6 AFFINITY6 FLOWS6 OVERFLOW6 1 FRAGMENTS6 SCRATCH6);
 
 /// Insert only where nothing is (BPF_NOEXIST).
 pub const NEW: u64 = 1;

@@ -179,6 +179,34 @@ impl<A> Flow<A> {
     }
 }
 
+/// Which datagram a fragment belongs to: `FRAGMENTS4`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Where its fragments come from, `origin::*`: those of elsewhere are another datagram's.
+    pub from: u32,
+    /// The datagram's identification.
+    pub id: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// What the first fragment of a datagram says of all; written by the programs, given up when there are many others.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragmented {
+    /// Source port, or an echo's identifier.
+    pub sport: u16,
+    /// Destination port, or an echo's identifier.
+    pub dport: u16,
+}
+
 /// How many flows begin on one CPU: `FLOODS`, written by the programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -42,6 +42,8 @@ pub const MAX_NODES: usize = 4_096;
 pub const MAX_ALLOWED: usize = 1 << 16;
 /// Most clients that services with affinity remember, `AFFINITY4`; past it the longest silent is forgotten.
 pub const MAX_CLIENTS: usize = 1 << 16;
+/// Most fragmented datagrams of a family on their way at one time: `FRAGMENTS4`, `FRAGMENTS6`.
+pub const MAX_FRAGMENTED: usize = 1 << 13;
 /// Most host sockets with a rewritten destination, `SOCKETS`.
 pub const MAX_SOCKETS: usize = 1 << 16;
 
@@ -288,6 +290,8 @@ const _: () = {
     assert!(size_of::<AffinityKey<[u8; 4]>>() == 8 && size_of::<AffinityKey<[u8; 16]>>() == 20);
     assert!(size_of::<Affinity>() == 8);
     assert!(size_of::<AllowPrefix<[u8; 4]>>() == 16 && size_of::<AllowPrefix<[u8; 16]>>() == 28);
+    assert!(size_of::<FragmentKey<[u8; 4]>>() == 20 && size_of::<FragmentKey<[u8; 16]>>() == 44);
+    assert!(size_of::<Fragmented>() == 4);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };
 
@@ -304,6 +308,7 @@ mod pod {
         };
     }
 
+    pod!(Fragmented);
     pod!(
         Clock,
         Config,
@@ -328,7 +333,7 @@ mod pod {
         };
     }
 
-    pod_of_addresses!(FlowKey, Flow, Endpoint, FrontendKey, Frontend, AffinityKey, AllowKey, AllowPrefix);
+    pod_of_addresses!(FlowKey, Flow, FragmentKey, Endpoint, FrontendKey, Frontend, AffinityKey, AllowKey, AllowPrefix);
 }
 
 /// The same for keys and values with addresses as the programs have them: for who asks the maps by the programs' own code.
@@ -364,6 +369,7 @@ macro_rules! same_layout {
 
 same_layout! {
     FlowKey { src, dst, sport, dport, protocol }
+    FragmentKey { src, dst, from, id, protocol }
     FrontendKey { addr, port, protocol }
     AffinityKey { addr, pool }
     AllowKey { pool, list, addr }

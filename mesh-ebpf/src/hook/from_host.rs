@@ -10,10 +10,11 @@ use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{self, Tables};
 use crate::packet::tc::{OK, SHOT, Tc};
 use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
+use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter, remember, to_owner};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, nat, watch};
+use crate::stage::{answer, balance, flow, fragment, icmp, nat, watch};
 
 const HOOK: Hook = Hook::FromHost;
 
@@ -24,7 +25,10 @@ pub fn run(tc: &Tc) -> i32 {
         return OK;
     }
     let code = match (config(), parse::ethernet(tc)) {
-        (Ok(config), Some(eth)) if eth.ethertype == V4::ETHERTYPE => walk::<V4>(tc, &eth, config),
+        (Ok(config), Some(eth)) if eth.ethertype == V4::ETHERTYPE => match walk::<V4>(tc, &eth, config) {
+            code if Stop::is_about(code) => icmp::carry(tc, &Arrival::FROM_HOST),
+            code => code,
+        },
         (Ok(config), Some(eth)) if eth.ethertype == V6::ETHERTYPE => walk::<V6>(tc, &eth, config),
         (Ok(config), Some(eth)) if eth.ethertype == ETHERTYPE_ECHO => encode(echo(tc, &eth, config)),
         // The stack's own chatter on a link has no place in the overlay.
@@ -52,6 +56,7 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    fragment::know(tc, packet, origin::HOST);
     if F::is_multicast(packet.dst) {
         return Ok(SHOT);
     }
@@ -64,6 +69,9 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
     let flow = match flow::lookup(packet, tc.len(), origin::HOST)? {
         Some(flow) => flow,
         None => {
+            if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+                return Err(Stop::ABOUT);
+            }
             if let Some(target) = F::endpoint(&packet.dst) {
                 if target.kind != endpoint::TASK {
                     return Err(Stop::drop(DropReason::NoEndpoint));
@@ -77,12 +85,12 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 remember(packet, flow);
                 flow
             } else if let Some(frontend) = balance::vip::<F>(packet.dst) {
+                if packet.asks_echo() && frontend.turns_len != 0 {
+                    return Ok(answer::echo(tc, HOOK, eth, packet));
+                }
                 // Without ports it would be another flow, and could reach another task than the fragment that has them.
                 if packet.form == Form::Fragment {
                     return Err(Stop::drop(DropReason::Fragment));
-                }
-                if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
-                    return Ok(answer::echo(tc, HOOK, eth, packet));
                 }
                 let back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
                 let call = Call {
@@ -104,7 +112,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
             }
         }
     };
-    let to = peer_of(flow)?;
+    let to = peer_of(tc, HOOK, packet, flow)?;
     watch::verdict(tc, config, HOOK, packet, flow);
     nat::apply(tc, Source::Stack, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use mesh_common::family::{Family, V4, V6};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, ETHERTYPE_ECHO, Ethernet, Form, Packet, tcp_flag};
 use mesh_common::schema::{Address, Backend, Config, Echo, address_flag, deliver as way, endpoint, origin};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
@@ -10,10 +10,11 @@ use mesh_common::wire::{mac, vni};
 use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::{self, ECHOES, Maps, Tables};
 use crate::packet::tc::{SHOT, Tc, Tunnel};
-use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_host, to_task, to_uplink};
+use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_task};
+use crate::stage::icmp::Arrival;
 use crate::stage::nat::Source;
 use crate::stage::owner::{self, WayBack};
-use crate::stage::{again, balance, flow, nat, reply, watch};
+use crate::stage::{again, balance, flow, fragment, icmp, nat, reply, too_big, watch};
 
 const HOOK: Hook = Hook::FromOverlay;
 
@@ -56,7 +57,10 @@ pub fn judge<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address
             again::call_of::<F>(tc, eth, config, peer, id == vni::TURNED_BACK_WIRE)
         }
         vni::TURNED_BACK_TASK => again::call_of_vip::<F>(tc, eth, config, peer),
-        _ => walk::<F>(tc, eth, config, peer, id),
+        _ => match walk::<F>(tc, eth, config, peer, id) {
+            code if Stop::is_about(code) => icmp::carry(tc, &Arrival::from_peer(peer.node, id)),
+            code => code,
+        },
     }
 }
 
@@ -69,12 +73,22 @@ fn walk<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id:
 fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, id: u32) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    fragment::know(tc, packet, origin::peer(peer.node));
+    // Who answers sends no larger segments than the path from here takes; the peer does so for ours.
+    if packet.tcp_flags & tcp_flag::SYN != 0
+        && let Some(path) = maps::peer(peer.node)
+    {
+        nat::clamp_mss(tc, packet, too_big::mss::<F>(path))?;
+    }
     match id {
         vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
             request(tc, eth, config, peer, packet, id)
         }
-        vni::REPLY_WIRE => reply_to_wire(tc, eth, packet),
-        vni::REPLY_NODE => reply_to_node(tc, eth, config, packet),
+        vni::REPLY_WIRE | vni::REPLY_NODE if Stop::knows_about::<F>() && packet.form == Form::IcmpError => {
+            Err(Stop::ABOUT)
+        }
+        vni::REPLY_WIRE => reply::to_wire(tc, eth, packet),
+        vni::REPLY_NODE => reply::to_node(tc, eth, config, packet),
         vni::INGRESS..=vni::LAST_NETWORK => network(tc, eth, config, peer, packet, id),
         _ => Err(Stop::drop(DropReason::UnknownVni)),
     }
@@ -108,7 +122,7 @@ fn network<F: Tables>(
     id: u32,
 ) -> Result<i32, Stop> {
     if let Some(flow) = flow::lookup(packet, tc.len(), origin::peer(peer.node))? {
-        let to = peer_of(flow)?;
+        let to = peer_of(tc, HOOK, packet, flow)?;
         watch::verdict(tc, config, HOOK, packet, flow);
         nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
         return deliver(tc, HOOK, config, flow, to, 0);
@@ -116,6 +130,9 @@ fn network<F: Tables>(
     match F::endpoint(&packet.src) {
         Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => {}
         _ => return Err(Stop::drop(DropReason::WrongPeer)),
+    }
+    if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+        return Err(Stop::ABOUT);
     }
     match F::endpoint(&packet.dst) {
         Some(target) if target.vni == id && target.ifindex != 0 => {
@@ -151,7 +168,7 @@ fn request<F: Tables>(
             code => return Ok(code),
         },
     };
-    let to = peer_of(flow)?;
+    let to = peer_of(tc, HOOK, packet, flow)?;
     watch::verdict(tc, config, HOOK, packet, flow);
     nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)
@@ -178,6 +195,9 @@ fn accept<F: Tables>(tc: &Tc, eth: &Ethernet, peer: &Address, packet: &Packet<F>
         return Err(Stop::drop(DropReason::Fragment));
     }
     source_belongs::<F>(peer, packet, from_wire)?;
+    if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+        return Err(Stop::ABOUT);
+    }
     let backend = match balance::backend(number) {
         Some(backend) if backend.node == config.node => backend,
         // Who chose it has not heard yet, and chooses again; once.
@@ -221,36 +241,5 @@ fn called_port<F: Tables>(packet: &Packet<F>, backend: &Backend, from_wire: bool
     match balance::published::<F>(&packet.dst, packet.dport, packet.protocol) {
         Some(frontend) if frontend.pool == backend.pool => Ok(frontend.target_port),
         _ => Err(Stop::drop(DropReason::NotPublished)),
-    }
-}
-
-/// A reply that leaves here for the neighbour its MAC names.
-#[inline(always)]
-fn reply_to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<i32, Stop> {
-    to_uplink(tc, reply::leaves_by(packet)?, eth.dst)
-}
-
-/// A reply for this node's own host or one of its tasks.
-#[inline(always)]
-fn reply_to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Packet<F>) -> Result<i32, Stop> {
-    let is_frontend = (balance::published::<F>(&packet.src, packet.sport, packet.protocol).is_some()
-        && F::address(&packet.src).is_some())
-        || balance::vip::<F>(packet.src).is_some()
-        || F::endpoint(&packet.src).is_some();
-    if !is_frontend {
-        return Err(Stop::drop(DropReason::ForgedReply));
-    }
-    match mac::split(eth.dst) {
-        Some((mac::KIND_HOST, _)) => match F::address(&packet.dst) {
-            Some(address) if address.flags & address_flag::OWN != 0 => to_host(tc, HOOK, config),
-            _ => Err(Stop::drop(DropReason::ForgedReply)),
-        },
-        Some((mac::KIND_CLIENT, number)) => match balance::backend(number) {
-            Some(client) if client.ifindex != 0 && F::backend_addr(client) == packet.dst => {
-                to_task(tc, HOOK, client.ifindex, client.mac)
-            }
-            _ => Err(Stop::drop(DropReason::EndpointGone)),
-        },
-        _ => Err(Stop::drop(DropReason::WireFormat)),
     }
 }

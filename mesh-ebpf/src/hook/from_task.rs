@@ -11,11 +11,12 @@ use mesh_common::wire::mac;
 use crate::hook::{Code, Stop, encode, finish};
 use crate::maps::Tables;
 use crate::packet::tc::Tc;
-use crate::stage::deliver::{config, deliver, peer_of, reachable, to_host, to_peer, to_task};
+use crate::stage::deliver::{config, deliver, peer_of, target as tunnel_to, to_host, to_peer, to_task};
+use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, nat, neighbours, outside, vip, watch};
+use crate::stage::{answer, balance, flow, fragment, icmp, nat, neighbours, outside, vip, watch};
 
 const HOOK: Hook = Hook::FromTask;
 
@@ -24,7 +25,10 @@ pub fn run(tc: &Tc) -> i32 {
     let code = match parse::ethertype(tc) {
         // The kernel keeps the tag beside the packet, and would put it on again where the packet leaves.
         Some(_) if tc.has_vlan() => encode(Err(Stop::drop(DropReason::Unsupported))),
-        Some(V4::ETHERTYPE) => walk::<V4>(tc),
+        Some(V4::ETHERTYPE) => match walk::<V4>(tc) {
+            code if Stop::is_about(code) => icmp::carry(tc, &Arrival::from_task(tc.ifindex())),
+            code => code,
+        },
         Some(ETHERTYPE_ARP) => answer::arp::<V4>(tc),
         Some(V6::ETHERTYPE) => match neighbours::link::<V6>(tc) {
             Some(code) => code,
@@ -67,8 +71,10 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let Ok(config) = config() else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let from = tc.ifindex();
+    fragment::know(tc, packet, from);
     let mut caller = Caller { number: 0, gateway: packet.src };
-    let flow = match flow::lookup(packet, tc.len(), tc.ifindex())? {
+    let flow = match flow::lookup(packet, tc.len(), from)? {
         Some(flow) => {
             // Its link has proven who it is; the rest is asked for only where it matters.
             if flow.flags & (flow_flag::HAIRPIN | flow_flag::FROM_CLIENT) != 0 {
@@ -86,7 +92,10 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
             }
         }
     };
-    let to = peer_of(flow)?;
+    if flow.deliver == way::OUTSIDE {
+        outside::hop::<F>(tc)?;
+    }
+    let to = peer_of(tc, HOOK, packet, flow)?;
     watch::verdict(tc, config, HOOK, packet, flow);
     nat::apply(tc, Source::Stack, packet, flow, &caller.gateway)?;
     deliver(tc, HOOK, config, flow, to, caller.number)
@@ -124,6 +133,9 @@ fn decide<F: Tables>(
     if F::is_multicast(packet.dst) {
         return Err(Stop::drop(DropReason::Multicast));
     }
+    if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+        return Err(Stop::ABOUT);
+    }
     if let Some(target) = F::endpoint(&packet.dst) {
         return to_endpoint(tc, eth, config, packet, source, target).map(Decision::Sent);
     }
@@ -131,7 +143,7 @@ fn decide<F: Tables>(
         if frontend.vni != source.vni {
             return Err(Stop::refuse(DropReason::OtherNetwork));
         }
-        if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
+        if packet.asks_echo() && frontend.turns_len != 0 {
             return Ok(Decision::Sent(answer::echo(tc, HOOK, eth, packet)));
         }
         return new_flow::<F>(vip::enter(packet, config.node, source, frontend, 0));
@@ -195,9 +207,10 @@ fn to_endpoint<F: Tables>(
     }
     if target.kind == endpoint::GATEWAY {
         return match packet.form {
-            Form::EchoRequest => Ok(answer::echo(tc, HOOK, eth, packet)),
+            _ if packet.asks_echo() => Ok(answer::echo(tc, HOOK, eth, packet)),
             Form::Ports if packet.dport == 53 => to_host(tc, HOOK, config),
             Form::Ports => Err(Stop::refuse(DropReason::ClosedPort)),
+            Form::IcmpError => Err(Stop::drop(DropReason::IcmpError)),
             _ => Err(Stop::drop(DropReason::Unsupported)),
         };
     }
@@ -205,5 +218,6 @@ fn to_endpoint<F: Tables>(
     if target.node == config.node {
         return to_task(tc, HOOK, target.ifindex, target.mac);
     }
-    to_peer::<F::Addr>(tc, HOOK, config, reachable(target.node)?, target.vni, target.mac, Some(mac::GATEWAY))
+    let to = tunnel_to(tc, HOOK, packet, target.node)?;
+    to_peer::<F::Addr>(tc, HOOK, config, to, target.vni, target.mac, Some(mac::GATEWAY))
 }

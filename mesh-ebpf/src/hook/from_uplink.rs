@@ -10,10 +10,11 @@ use crate::hook::{Code, Stop, encode, finish, from_overlay};
 use crate::maps::{CONFIG, Maps, Tables};
 use crate::packet::tc::{NEXT, Tc};
 use crate::stage::deliver::{config, deliver, peer_of};
+use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{balance, flow, nat, watch};
+use crate::stage::{balance, flow, fragment, icmp, nat, watch};
 
 const HOOK: Hook = Hook::FromUplink;
 
@@ -27,7 +28,10 @@ pub fn run(tc: &Tc) -> i32 {
                 let code = from_overlay::judge::<V4>(tc, &inner, config, peer, id);
                 return finish(tc, Hook::FromOverlay, code);
             }
-            Ok(None) => walk::<V4>(tc),
+            Ok(None) => match walk::<V4>(tc) {
+                code if Stop::is_about(code) => icmp::carry(tc, &Arrival::FROM_WIRE),
+                code => code,
+            },
             Err(stop) => encode(Err(stop)),
         },
         Some(V6::ETHERTYPE) => walk::<V6>(tc),
@@ -101,6 +105,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     // What can't be read is the stack's to judge.
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::PASS) };
+    fragment::know(tc, packet, origin::WIRE);
     let flow = match flow::lookup(packet, tc.len(), origin::WIRE)? {
         Some(flow) => flow,
         None => {
@@ -121,6 +126,9 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
             }
             if is_for_tunnel(config, packet) {
                 return Err(Stop::PASS);
+            }
+            if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+                return Err(Stop::ABOUT);
             }
             if packet.form != Form::Ports {
                 return Err(Stop::PASS);
@@ -150,7 +158,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
         }
     };
     nat::clamp_mss(tc, packet, F::mss(config))?;
-    let to = peer_of(flow)?;
+    let to = peer_of(tc, HOOK, packet, flow)?;
     watch::verdict(tc, config, HOOK, packet, flow);
     nat::apply(tc, Source::Wire, packet, flow, &packet.src)?;
     deliver(tc, HOOK, config, flow, to, 0)

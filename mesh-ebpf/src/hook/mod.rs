@@ -18,6 +18,7 @@ pub mod host_socket;
 pub mod sweep;
 pub mod xdp_uplink;
 
+use mesh_common::family::Family;
 use mesh_common::verdict::{DropReason, Hook};
 
 use crate::count;
@@ -37,8 +38,19 @@ impl Stop {
     const DROP: Code = 0x100;
     /// Codes of refusals: this and the reason.
     const REFUSE: Code = 0x200;
+    /// Bits below a refusal's number.
+    const NUMBER: u32 = 12;
     /// Not ours: leave the packet to others.
     pub const PASS: Stop = Stop(NEXT);
+    /// An ICMP error: what it quotes decides (`stage/icmp.rs`). Who sent it is judged already. Not called from where it is found, for the stack of
+    /// one chain of calls has no room for both.
+    pub const ABOUT: Stop = Stop(0x80);
+
+    /// Judged by a real call: its code.
+    #[inline(always)]
+    pub const fn said(code: Code) -> Stop {
+        Stop(code)
+    }
 
     /// Count and drop.
     #[inline(always)]
@@ -50,6 +62,26 @@ impl Stop {
     #[inline(always)]
     pub const fn refuse(reason: DropReason) -> Stop {
         Stop(Stop::REFUSE | reason as Code)
+    }
+}
+
+impl Stop {
+    /// The same with a number (of 16 bits) that the sender is told.
+    #[inline(always)]
+    pub const fn refuse_with(reason: DropReason, number: u32) -> Stop {
+        Stop(Stop::REFUSE | reason as Code | (number << Stop::NUMBER) as Code)
+    }
+
+    /// Of this family ICMP errors are carried: of IPv4 so far.
+    #[inline(always)]
+    pub const fn knows_about<F: Family>() -> bool {
+        F::ADDR_LEN == 4
+    }
+
+    /// It is an ICMP error, to be carried by what it quotes.
+    #[inline(always)]
+    pub const fn is_about(code: Code) -> bool {
+        code == Stop::ABOUT.0
     }
 }
 
@@ -77,5 +109,9 @@ pub fn finish(tc: &Tc, hook: Hook, code: Code) -> i32 {
     }
     count::drop(hook, (code & 0xff) as u32);
     watch::dropped(tc, hook, (code & 0xff) as u32);
-    if code & Stop::REFUSE != 0 { refuse::refuse(tc, hook) } else { SHOT }
+    // The ingress node is told by its own tables, not by a packet.
+    if code & Stop::REFUSE == 0 || hook as u8 == Hook::FromOverlay as u8 {
+        return SHOT;
+    }
+    refuse::refuse(tc, hook, (code & 0xff) as u8, code as u32 >> Stop::NUMBER)
 }

@@ -8,7 +8,7 @@
 //! lose frames without a word).
 
 use mesh_common::family::{Addr4, Family, V4};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Packet, Plain, protocol, words_of_6};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Packet, Plain, protocol, tcp_flag, words_of_6};
 use mesh_common::schema::{
     Config, Fields, Flow, Frontend, Peer, RingSlot, address_flag, algorithm, deliver as way, flow_flag, frontend_flag,
     origin, peer_flag,
@@ -23,10 +23,8 @@ use crate::stage::deliver::config;
 use crate::stage::flow::{self, Found};
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::owner::WayBack;
-use crate::stage::{balance, nat, reply};
+use crate::stage::{balance, nat, reply, too_big};
 
-/// "More fragments", and the offset (RFC 791, 3.1).
-const FRAGMENT: u16 = 0x3fff;
 /// Both ECN bits: congestion experienced (RFC 3168, section 5).
 const CE: u8 = 3;
 
@@ -39,7 +37,7 @@ pub fn run(xdp: &Xdp) -> u32 {
 #[inline(always)]
 fn walk(xdp: &Xdp) -> Option<u32> {
     let config = config().ok()?;
-    if parse::ethertype(xdp)? != V4::ETHERTYPE || is_fragment(xdp)? {
+    if parse::ethertype(xdp)? != V4::ETHERTYPE {
         return None;
     }
     let mut room = parse::Room::<V4>::uninit();
@@ -56,12 +54,6 @@ fn walk(xdp: &Xdp) -> Option<u32> {
 #[inline(always)]
 fn tos(xdp: &Xdp) -> Option<u8> {
     xdp.load(ETHERNET_LEN).map(|[_, tos]: [u8; 2]| tos)
-}
-
-/// The same: whether it is a fragment, the first one included.
-#[inline(always)]
-fn is_fragment(xdp: &Xdp) -> Option<bool> {
-    xdp.load(ETHERNET_LEN + 6).map(|[fragment]: [u16; 1]| u16::from_be(fragment) & FRAGMENT != 0)
 }
 
 /// A call to a published port of this node.
@@ -157,7 +149,7 @@ fn peer_here(xdp: &Xdp, node: u32, len: u32) -> Option<&'static Peer> {
 /// Into the tunnel, unmodified but for the choice in its destination MAC and a SYN's segment size. The last hop is its source MAC already.
 #[inline(always)]
 fn forward(xdp: &Xdp, config: &Config, packet: &Packet<V4>, peer: &Peer, to: [u16; 3], len: u32) -> Option<u32> {
-    let _ = nat::clamp_mss(xdp, packet, V4::mss(config)); // fails only past the frame's end: there is no option
+    nat::clamp_mss_early(xdp, packet, V4::mss(config));
     if !xdp.grow_head(outer::LEN as i32) {
         return None;
     }
@@ -189,7 +181,7 @@ fn answer(xdp: &Xdp, config: &Config, outer: &Packet<V4>) -> Option<u32> {
         return None;
     }
     let way = address_flag::TUNNEL | address_flag::BY_MESH0;
-    V4::address(&outer.src).filter(|address| address.flags & way == address_flag::TUNNEL)?;
+    let peer = V4::address(&outer.src).filter(|address| address.flags & way == address_flag::TUNNEL)?.node;
     let inner = Inner(xdp);
     if parse::ethertype(&inner)? != V4::ETHERTYPE {
         return None;
@@ -206,6 +198,11 @@ fn answer(xdp: &Xdp, config: &Config, outer: &Packet<V4>) -> Option<u32> {
     // The destination is the last hop already.
     if xdp.store(6, &words_of_6(link_mac)).is_err() {
         return Some(ABORTED);
+    }
+    if packet.tcp_flags & tcp_flag::SYN != 0
+        && let Some(path) = maps::peer(peer)
+    {
+        nat::clamp_mss_early(xdp, packet, too_big::mss::<V4>(path));
     }
     Some(xdp.redirect(xdp.ifindex()))
 }

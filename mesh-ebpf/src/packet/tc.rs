@@ -3,6 +3,8 @@
 //! Checksums are always changed through the kernel's helpers, because only they know whether a packet's checksum is finished
 //! (docs/decisions/0003). Bytes are read and written where they lie, after they were made linear. After a change nothing read before may be used as a pointer; everything here works by offset.
 
+use core::mem::offset_of;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as raw;
@@ -106,9 +108,24 @@ impl Tc {
         Tc { ctx }
     }
 
+    /// What the kernel's helpers call it.
     #[inline(always)]
-    fn skb(&self) -> *mut __sk_buff {
+    pub fn skb(&self) -> *mut __sk_buff {
         self.ctx.skb.skb
+    }
+
+    /// Where the packet's linear part begins.
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the verifier rewrites this load of a context field.
+        unsafe { word::wide::<_, { offset_of!(__sk_buff, data) }>(self.skb()) }
+    }
+
+    /// Where it ends.
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { word::wide::<_, { offset_of!(__sk_buff, data_end) }>(self.skb()) }
     }
 
     /// Where a `T` at this offset lies; None past the packet's end. What is not in the packet's linear part yet is pulled there.
@@ -118,7 +135,7 @@ impl Tc {
     fn at<T: Plain>(&self, offset: usize) -> Option<*mut T> {
         // Of "one byte more" the compiler makes "at or past the end", from which the verifier learns nothing.
         const { assert!(size_of::<T>() > 1) };
-        if self.ctx.data() + offset + size_of::<T>() > self.ctx.data_end() {
+        if self.data() + offset + size_of::<T>() > self.data_end() {
             pull(self.skb(), (offset + size_of::<T>()) as u32);
         }
         self.linear(offset)
@@ -127,8 +144,8 @@ impl Tc {
     /// The same without pulling.
     #[inline(always)]
     fn linear<T: Plain>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.ctx.data() + offset;
-        if start + size_of::<T>() > self.ctx.data_end() { None } else { Some(start as *mut T) }
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() { None } else { Some(start as *mut T) }
     }
 
     /// For tail-less helpers that take the context.
@@ -146,8 +163,9 @@ impl Tc {
     /// The device the hook sits on.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
+        // One instruction: of several loads the compiler would keep the field's address, and the verifier takes no other than the context's.
         // SAFETY: the verifier rewrites this load of a context field.
-        unsafe { (*self.skb()).ifindex }
+        unsafe { word::read::<_, { offset_of!(__sk_buff, ifindex) }>(self.skb()) }
     }
 
     /// The frame came with a VLAN tag, which the kernel keeps beside it.

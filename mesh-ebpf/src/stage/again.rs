@@ -14,7 +14,7 @@ use mesh_common::wire::{mac, vni};
 use crate::hook::{Code, Stop, encode};
 use crate::maps::{self, Tables};
 use crate::packet::tc::Tc;
-use crate::stage::deliver::{deliver, peer_of, send_tunnel};
+use crate::stage::deliver::{Target, deliver, next, send_tunnel};
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::owner::WayBack;
 use crate::stage::{balance, flow, nat, vip};
@@ -44,7 +44,7 @@ pub fn turn_back<F: Tables>(
 /// [`deliver`] as a real call: the chain to the next choice is long, and its buffers need not be on the stack meanwhile.
 #[inline(never)]
 fn send<F: Tables>(tc: &Tc, config: &Config, flow: &Flow<F::Addr>, peer: Option<&'static Peer>, sender: u32) -> Code {
-    encode(deliver(tc, HOOK, config, flow, peer, sender))
+    encode(deliver(tc, HOOK, config, flow, Target::through_mesh0(peer), sender))
 }
 
 /// A call that came back: see [`call`]. A real call, as `nat::apply_apart`, and one for both origins: the verifier goes through it once.
@@ -109,7 +109,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
         }
         again
     };
-    let to = peer_of(flow)?;
+    let to = next(flow)?;
     nat::apply_apart(tc, nat::Source::Wire, packet, flow, &gateway)?;
     Ok(send::<F>(tc, config, flow, to, client))
 }
@@ -179,7 +179,7 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
             again
         }
     };
-    let to = peer_of(flow)?;
+    let to = next(flow)?;
     nat::apply_apart(tc, nat::Source::Wire, packet, flow, &source.gateway)?;
     Ok(send::<F>(tc, config, flow, to, source.number))
 }

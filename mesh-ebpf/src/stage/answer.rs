@@ -1,7 +1,7 @@
 //! Answers that no stack gives: ARP for every address of the overlay, echo for VIPs and gateways.
 
 use mesh_common::family::Addr4;
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Packet};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet};
 use mesh_common::schema::endpoint;
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
@@ -27,9 +27,8 @@ pub fn arp<F: Tables<Addr = Addr4>>(tc: &Tc) -> Code {
 
 #[inline(always)]
 fn answer_arp<F: Tables<Addr = Addr4>>(tc: &Tc) -> Result<i32, Stop> {
-    let (Some(eth), Some(b)) = (parse::ethernet(tc), tc.load::<[u8; 28]>(ETHERNET_LEN)) else {
-        return Err(Stop::drop(DropReason::Malformed));
-    };
+    let Some(eth) = parse::ethernet(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let Some(b) = tc.load::<[u8; 28]>(ETHERNET_LEN) else { return Err(Stop::drop(DropReason::Malformed)) };
     // Ethernet, IPv4, six and four bytes, request or reply.
     if b[0] != 0 || b[1] != 1 || b[2] != 8 || b[3] != 0 || b[4] != 6 || b[5] != 4 || b[6] != 0 {
         return Err(Stop::drop(DropReason::Malformed));
@@ -75,10 +74,13 @@ fn answer_echo<F: Tables>(tc: &Tc, hook: Hook, eth: &Ethernet, packet: &Packet<F
         tc.store(at, &src)?;
         tc.store(at + 16, &dst)?;
     }
-    let l4 = packet.l4 as usize;
-    tc.replace_word(l4 + 2, (F::ECHO_REQUEST as u16) << 8, (F::ECHO_REPLY as u16) << 8, false)?;
-    let Some([_, code]) = tc.load::<[u8; 2]>(l4) else { return Err(Stop::drop(DropReason::Malformed)) };
-    tc.store(l4, &[F::ECHO_REPLY, code])?;
+    // A later fragment has no type: the first one's change makes it an answer, too.
+    if packet.form != Form::Fragment {
+        let l4 = packet.l4 as usize;
+        tc.replace_word(l4 + 2, (F::ECHO_REQUEST as u16) << 8, (F::ECHO_REPLY as u16) << 8, false)?;
+        let Some([_, code]) = tc.load::<[u8; 2]>(l4) else { return Err(Stop::drop(DropReason::Malformed)) };
+        tc.store(l4, &[F::ECHO_REPLY, code])?;
+    }
     tc.set_macs(eth.src, eth.dst)?;
     Ok(reflect(tc, hook))
 }

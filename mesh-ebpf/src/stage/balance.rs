@@ -3,9 +3,12 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use mesh_common::flow::MOST_TWINS;
 use mesh_common::hash;
 use mesh_common::parse::Packet;
-use mesh_common::schema::{Backend, Frontend, FrontendKey, RingSlot, algorithm, frontend_flag};
+use mesh_common::schema::{
+    Backend, FlowKey, Frontend, FrontendKey, RingSlot, algorithm, flow_flag, frontend_flag, rewrite,
+};
 use mesh_common::verdict::DropReason;
 
 use crate::hook::Stop;
@@ -41,7 +44,8 @@ pub fn backend(number: u32) -> Option<&'static Backend> {
     unsafe { BACKENDS.get(number) }
 }
 
-/// The backend for this packet and its node: by the service's algorithm for a first packet, by the ring for a later one without a flow.
+/// The backend for this packet and its node: by the service's algorithm for a first packet; for a later one without a flow the one whose answers are
+/// remembered, else by the ring.
 ///
 /// Not `gone` (0: none), which turned this packet back and stands in the tables for a moment still. In a flood the ring chooses, whatever the
 /// algorithm: entries may be lost before the handshake is over, and then every packet has to find the same backend without one.
@@ -64,6 +68,14 @@ pub fn choose<F: Tables>(
                 None => Err(Stop::drop(DropReason::NotConfigured)),
             },
         };
+    }
+    // Not in a flood, whose packets would all be looked for; and of IPv6 the stack has no room for the keys.
+    if F::ADDR_LEN == 4
+        && !packet.may_open()
+        && !in_flood
+        && let Some(chosen) = by_twin(frontend, packet)
+    {
+        return Ok(*chosen);
     }
     let slot = if in_flood || !packet.may_open() || is_by_ring(frontend) {
         ring_slot(frontend, packet)
@@ -89,6 +101,29 @@ fn is_by_ring<A>(frontend: &Frontend<A>) -> bool {
     frontend.algorithm == algorithm::MAGLEV || frontend.algorithm == algorithm::MAGLEV_OF_ALLOWED
 }
 
+/// The backend of a connection whose calling entry is lost: the entry of its answers is still there, under the tuple that one of the ready
+/// backends answers by. A real call, for it is rare: a middle packet without an entry.
+#[inline(never)]
+fn by_twin<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Option<&'static RingSlot> {
+    let port = if frontend.target_port == 0 { packet.dport } else { frontend.target_port };
+    for turn in 0..MOST_TWINS {
+        if turn >= frontend.turns_len {
+            return None;
+        }
+        let chosen = RINGS.get(frontend.turns_at + turn)?;
+        let Some(backend) = backend(chosen.backend) else { continue };
+        let answer = FlowKey::new(F::backend_addr(backend), packet.src, port, packet.sport, packet.protocol);
+        let Some(twin) = F::flow(&answer) else { continue };
+        // SAFETY: a live map value, read only.
+        let twin = unsafe { &*twin };
+        let is_alive = twin.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE;
+        if is_alive && twin.rewrite == rewrite::SOURCE && twin.addr == packet.dst && twin.port == packet.dport {
+            return Some(chosen);
+        }
+    }
+    None
+}
+
 /// Who stands in a slot, if anybody does.
 #[inline(always)]
 pub fn at(slot: u32) -> Option<RingSlot> {
@@ -105,7 +140,13 @@ fn ring_slot<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> u32
 /// `maglev`, so that it needs no flow entry where it enters.
 #[inline(always)]
 pub fn by_ring<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Option<RingSlot> {
-    if frontend.turns_len == 0 { None } else { at(ring_slot(frontend, packet)) }
+    of_hash(frontend, packet.hash())
+}
+
+/// The same for a packet of which only the flow hash is known.
+#[inline(always)]
+pub fn of_hash<A>(frontend: &Frontend<A>, hash: u32) -> Option<RingSlot> {
+    if frontend.turns_len == 0 { None } else { at(frontend.ring_at + hash::slot(hash, frontend.ring_len)) }
 }
 
 /// A ready backend other than this one, if there is one: the list holds each once, so one of its first two.

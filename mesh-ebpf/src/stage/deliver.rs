@@ -3,23 +3,28 @@
 //! Between nodes there are two ways with the same frames on the wire: through mesh0, where the kernel writes the outer headers, and the fast
 //! way, where we do. mesh0 is for everything that the fast way can't carry.
 
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
 use mesh_common::family::{Addr4, Family, V4};
-use mesh_common::parse::{Cursor, ETHERNET_LEN, protocol};
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Packet, protocol};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 use mesh_common::wire::outer::{self, Wrapped};
 
 use crate::hook::{Code, Stop, encode};
-use crate::maps::{self, CONFIG, UPLINKS};
+use crate::maps::{self, CONFIG, Tables, UPLINKS};
 use crate::packet::tc::{OK, Tc};
+use crate::stage::too_big;
 
 /// Mark of packets that carry a tunnel key already when they reach mesh0's egress ("mesh"); from_host takes it off.
 pub const KEYED: u32 = 0x6d65_7368;
 
 /// Longest packet that the kernel takes for one (IPv4's total length).
 const LONGEST: u32 = 0xffff;
+/// Beyond every MTU.
+const TOO_LONG: u32 = 1 << 17;
 /// Headers of a segment before those of TCP or UDP: Ethernet, and IPv4 without options.
 const HEADERS: usize = ETHERNET_LEN + V4::HEADER_LEN;
 /// Of a UDP segment.
@@ -44,24 +49,59 @@ pub fn reachable(node: u32) -> Result<&'static Peer, Stop> {
     }
 }
 
-/// The peer that a flow goes to, where it goes through the tunnel. Asked before the packet is rewritten: who is refused must be
-/// refused by the address that was called.
+/// Where a packet goes through the tunnel, if it does. No `Option` of both: every register that is carried along must be defined.
+#[derive(Clone, Copy)]
+pub struct Target {
+    peer: Option<&'static Peer>,
+    /// Length of the packet, or of its longest segment. Compared with the path's when it is asked for and when it is sent: of an answer that is
+    /// carried along the verifier would go through all that lies between once for yes and once for no.
+    longest: u32,
+}
+
+impl Target {
+    /// Of a packet that came out of the tunnel and is rarely met: nobody is told that it is too big, and mesh0 takes any.
+    #[inline(always)]
+    pub fn through_mesh0(peer: Option<&'static Peer>) -> Target {
+        Target { peer, longest: TOO_LONG }
+    }
+}
+
+/// The peer that a flow goes to, where it goes through the tunnel.
 #[inline(always)]
-pub fn peer_of<A>(flow: &Flow<A>) -> Result<Option<&'static Peer>, Stop> {
+pub fn next<A>(flow: &Flow<A>) -> Result<Option<&'static Peer>, Stop> {
     if flow.deliver == deliver::TUNNEL { reachable(flow.node as u32).map(Some) } else { Ok(None) }
 }
 
-/// Sends a packet as its flow says; `peer` is what [`peer_of`] gave. `sender` is the endpoint number of the task that sent it
+/// The same as the target of a packet. Asked before the packet is rewritten: who is refused must be
+/// refused by the address that was called.
+#[inline(always)]
+pub fn peer_of<F: Tables>(tc: &Tc, hook: Hook, packet: &Packet<F>, flow: &Flow<F::Addr>) -> Result<Target, Stop> {
+    if flow.deliver == deliver::TUNNEL {
+        target(tc, hook, packet, flow.node as u32)
+    } else {
+        Ok(Target { peer: None, longest: 0 })
+    }
+}
+
+/// The peer with this number as the target of a packet: it answers, and takes one of this size.
+#[inline(always)]
+pub fn target<F: Tables>(tc: &Tc, hook: Hook, packet: &Packet<F>, node: u32) -> Result<Target, Stop> {
+    let peer = reachable(node)?;
+    let longest = longest(tc);
+    // Who is refused over IPv6 is not told yet: that goes in pieces.
+    if F::ADDR_LEN == 4 && !fits(longest, peer) && hook as u8 != Hook::FromOverlay as u8 {
+        let code = too_big::judge(tc, packet, peer);
+        if code != too_big::GOES {
+            return Err(Stop::said(code));
+        }
+    }
+    Ok(Target { peer: Some(peer), longest })
+}
+
+/// Sends a packet as its flow says; `to` is what [`peer_of`] gave. `sender` is the endpoint number of the task that sent it
 /// (from_task only).
 #[inline(always)]
-pub fn deliver<A>(
-    tc: &Tc,
-    hook: Hook,
-    config: &Config,
-    flow: &Flow<A>,
-    peer: Option<&'static Peer>,
-    sender: u32,
-) -> Result<i32, Stop> {
+pub fn deliver<A>(tc: &Tc, hook: Hook, config: &Config, flow: &Flow<A>, to: Target, sender: u32) -> Result<i32, Stop> {
     match flow.deliver {
         deliver::TASK => to_task(tc, hook, flow.ifindex, flow.mac),
         deliver::TUNNEL => {
@@ -74,8 +114,7 @@ pub fn deliver<A>(
             } else {
                 Some(mac::GATEWAY)
             };
-            let Some(peer) = peer else { return Err(Stop::drop(DropReason::NotConfigured)) };
-            to_peer::<A>(tc, hook, config, peer, flow.vni, flow.mac, src)
+            to_peer::<A>(tc, hook, config, to, flow.vni, flow.mac, src)
         }
         deliver::UPLINK => to_uplink(tc, flow.ifindex, flow.mac),
         deliver::HOST => to_host(tc, hook, config),
@@ -102,39 +141,47 @@ pub fn to_peer<A>(
     tc: &Tc,
     hook: Hook,
     config: &Config,
-    peer: &Peer,
+    to: Target,
     vni: u32,
     dst: [u8; 6],
     src: Option<[u8; 6]>,
 ) -> Result<i32, Stop> {
+    let Some(peer) = to.peer else { return Err(Stop::drop(DropReason::NotConfigured)) };
     match src {
         Some(src) => tc.set_macs(dst, src)?,
         None => tc.set_dst_mac(dst)?,
     }
     // The fast way carries IPv4 so far.
-    if size_of::<A>() == size_of::<Addr4>() && peer.ifindex != 0 && fits(tc, peer) {
+    if size_of::<A>() == size_of::<Addr4>() && peer.ifindex != 0 && fits(to.longest, peer) {
         return Ok(send_fast(tc, config, peer, vni));
     }
     send_tunnel(tc, hook, config, peer.addr, vni)
 }
 
-/// Whether a packet goes over the path to the peer as it is. One that is too large is mesh0's: the kernel knows what to do then. So is one with next to
-/// nothing behind its IP header, of which [`Wrapped`] is too long a beginning.
+/// Length of a packet, or of each frame that one of several segments becomes.
 #[inline(always)]
-fn fits(tc: &Tc, peer: &Peer) -> bool {
-    const SHORTEST: u32 = (size_of::<Wrapped>() - outer::LEN) as u32;
-    let longest = match tc.gso_size() {
+fn longest(tc: &Tc) -> u32 {
+    match tc.gso_size() {
         0 => tc.len(),
-        size => segment_len(tc, size),
-    };
+        size => segment_len(tc.skb(), size),
+    }
+}
+
+/// Whether a packet goes over the path to the peer as it is, at first sight. One that is too large is mesh0's, unless [`too_big`] says otherwise. So is
+/// one with next to nothing behind its IP header, of which [`Wrapped`] is too long a beginning.
+#[inline(always)]
+fn fits(longest: u32, peer: &Peer) -> bool {
+    const SHORTEST: u32 = (size_of::<Wrapped>() - outer::LEN) as u32;
     longest >= SHORTEST && longest + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
 }
 
 /// Length of each frame that a packet of several segments becomes, without the tunnel's headers: all of them have the first one's. Beyond every
-/// MTU where those are not plain, or the packet has no room for the tunnel's. A real call: bulk pays for it once in many segments.
+/// MTU where those are not plain, or the packet has no room for the tunnel's. A global function, as `nat::lower_mss`: bulk
+/// pays for it once in many segments.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn segment_len(tc: &Tc, size: u32) -> u32 {
-    const TOO_LONG: u32 = 1 << 17;
+extern "C" fn segment_len(skb: *mut __sk_buff, size: u32) -> u32 {
+    let tc = &Tc::new(TcContext::new(skb));
     let Some(ip) = tc.load::<[u16; V4::HEADER_LEN / 2]>(ETHERNET_LEN) else { return TOO_LONG };
     let [[version, _], [_, number]] = [ip[0], ip[4]].map(u16::to_ne_bytes);
     if version != 0x45 || tc.len() + outer::LEN as u32 > LONGEST {

@@ -30,7 +30,7 @@ pub fn now_s() -> u32 {
 
 /// Reads the packet at hand; None: malformed. Into `room`, or, of a family whose addresses would fill the stack of who goes on, into the scratch.
 #[inline(always)]
-pub fn read<'a, F: Tables>(tc: &Tc, room: &'a mut parse::Room<F>) -> Option<&'a Packet<F>> {
+pub fn read<'a, F: Tables>(tc: &Tc, room: &'a mut parse::Room<F>) -> Option<&'a mut Packet<F>> {
     if F::ADDR_LEN == 4 {
         return parse::read(tc, room);
     }
@@ -38,7 +38,7 @@ pub fn read<'a, F: Tables>(tc: &Tc, room: &'a mut parse::Room<F>) -> Option<&'a 
         return None;
     }
     // SAFETY: per-CPU scratch, not shared while this program runs; `read_apart` wrote it.
-    F::room().map(|room| unsafe { (*room).assume_init_ref() })
+    F::room().map(|room| unsafe { (*room).assume_init_mut() })
 }
 
 /// A real call: what reading needs of the stack is free again when the packet is looked at.

@@ -3,14 +3,19 @@
 //! Where the kernel alone knows whether a checksum is finished, its helpers change it; where the packet shows that it is, we do, all at
 //! once (docs/decisions/0003). A zero UDP checksum stays zero.
 
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
-use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
+use mesh_common::crc32c;
+use mesh_common::family::{Addr4, V4};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
 use mesh_common::schema::{Flow, flow_flag, rewrite};
 use mesh_common::verdict::DropReason;
 
 use crate::maps::Tables;
 use crate::packet::Rewrite;
 use crate::packet::tc::Tc;
+use crate::packet::xdp::Xdp;
 
 /// Where a packet comes from, which is what one can expect of its checksum.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,8 +81,54 @@ fn one_side<F: Tables, const IS_SOURCE: bool>(
 
 /// Rewrites any packet. A real call, with a stack frame of its own: the callers' have no room left (512 bytes are shared by a whole chain of
 /// calls).
-#[inline(never)]
+#[inline(always)]
 pub fn apply_apart<F: Tables>(
+    tc: &Tc,
+    source: Source,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    gateway: &F::Addr,
+) -> Result<(), DropReason> {
+    if F::ADDR_LEN != 4 {
+        return apply_to(tc, source, packet, flow, gateway);
+    }
+    let [.., a, b, c, d] = F::to_16(*gateway);
+    let (flow, gateway) = ((&raw const *flow).cast(), u32::from_ne_bytes([a, b, c, d]));
+    match apply_apart4(tc.skb(), source as u32, flow, gateway) {
+        0 => Ok(()),
+        fragment if fragment == DropReason::Fragment as u32 => Err(DropReason::Fragment),
+        _ => Err(DropReason::HelperFailed),
+    }
+}
+
+/// 0, or the reason why not. A global function, as [`lower_mss`]; so it reads the packet again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn apply_apart4(skb: *mut __sk_buff, source: u32, flow: *const Flow<Addr4>, gateway: u32) -> u32 {
+    let (tc, source) = (&Tc::new(TcContext::new(skb)), if source == 0 { Source::Stack } else { Source::Wire });
+    // SAFETY: the verifier asks of every caller that there is a flow, or nothing.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return DropReason::HelperFailed as u32 };
+    let Some(packet) = parse::packet::<V4>(tc) else { return DropReason::Malformed as u32 };
+    match any(tc, source, &packet, flow, &Addr4::of_word(gateway)) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// The same for any family. A real call.
+#[inline(never)]
+fn apply_to<F: Tables>(
+    tc: &Tc,
+    source: Source,
+    packet: &Packet<F>,
+    flow: &Flow<F::Addr>,
+    gateway: &F::Addr,
+) -> Result<(), DropReason> {
+    any(tc, source, packet, flow, gateway)
+}
+
+#[inline(always)]
+fn any<F: Tables>(
     tc: &Tc,
     source: Source,
     packet: &Packet<F>,
@@ -162,9 +213,7 @@ fn transport<F: Tables>(
         _ => None,
     };
     let Some((at, field)) = field else {
-        // Nothing in the packet makes up for the change.
-        let ([a, b], [c, d]) = (sport.to_ne_bytes(), dport.to_ne_bytes());
-        return if has_new_port { tc.compose(l4, &[a, b, c, d]) } else { Ok(()) };
+        return if has_new_port { renumber(tc, packet, sport, dport) } else { Ok(()) };
     };
     if source == Source::Wire && is_finished(tc, packet, field) {
         let words = [(packet.sport, to.sport), (packet.dport, to.dport)];
@@ -188,6 +237,52 @@ fn transport<F: Tables>(
     if has_new_port { tc.store(l4, &[sport, dport]) } else { Ok(()) }
 }
 
+/// Writes both ports (in memory order) where there is no Internet checksum to make up for the change: of a UDP packet that has none, of SCTP with its
+/// CRC.
+#[inline(always)]
+fn renumber<F: Tables>(tc: &Tc, packet: &Packet<F>, sport: u16, dport: u16) -> Result<(), DropReason> {
+    let (l4, ports) = (packet.l4 as u32, two(sport, dport));
+    let done = if packet.protocol != protocol::SCTP {
+        write_ports(tc.skb(), l4, ports)
+    } else if packet.is_piece {
+        // How far its end is one piece of it does not say.
+        return Err(DropReason::Fragment);
+    } else {
+        renumber_sctp(tc.skb(), l4, two(packet.sport.to_be(), packet.dport.to_be()), ports, packet.l4_len as u32)
+    };
+    if done == 0 { Ok(()) } else { Err(DropReason::HelperFailed) }
+}
+
+/// 0, or a helper failed. A global function, as [`lower_mss`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_ports(skb: *mut __sk_buff, l4: u32, ports: u32) -> i32 {
+    Tc::new(TcContext::new(skb)).compose(l4 as u8 as usize, &ports.to_ne_bytes()).is_err() as i32
+}
+
+/// 0, or a helper failed. SCTP's checksum covers its ports and all the rest, of which nothing needs to be read (`mesh_common::crc32c`). A global
+/// function, as [`lower_mss`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn renumber_sctp(skb: *mut __sk_buff, l4: u32, were: u32, ports: u32, len: u32) -> i32 {
+    let (tc, l4) = (&Tc::new(TcContext::new(skb)), l4 as u8 as usize);
+    // Made linear when it was read.
+    let Some([low, high]) = tc.peek::<[u16; 2]>(l4 + 8) else { return 1 };
+    let field = two(low, high);
+    // 0: a device is to make it, as for most of what a stack of this machine sends; one that is 0 by itself comes once in 2³² packets.
+    if field != 0 && tc.compose(l4 + 8, &(field ^ crc32c::change(were ^ ports, len as u16)).to_ne_bytes()).is_err() {
+        return 1;
+    }
+    tc.compose(l4, &ports.to_ne_bytes()).is_err() as i32
+}
+
+/// Two words of memory as one.
+#[inline(always)]
+fn two(first: u16, second: u16) -> u32 {
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
 /// Whether the packet shows that its checksum is finished. An unfinished one is the sum over the pseudo header (RFC 9293, 3.1), and so is
 /// by chance one finished checksum in 65,536: of that we say no, and the kernel knows. What is several segments may have been made by anybody's
 /// stack, with a length in that sum which is not ours to guess.
@@ -199,14 +294,38 @@ fn is_finished<F: Tables>(tc: &Tc, packet: &Packet<F>, field: u16) -> bool {
 
 /// Lowers the MSS option of a SYN to what fits through the tunnel (RFC 9293, 3.7.1), so that full-size segments need no fragments.
 #[inline(always)]
-pub fn clamp_mss<F: Tables, P: Rewrite>(tc: &P, packet: &Packet<F>, mss: u16) -> Result<(), DropReason> {
+pub fn clamp_mss<F: Tables>(tc: &Tc, packet: &Packet<F>, mss: u16) -> Result<(), DropReason> {
     // Only TCP has flags here.
-    if packet.tcp_flags & tcp_flag::SYN == 0 || mss == 0 { Ok(()) } else { lower_mss(tc, packet.l4, mss) }
+    if packet.tcp_flags & tcp_flag::SYN == 0 || mss == 0 || lower_mss(tc.skb(), packet.l4 as u32, mss as u32) == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::HelperFailed)
+    }
+}
+
+/// The same before there is an sk_buff. Fails only past the frame's end, where there is no option.
+#[inline(always)]
+pub fn clamp_mss_early<F: Tables>(xdp: &Xdp, packet: &Packet<F>, mss: u16) {
+    if packet.tcp_flags & tcp_flag::SYN != 0 && mss != 0 {
+        let _ = lower_mss_early(xdp, packet.l4, mss);
+    }
+}
+
+/// 0, or a helper failed. A global function: the verifier judges it once by itself, and not anew wherever it is called, for it has many paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lower_mss(skb: *mut __sk_buff, l4: u32, mss: u32) -> i32 {
+    lower(&Tc::new(TcContext::new(skb)), l4 as u8, mss as u16).is_err() as i32
 }
 
 /// A real call, for it is rare.
 #[inline(never)]
-fn lower_mss<P: Rewrite>(tc: &P, l4: u8, mss: u16) -> Result<(), DropReason> {
+fn lower_mss_early(xdp: &Xdp, l4: u8, mss: u16) -> Result<(), DropReason> {
+    lower(xdp, l4, mss)
+}
+
+#[inline(always)]
+fn lower<P: Rewrite>(tc: &P, l4: u8, mss: u16) -> Result<(), DropReason> {
     let l4 = l4 as usize;
     // Options end where the header does: what follows in a SYN is data (RFC 7413).
     // The rest of the header, its checksum too: the compiler knows that it comes before the options, the verifier does not.

@@ -61,9 +61,8 @@ fn solicited<F: Tables<Addr = Addr6>>(tc: &Tc) -> Code {
 #[inline(always)]
 fn answer_solicitation<F: Tables<Addr = Addr6>>(tc: &Tc) -> Result<i32, Stop> {
     const MALFORMED: Stop = Stop::drop(DropReason::Malformed);
-    let (Some(eth), Some(src)) = (parse::ethernet(tc), tc.load::<[u8; 16]>(ETHERNET_LEN + 8)) else {
-        return Err(MALFORMED);
-    };
+    let Some(eth) = parse::ethernet(tc) else { return Err(MALFORMED) };
+    let Some(src) = tc.load::<[u8; 16]>(ETHERNET_LEN + 8) else { return Err(MALFORMED) };
     let Some(target) = tc.load::<[u8; 16]>(BEHIND_IPV6 + 8) else { return Err(MALFORMED) };
     let sender = Addr6::from(src);
     if sender == Addr6::default() || src == target {

@@ -5,7 +5,8 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::helpers::generated as raw;
-use mesh_common::parse::{Form, Packet, protocol};
+use mesh_common::checksum;
+use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol};
 use mesh_common::schema::{Config, Endpoint, FlowKey, deliver, flow_flag, origin, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
@@ -48,6 +49,24 @@ fn route<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>) -> Result<u32,
     }
 }
 
+/// Takes one from the time to live (hop limit) of a packet that leaves: out of the overlay this node is the router that the task's default route names,
+/// and does as one (RFC 1812, 5.3.1; docs/decisions/0027).
+#[inline(always)]
+pub fn hop<F: Tables>(tc: &Tc) -> Result<(), Stop> {
+    // IPv4: time to live, protocol. IPv6: next header, hop limit.
+    let at = ETHERNET_LEN + if F::ADDR_LEN == 4 { 8 } else { 6 };
+    let Some([a, b]) = tc.load::<[u8; 2]>(at) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let (left, after) = if F::ADDR_LEN == 4 { (a, [a.wrapping_sub(1), b]) } else { (b, [a, b.wrapping_sub(1)]) };
+    if left <= 1 {
+        return Err(Stop::refuse(DropReason::HopLimit));
+    }
+    if let Some(field) = F::HEADER_CHECKSUM_OFFSET {
+        let (was, is) = (u16::from_be_bytes([a, b]), u16::from_be_bytes(after));
+        tc.replace_header(ETHERNET_LEN + field, checksum::difference_of_word(was, is))?;
+    }
+    Ok(tc.store(at, &after)?)
+}
+
 /// Decides a new flow from a task to the outside; it stands in the scratch then. A real call, as `nat::apply_apart`.
 #[inline(never)]
 pub fn leave<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endpoint<F::Addr>) -> Code {
@@ -57,10 +76,10 @@ pub fn leave<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &E
 #[inline(always)]
 fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endpoint<F::Addr>) -> Result<(), Stop> {
     if !matches!(packet.form, Form::Ports | Form::EchoRequest) {
-        return Err(Stop::drop(if packet.form == Form::Fragment {
-            DropReason::Fragment
-        } else {
-            DropReason::Unsupported
+        return Err(Stop::drop(match packet.form {
+            Form::Fragment => DropReason::Fragment,
+            Form::IcmpError => DropReason::IcmpError,
+            _ => DropReason::Unsupported,
         }));
     }
     // It would leave with this node's address: no task speaks to anybody's data port, known as a node or not.

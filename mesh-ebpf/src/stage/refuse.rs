@@ -1,68 +1,68 @@
-//! Tells a sender at once that its packet goes nowhere: RST for TCP, destination unreachable for the rest.
+//! Tells a sender at once that its packet goes nowhere: RST for TCP, destination unreachable for the rest, and for either why where it can do
+//! something about it: the packet is too big, or has come too far.
 //!
 //! The frame is turned round in place. A packet whose checksum is unfinished (the field holds the bare pseudo-header sum) must stay so,
 //! or a device that finishes it would spoil the RST: the incoming field tells which it is.
 
-use aya_ebpf::helpers::generated::bpf_csum_diff;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
 use mesh_common::checksum::{finish, fold};
 use mesh_common::family::{Addr4, Family, V4};
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
-use mesh_common::verdict::Hook;
+use mesh_common::verdict::{DropReason, Hook};
 
+use crate::maps::Maps;
 use crate::packet::tc::{SHOT, Tc};
 use crate::stage::answer;
+use crate::stage::tell::{self, Message, ipv4, sum};
 
 /// Length of an Ethernet + IPv4 + TCP frame without payload.
 const RST_LEN: u32 = 54;
-/// Length of an unreachable message that quotes a header and eight bytes (RFC 792).
-const UNREACHABLE_LEN: u32 = 70;
 
-/// Answers for the destination; drops where an answer is not allowed (RFC 1122, 3.2.2) or not possible.
-///
-/// A real call, as `nat::apply`.
+/// Answers for the destination; drops where an answer is not allowed (RFC 1122, 3.2.2) or not possible. `reason` is a `DropReason` as a number, and
+/// `number` what comes with it.
+#[inline(always)]
+pub fn refuse(tc: &Tc, hook: Hook, reason: u8, number: u32) -> i32 {
+    refuse4(tc.skb(), hook as u32, reason as u32, number)
+}
+
+/// A global function, as `nat::lower_mss`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn refuse(tc: &Tc, hook: Hook) -> i32 {
-    match turn_round(tc, hook) {
+extern "C" fn refuse4(skb: *mut __sk_buff, hook: u32, reason: u32, number: u32) -> i32 {
+    let (tc, hook) = (&Tc::new(TcContext::new(skb)), Hook::of_number(hook));
+    match turn_round(tc, reason as u8, number) {
         Some(()) => answer::reflect(tc, hook),
         None => SHOT,
     }
 }
 
 #[inline(always)]
-fn turn_round(tc: &Tc, hook: Hook) -> Option<()> {
-    if hook as u8 == Hook::FromOverlay as u8 {
-        return None; // the ingress node is told by its own tables, not by a packet
-    }
-    let eth = parse::ethernet(tc)?;
-    if eth.ethertype != V4::ETHERTYPE {
+fn turn_round(tc: &Tc, reason: u8, number: u32) -> Option<()> {
+    if parse::ethertype(tc)? != V4::ETHERTYPE {
         return None;
     }
     let packet = parse::packet::<V4>(tc)?;
+    let mut message = Message { kind: 3, code: 1, rest: 0, src: packet.dst };
     match packet.form {
-        Form::Fragment | Form::IcmpError | Form::EchoReply => return None,
-        Form::Ports if packet.protocol == protocol::TCP => rst(tc, &packet)?,
-        _ => unreachable(tc, &packet)?,
+        Form::Fragment | Form::IcmpError => return None,
+        // Fragmentation needed (RFC 1191).
+        _ if reason == DropReason::TooBig as u8 => (message.code, message.rest) = (4, number),
+        // By the router that the sender has: its network's gateway.
+        _ if reason == DropReason::HopLimit as u8 => {
+            (message.kind, message.code) = (11, 0);
+            message.src = V4::endpoint(&packet.src)?.gateway;
+        }
+        Form::EchoReply => return None,
+        Form::Ports if packet.protocol == protocol::TCP => {
+            rst(tc, &packet)?;
+            return tell::swap_macs(tc);
+        }
+        // Unreachable (RFC 792): port for UDP, host for the rest.
+        _ if packet.protocol == protocol::UDP => message.code = 3,
+        _ => {}
     }
-    tc.set_macs(eth.src, eth.dst).ok()
-}
-
-/// The one's-complement sum of `bytes` on top of `seed`, words as they lie in memory. `N` is a multiple of 4.
-#[inline(always)]
-fn sum<const N: usize>(seed: u32, bytes: &[u8; N]) -> u32 {
-    // SAFETY: the helper reads N bytes of the second buffer and none of the first.
-    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_ptr().cast_mut().cast(), N as u32, seed) as u32 }
-}
-
-/// An IPv4 header from `src` to `dst`.
-#[inline(always)]
-fn ipv4(protocol: u8, total_len: u8, s: Addr4, d: Addr4) -> [u8; 20] {
-    let (s, d) = (s.octets(), d.octets());
-    let mut h =
-        [0x45, 0, 0, total_len, 0, 0, 0x40, 0, 64, protocol, 0, 0, s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]];
-    let field = finish(sum(0, &h)).to_ne_bytes();
-    h[10] = field[0];
-    h[11] = field[1];
-    h
+    tell::turn_into(tc, &packet, &message)
 }
 
 /// The sum over the TCP pseudo header.
@@ -99,18 +99,7 @@ fn rst(tc: &Tc, packet: &Packet<V4>) -> Option<()> {
     tcp[17] = field[1];
 
     tc.resize(RST_LEN).ok()?;
-    tc.compose(ETHERNET_LEN, &ipv4(protocol::TCP, 40, packet.dst, packet.src)).ok()?;
+    let (src, dst) = (V4::to_16(packet.dst), V4::to_16(packet.src));
+    tc.compose(ETHERNET_LEN, &ipv4(protocol::TCP, 40, &src, &dst)).ok()?;
     tc.compose(ETHERNET_LEN + 20, &tcp).ok()
-}
-
-/// Destination unreachable (RFC 792): port for UDP, host for the rest.
-#[inline(never)]
-fn unreachable(tc: &Tc, packet: &Packet<V4>) -> Option<()> {
-    let quoted: [u8; 28] = tc.load(ETHERNET_LEN)?;
-    let code = if packet.protocol == protocol::UDP { 3 } else { 1 };
-    let field = finish(sum(u16::from_ne_bytes([3, code]) as u32, &quoted)).to_ne_bytes();
-    tc.resize(UNREACHABLE_LEN).ok()?;
-    tc.compose(ETHERNET_LEN, &ipv4(protocol::ICMP, 56, packet.dst, packet.src)).ok()?;
-    tc.compose(ETHERNET_LEN + 20, &[3, code, field[0], field[1], 0, 0, 0, 0]).ok()?;
-    tc.compose(ETHERNET_LEN + 28, &quoted).ok()
 }

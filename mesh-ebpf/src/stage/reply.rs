@@ -1,13 +1,15 @@
 //! The ingress node's part of an answer from the tunnel: is it one, and which link leads back. No route or neighbour is looked up.
 
-use mesh_common::parse::Packet;
-use mesh_common::schema::{address_flag, deliver};
-use mesh_common::verdict::DropReason;
-use mesh_common::wire::vni;
+use mesh_common::parse::{Ethernet, Packet};
+use mesh_common::schema::{Config, address_flag, deliver};
+use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::wire::{mac, vni};
 
 use crate::hook::Stop;
 use crate::maps::Tables;
+use crate::packet::tc::Tc;
 use crate::stage::balance;
+use crate::stage::deliver::{to_host, to_task, to_uplink};
 
 /// The uplink by which an answer leaves: the one that the call came in by while that is remembered, else the one that has the address.
 ///
@@ -31,4 +33,35 @@ pub fn leaves_by<F: Tables>(packet: &Packet<F>) -> Result<u32, Stop> {
         return Err(Stop::drop(DropReason::ForgedReply));
     }
     Ok(own.ifindex)
+}
+
+/// A reply that leaves here for the neighbour its MAC names.
+#[inline(always)]
+pub fn to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<i32, Stop> {
+    to_uplink(tc, leaves_by(packet)?, eth.dst)
+}
+
+/// A reply for this node's own host or one of its tasks.
+#[inline(always)]
+pub fn to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Packet<F>) -> Result<i32, Stop> {
+    let is_frontend = (balance::published::<F>(&packet.src, packet.sport, packet.protocol).is_some()
+        && F::address(&packet.src).is_some())
+        || balance::vip::<F>(packet.src).is_some()
+        || F::endpoint(&packet.src).is_some();
+    if !is_frontend {
+        return Err(Stop::drop(DropReason::ForgedReply));
+    }
+    match mac::split(eth.dst) {
+        Some((mac::KIND_HOST, _)) => match F::address(&packet.dst) {
+            Some(address) if address.flags & address_flag::OWN != 0 => to_host(tc, Hook::FromOverlay, config),
+            _ => Err(Stop::drop(DropReason::ForgedReply)),
+        },
+        Some((mac::KIND_CLIENT, number)) => match balance::backend(number) {
+            Some(client) if client.ifindex != 0 && F::backend_addr(client) == packet.dst => {
+                to_task(tc, Hook::FromOverlay, client.ifindex, client.mac)
+            }
+            _ => Err(Stop::drop(DropReason::EndpointGone)),
+        },
+        _ => Err(Stop::drop(DropReason::WireFormat)),
+    }
 }

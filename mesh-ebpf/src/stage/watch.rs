@@ -4,7 +4,9 @@
 //! Invariant: a CPU tells a bounded number of events a second, whatever comes, and counts those it does not tell. Who listens says until when; past
 //! that the programs stop by themselves. Must not: change a packet, or its way.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::programs::TcContext;
 use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, Packet};
 use mesh_common::schema::{Config, Endpoint, Event, Flow, deliver};
@@ -19,7 +21,7 @@ use crate::stage::flow::{self, now_s};
 #[inline(always)]
 pub fn dropped(tc: &Tc, hook: Hook, reason: u32) {
     if CONFIG.get(0).is_some_and(|config| config.watch_until_s != 0) {
-        tell_drop(tc, hook as u8, reason);
+        tell_drop(tc.skb(), hook as u32, reason);
     }
 }
 
@@ -57,16 +59,18 @@ fn is_heard(sample: bool) -> bool {
     (!sample || watched.is_sampled(each)) && watched.may_tell(now_s)
 }
 
-/// A real call, for it is rare.
+/// A global function, as `nat::lower_mss`: for each reason that it is called with, the verifier would go through it again.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn tell_drop(tc: &Tc, hook: u8, reason: u32) -> Code {
+extern "C" fn tell_drop(skb: *mut __sk_buff, hook: u32, reason: u32) -> Code {
+    let tc = &Tc::new(TcContext::new(skb));
     if !is_heard(false) {
         return 0;
     }
     match parse::ethertype(tc) {
-        Some(V4::ETHERTYPE) => tell_drop_of::<V4>(tc, hook, reason),
-        Some(V6::ETHERTYPE) => tell_drop_of::<V6>(tc, hook, reason),
-        _ => tell::<V4>(tc, hook, reason as u8, None, 0, 0, 0),
+        Some(V4::ETHERTYPE) => tell_drop_of::<V4>(tc, hook as u8, reason),
+        Some(V6::ETHERTYPE) => tell_drop_of::<V6>(tc, hook as u8, reason),
+        _ => tell::<V4>(tc, hook as u8, reason as u8, None, 0, 0, 0),
     }
 }
 
@@ -74,7 +78,7 @@ fn tell_drop(tc: &Tc, hook: u8, reason: u32) -> Code {
 #[inline(never)]
 fn tell_drop_of<F: Tables>(tc: &Tc, hook: u8, reason: u32) -> Code {
     let mut room = parse::Room::<F>::uninit();
-    tell(tc, hook, reason as u8, flow::read(tc, &mut room), 0, 0, 0)
+    tell(tc, hook, reason as u8, flow::read(tc, &mut room).map(|packet| &*packet), 0, 0, 0)
 }
 
 /// A real call, for it is rare.

@@ -261,6 +261,18 @@ fn a_narrow_path_is_told_in_bytes_on_the_wire() {
     says(&swallowed, "mtu", State::Failed, &["n2"]);
 }
 
+#[test]
+fn every_peers_path_has_a_line_of_its_own() {
+    let mut facts = good();
+    peers_of(&mut facts).peers.push(Peer { name: "n3".into(), path: PathMtu::Only(1350), ..peer() });
+    let found = judge(&facts);
+    let lines: Vec<_> = found.iter().filter(|finding| finding.check == "mtu").collect();
+    let [passes, is_narrow] = lines[..] else { panic!("a line each: {lines:?}") };
+    assert_eq!(passes.state, State::Ok);
+    assert!(passes.found.contains("to n2 packets of 1500 bytes pass") && passes.found.contains("1450 for tasks"));
+    says(is_narrow, "mtu", State::Failed, &["to n3", "1400"]);
+}
+
 /// What a Docker Swarm with an overlay network leaves.
 fn beside_a_swarm() -> [PortFact; 4] {
     let swarm = || PortUser::Other("dockerd (pid 7)".into());

@@ -14,6 +14,8 @@ use super::{Entrance, Frame, Question};
 const SOME_PORT: u16 = 49_152;
 /// Bytes of a frame with a SYN, as Linux sends it: Ethernet, IP, TCP with its usual options.
 const SYN_LEN: u32 = 74;
+/// What stacks send with.
+const TTL: u8 = 64;
 
 /// A packet that is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +98,8 @@ pub fn prepare<F: Family>(
         (protocol::TCP, true) => tcp_flag::ACK,
         _ => 0,
     };
-    let packet = Packet { tuple: key(sport), tcp_flags, form, l4: 34, l4_len: 40 };
-    Ok((Question { entrance, packet, len: SYN_LEN, chance: 0, route }, before))
+    let packet = Packet { tuple: key(sport), tcp_flags, form, l4: 34, is_piece: false, l4_len: 40 };
+    Ok((Question { entrance, packet, len: SYN_LEN, is_whole: true, ttl: TTL, chance: 0, route }, before))
 }
 
 /// Where a host process's socket is pointed when it calls an address of its own node: `hook/host_socket.rs` of the programs.

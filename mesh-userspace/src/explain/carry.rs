@@ -3,18 +3,25 @@
 use mesh_common::family::Family;
 use mesh_common::parse::{ETHERNET_LEN, Form};
 use mesh_common::schema::{Flow, FlowKey, Peer, deliver, flow_flag, rewrite};
-use mesh_common::verdict::DropReason;
+use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::outer;
 
 use super::Way;
 use super::tables::Tables;
 use super::walk::{End, Going, Walk};
 
+/// Every IPv6 link takes as much (RFC 8200, section 5): nobody is told less.
+const IPV6_LEAST: u32 = 1_280;
+
 impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
     /// Carries a packet by its entry: how it goes, and the tuple that it has then.
     pub fn carry(&mut self, going: &Going<F::Addr>) -> Result<(Way, FlowKey<F::Addr>), End> {
         let flow = &going.flow;
-        let peer = if flow.deliver == deliver::TUNNEL { Some(self.reachable(u32::from(flow.node))?) } else { None };
+        if flow.deliver == deliver::OUTSIDE && self.question.ttl <= 1 {
+            self.trace.note("the time to live", "ends at this node, the first router on the way out");
+            return Err(End::Refuse(DropReason::HopLimit));
+        }
+        let peer = if flow.deliver == deliver::TUNNEL { Some(self.target(u32::from(flow.node))?) } else { None };
         let tuple = self.rewritten(flow, going.gateway);
         let way = match (flow.deliver, peer) {
             (deliver::TASK, _) => Way::Task { ifindex: flow.ifindex },
@@ -25,6 +32,19 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             _ => return Err(End::Drop(DropReason::NotConfigured)),
         };
         Ok((way, tuple))
+    }
+
+    /// The peer with this number as the target of the packet: it answers, and takes one of this size. Of what came out of the tunnel nobody is told.
+    pub fn target(&mut self, node: u32) -> Result<Peer, End> {
+        let peer = self.reachable(node)?;
+        let most = u32::from(peer.mtu).saturating_sub(outer::LEN as u32);
+        let most = if F::ADDR_LEN == 4 { most } else { most.max(IPV6_LEAST) };
+        let len = self.question.len.saturating_sub(ETHERNET_LEN as u32);
+        if F::ADDR_LEN == 4 && len > most && self.question.is_whole && self.trace.hook != Hook::FromOverlay {
+            self.trace.note("the packet's size", format!("{len} bytes, not to be fragmented; {most} fit the path"));
+            return Err(End::Refuse(DropReason::TooBig));
+        }
+        Ok(peer)
     }
 
     /// Through the tunnel, by the way that the frame's length allows.

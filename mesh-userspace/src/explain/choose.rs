@@ -3,7 +3,7 @@
 //! Invariant: the same arithmetic over the same slots, so that the task named is the one that the next packet gets.
 
 use mesh_common::family::Family;
-use mesh_common::flow::{is_closing, note};
+use mesh_common::flow::{MOST_TWINS, is_closing, note};
 use mesh_common::parse::Form;
 use mesh_common::schema::{
     AffinityKey, Backend, Endpoint, Flow, FlowKey, Frontend, RingSlot, algorithm, backend_state, deliver, flow_flag,
@@ -60,6 +60,13 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if frontend.algorithm == algorithm::CLIENT {
             return self.client_keeps(frontend);
         }
+        if F::ADDR_LEN == 4
+            && !packet.may_open()
+            && !self.tables.in_flood()
+            && let Some(chosen) = self.by_twin(frontend)
+        {
+            return Ok(chosen);
+        }
         let is_maglev = [algorithm::MAGLEV, algorithm::MAGLEV_OF_ALLOWED].contains(&frontend.algorithm);
         let len = frontend.turns_len;
         let slot = if self.tables.in_flood() || !packet.may_open() || is_maglev {
@@ -85,6 +92,24 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             frontend.turns_at + at
         };
         self.slot(slot).ok_or(End::Refuse(DropReason::NoBackend))
+    }
+
+    /// The backend whose answers to this connection are remembered, though the call is not.
+    fn by_twin(&mut self, frontend: &Frontend<F::Addr>) -> Option<RingSlot> {
+        let packet = self.packet();
+        let port = if frontend.target_port == 0 { packet.dport } else { frontend.target_port };
+        for turn in 0..frontend.turns_len.min(MOST_TWINS) {
+            let chosen = self.tables.slot(frontend.turns_at + turn).filter(|slot| slot.backend != 0)?;
+            let Some(backend) = self.tables.backend(chosen.backend) else { continue };
+            let answer = FlowKey::new(backend_addr::<F>(&backend), packet.src, port, packet.sport, packet.protocol);
+            let Some(twin) = self.tables.flow(answer) else { continue };
+            let is_alive = twin.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE;
+            if is_alive && twin.rewrite == rewrite::SOURCE && twin.addr == packet.dst && twin.port == packet.dport {
+                self.trace.note("twin", format!("{} answers this connection", self.names.task(chosen.backend)));
+                return Some(chosen);
+            }
+        }
+        None
     }
 
     /// A service with affinity: what the client keeps, else the ring by its address alone.

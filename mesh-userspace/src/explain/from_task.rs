@@ -116,7 +116,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if target.node == config.node {
             return End::Sent(Way::Task { ifindex: target.ifindex });
         }
-        match self.reachable(target.node) {
+        match self.target(target.node) {
             Ok(peer) => End::Sent(self.to_peer(&peer, target.node, target.vni)),
             Err(end) => end,
         }
@@ -128,6 +128,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         match packet.form {
             Form::Ports | Form::EchoRequest => {}
             Form::Fragment => return Err(End::Drop(DropReason::Fragment)),
+            Form::IcmpError => return Err(End::Drop(DropReason::IcmpError)),
             _ => return Err(End::Drop(DropReason::Unsupported)),
         }
         if packet.protocol == protocol::UDP && packet.dport == config.data_port {

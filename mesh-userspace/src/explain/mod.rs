@@ -68,6 +68,10 @@ pub struct Question<F: Family> {
     pub packet: Packet<F>,
     /// Bytes of the frame.
     pub len: u32,
+    /// It says "don't fragment", as all of IPv6 does.
+    pub is_whole: bool,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
     /// What chance says where it is asked.
     pub chance: u32,
     /// Link by which the kernel's routes lead to the destination, asked as the programs ask; None: no route.

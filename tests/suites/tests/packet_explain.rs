@@ -33,7 +33,7 @@ const OF_A_WORLD: usize = 500;
 const OFTEN: usize = 10;
 
 /// Reasons that a tuple, its frame and a world can lead to.
-const REACHABLE: [DropReason; 26] = [
+const REACHABLE: [DropReason; 28] = [
     DropReason::Unsupported,
     DropReason::SpoofedSource,
     DropReason::SpoofedMac,
@@ -59,6 +59,8 @@ const REACHABLE: [DropReason; 26] = [
     DropReason::NotConfigured,
     DropReason::IcmpError,
     DropReason::FromOutside,
+    DropReason::TooBig,
+    DropReason::HopLimit,
     DropReason::NotAllowed,
 ];
 
@@ -214,6 +216,8 @@ impl Stage {
             entrance: packet.entrance,
             packet: parsed,
             len: packet.bytes.len() as u32,
+            is_whole: packet.is_whole(),
+            ttl: packet.ttl(),
             chance,
             route: self.world.route(packet.dst()),
         };

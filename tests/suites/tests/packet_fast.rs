@@ -4,16 +4,26 @@
 mod again;
 #[path = "packet_checksums.rs"]
 mod checksums;
+#[path = "packet_connections.rs"]
+mod connections;
 #[path = "packet_flood.rs"]
 mod flood;
+#[path = "packet_fragments.rs"]
+mod fragments;
+#[path = "packet_icmp.rs"]
+mod icmp;
 #[path = "packet_ingress.rs"]
 mod ingress;
 #[path = "packet_malformed.rs"]
 mod malformed;
+#[path = "packet_mtu.rs"]
+mod mtu;
 #[path = "packet_outside.rs"]
 mod outside;
 #[path = "packet_overlay.rs"]
 mod overlay;
+#[path = "packet_sctp.rs"]
+mod sctp;
 #[path = "packet_services.rs"]
 mod services;
 #[path = "packet_tasks.rs"]

@@ -13,7 +13,7 @@ use mesh_userspace::kernel::net::filters::{self as filters_of, Clsact};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 27] = [
+const FIELDS: [(&str, &[&str], &[&str]); 29] = [
     (
         "CONFIG",
         &[],
@@ -44,6 +44,8 @@ const FIELDS: [(&str, &[&str], &[&str]); 27] = [
     ),
     ("OVERFLOW6", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
     ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
+    ("FRAGMENTS4", &["src", "dst", "from", "id", "protocol"], &["sport", "dport"]),
+    ("FRAGMENTS6", &["src", "dst", "from", "id", "protocol"], &["sport", "dport"]),
     ("OVERFLOWED", &[], &[]),
     ("FLOODS", &[], &["second", "count", "before", "spilled", "promoted"]),
     ("PEERS", &[], &["addr", "ifindex", "next_hop", "link_mac", "mtu", "flags"]),

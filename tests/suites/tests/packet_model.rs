@@ -31,7 +31,7 @@ const OFTEN: usize = 1_000;
 const FIRST_SEED: u64 = 1_181_000;
 
 /// Reasons of docs/reference/drops.md that these hooks know, and what else becomes of frames.
-const MET: [&str; 48] = [
+const MET: [&str; 47] = [
     "malformed",
     "unsupported",
     "spoofed-source",
@@ -73,7 +73,6 @@ const MET: [&str; 48] = [
     "from_uplink: sent, wrapped",
     "from_overlay: sent",
     "from_overlay: sent, keyed",
-    "from_overlay: sent, wrapped",
     "from_overlay: to the stack",
     "from_overlay: ignored",
     "xdp_uplink: left",

@@ -22,7 +22,7 @@ fn a_connection_to_the_outside_leaves_as_the_nodes_and_its_answer_comes_back() {
     assert_eq!((forward.deliver, forward.ifindex, forward.addr), (deliver::OUTSIDE, rig.devices().uplink, HERE));
     assert!(forward.port >= snat::FIRST_PORT, "out of the ephemeral range");
     // The neighbour table writes the MACs when it is sent.
-    outcome.sent(&eth(any(), any()).ipv4(HERE, SERVER).tcp(forward.port, 443).syn().mss(1410));
+    outcome.sent(&eth(any(), any()).ipv4(HERE, SERVER).ttl(63).tcp(forward.port, 443).syn().mss(1410));
 
     let answer = eth(ROUTER_MAC, UPLINK_MAC).ipv4(SERVER, HERE).tcp(443, forward.port).syn().ack(1).mss(1460);
     rig.from_uplink(&answer).sent(&task.gets(SERVER).tcp(443, 40000).syn().ack(1).mss(1410));
@@ -34,7 +34,7 @@ fn an_echo_to_the_outside_comes_back() {
     let task = rig.task_here("10.0.16.3");
     let outcome = rig.from_task(&task, task.to(SERVER).icmp_echo(77, 1).payload_of(56));
     let id = outcome.new_flows.iter().find(|(_, flow)| flow.rewrite == rewrite::SOURCE).unwrap().1.port;
-    outcome.sent(&eth(any(), any()).ipv4(HERE, SERVER).icmp_echo(id, 1).payload_of(56));
+    outcome.sent(&eth(any(), any()).ipv4(HERE, SERVER).ttl(63).icmp_echo(id, 1).payload_of(56));
     let answer = eth(ROUTER_MAC, UPLINK_MAC).ipv4(SERVER, HERE).icmp_echo_reply(id, 1).payload_of(56);
     rig.from_uplink(&answer).sent(&task.gets(SERVER).icmp_echo_reply(77, 1).payload_of(56));
 }
@@ -91,7 +91,7 @@ fn what_has_no_port_to_translate_does_not_leave() {
     let Some(mut rig) = Rig::new() else { return };
     let task = rig.task_here("10.0.16.3");
     rig.from_task(&task, task.to(SERVER).protocol(47).payload_of(20)).dropped(DropReason::Unsupported);
-    rig.from_task(&task, task.to(SERVER).icmp_error(3, 3, 0).payload_of(28)).dropped(DropReason::Unsupported);
+    rig.from_task(&task, task.to(SERVER).icmp_error(3, 3, 0).payload_of(28)).dropped(DropReason::IcmpError);
     let whole = task.to(SERVER).udp(40000, 53).payload_of(2_000).bytes();
     rig.from_task(&task, &mesh_packet::fragments(&whole, 1_400)[1]).dropped(DropReason::Fragment);
 }

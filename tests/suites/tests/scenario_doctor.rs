@@ -82,7 +82,7 @@ fn a_healthy_node(lab: &Lab) -> Result<()> {
     for (check, words) in [
         ("ports", &["2377/tcp, 7946/tcp, 7946/udp, 4789/udp held by this agent"][..]),
         ("peers", &["n2, n3"]),
-        ("mtu", &["1450", "1500", "n2, n3"]),
+        ("mtu", &["to n2", "1450", "1500"]),
         ("clock", &["ms"]),
         ("names", &["client.1"]),
         ("forward", &["FORWARD"]),
@@ -90,6 +90,8 @@ fn a_healthy_node(lab: &Lab) -> Result<()> {
         let found = text(row(&rows, check)?, "Found");
         ensure!(words.iter().all(|word| found.contains(word)), "{check}: {found}");
     }
+    let paths = rows.iter().filter(|row| row["Check"] == "mtu").count();
+    ensure!(paths == 2, "a line for each peer's path: {rows:#?}");
     let table = n1.mesh(["doctor"])?.ok()?;
     ensure!(table.starts_with("CHECK ") && !table.contains('→'), "{table}");
     Ok(())

@@ -20,8 +20,8 @@ const SMALL: u64 = 2_000;
 pub fn budget(program: &str) -> u64 {
     match program {
         // It is from_overlay, too, for what comes the fast way.
-        "from_uplink" => 800_000,
-        "from_task" | "from_overlay" | "from_host" => 600_000,
+        "from_uplink" | "from_overlay" => 800_000,
+        "from_task" | "from_host" => 600_000,
         "sweep" => 400_000,
         "xdp_uplink" => 150_000,
         // Socket hooks.

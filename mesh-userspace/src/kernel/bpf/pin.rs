@@ -53,6 +53,8 @@ pub const MAPS: &[Spec] = &[
     sized::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("FLOWS6", MapType::Hash),
     sized::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", MapType::LruHash),
     sized::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("OVERFLOW6", MapType::LruHash),
+    spec::<FragmentKey<[u8; 4]>, Fragmented>("FRAGMENTS4", MapType::LruHash, MAX_FRAGMENTED),
+    spec::<FragmentKey<[u8; 16]>, Fragmented>("FRAGMENTS6", MapType::LruHash, MAX_FRAGMENTED),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 2),
     spec::<u32, Flood>("FLOODS", MapType::PerCpuArray, 1),
     spec::<u32, Peer>("PEERS", MapType::Array, MAX_NODES),

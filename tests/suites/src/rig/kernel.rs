@@ -22,6 +22,8 @@ const SKB_LEN: usize = 192;
 /// Offsets in `struct __sk_buff`.
 const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
+const SKB_GSO_SEGS: usize = 164;
+const SKB_GSO_SIZE: usize = 176;
 
 pub(super) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: every pointer in the attribute names a buffer that outlives the call; its size is passed along.
@@ -65,6 +67,8 @@ pub struct RunOptions {
     pub flags: u32,
     /// 0 counts as 1.
     pub repeat: u32,
+    /// Bytes of data in each segment, of a packet that is several; 0: it is one.
+    pub gso_size: u32,
 }
 
 /// What came of a test run.
@@ -83,6 +87,11 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> i
     let mut context = [0u8; SKB_LEN];
     context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&options.mark.to_ne_bytes());
     context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&options.ifindex.to_ne_bytes());
+    if options.gso_size != 0 {
+        let segments = (frame.len() as u32).div_ceil(options.gso_size);
+        context[SKB_GSO_SEGS..SKB_GSO_SEGS + 4].copy_from_slice(&segments.to_ne_bytes());
+        context[SKB_GSO_SIZE..SKB_GSO_SIZE + 4].copy_from_slice(&options.gso_size.to_ne_bytes());
+    }
     let mut context_out = [0u8; SKB_LEN];
     let mut attr = TestAttr {
         prog_fd: program.as_raw_fd() as u32,

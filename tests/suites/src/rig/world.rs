@@ -271,6 +271,12 @@ impl Rig {
         );
     }
 
+    /// The path to a peer takes packets of this size outside.
+    pub fn path(&mut self, node: u32, addr: [u8; 4], mtu: u16) {
+        let peer = Peer { mtu, ..self.way.peer(mapped(addr), 0, self.devices().uplink) };
+        self.set("PEERS", node, peer);
+    }
+
     /// What this node knows of another.
     pub fn peer(&self, node: u32) -> Peer {
         self.get("PEERS", node)

@@ -22,6 +22,14 @@ pub struct Packet {
 }
 
 impl Packet {
+    pub fn is_whole(&self) -> bool {
+        self.bytes[20] & 0x40 != 0
+    }
+
+    pub fn ttl(&self) -> u8 {
+        self.bytes[22]
+    }
+
     pub fn dst(&self) -> [u8; 4] {
         [self.bytes[30], self.bytes[31], self.bytes[32], self.bytes[33]]
     }
@@ -39,12 +47,16 @@ struct Ip {
     /// ICMP type.
     kind: u8,
     is_fragment: bool,
+    /// "Don't fragment".
+    is_whole: bool,
+    ttl: u8,
 }
 
 impl Ip {
     fn frame(&self, frame: Frame, payload: usize) -> Vec<u8> {
         let l4 = match self.protocol {
             6 => 20,
+            132 => 12,
             _ => 8,
         } + payload;
         let mut bytes = Vec::with_capacity(34 + l4);
@@ -52,7 +64,8 @@ impl Ip {
         bytes.extend(frame.src);
         bytes.extend([0x08, 0x00, 0x45, 0]);
         bytes.extend((20 + l4 as u16).to_be_bytes());
-        bytes.extend([0, 1, 0, if self.is_fragment { 16 } else { 0 }, 64, self.protocol, 0x12, 0x34]);
+        let flags = if self.is_whole { 0x40 } else { 0 };
+        bytes.extend([0, 1, flags, if self.is_fragment { 16 } else { 0 }, self.ttl, self.protocol, 0x12, 0x34]);
         bytes.extend(self.src);
         bytes.extend(self.dst);
         bytes.resize(34 + l4, 0);
@@ -89,6 +102,8 @@ fn any_ip(random: &mut Random, src: [u8; 4], dst: [u8; 4]) -> Ip {
         // No errors: they go by what they quote, which a tuple does not say.
         kind: random.of(&[8, 8, 0]),
         is_fragment: random.one_in(25),
+        is_whole: random.one_in(2),
+        ttl: random.of(&[64, 64, 64, 2, 1, 0]),
     }
 }
 
@@ -121,7 +136,8 @@ pub fn any(random: &mut Random, world: &mut World) -> Packet {
 }
 
 fn payload(random: &mut Random) -> usize {
-    random.of(&[0, 0, 40, 1_400])
+    // The last one does not fit the tunnel.
+    random.of(&[0, 0, 40, 1_400, 1_440])
 }
 
 fn task_here(random: &mut Random, world: &World) -> Task {

@@ -2,7 +2,7 @@
 
 use super::ingress::{Back, Call, Entry};
 use super::read::{self, Packet, TCP, mac_at};
-use super::{Action, Case, Flow, Origin, Side, Step, Stop, Way, mac, vni};
+use super::{Action, Case, Flow, Origin, Peer, Side, Step, Stop, Way, mac, vni};
 
 impl Case<'_> {
     /// A call of this ingress node.
@@ -53,7 +53,7 @@ impl Case<'_> {
             }
             again
         };
-        let peer = self.peer_of(&flow)?;
+        let peer = self.peer_of(&flow)?.map(|peer| Peer { link: 0, ..peer }); // through mesh0: it is rare
         self.rewrite(packet, &flow, gateway)?;
         self.deliver(&flow, peer.as_ref(), client)
     }
@@ -88,7 +88,7 @@ impl Case<'_> {
                 again
             }
         };
-        let peer = self.peer_of(&flow)?;
+        let peer = self.peer_of(&flow)?.map(|peer| Peer { link: 0, ..peer }); // through mesh0: it is rare
         self.rewrite(&packet, &flow, source.gateway)?;
         self.deliver(&flow, peer.as_ref(), source.number)
     }

@@ -2,7 +2,10 @@
 
 use super::read::Packet;
 use super::sums::{hash, hash_of_client, slot};
-use super::{Algorithm, Case, Change, Frontend, Kept, Slot, Step, Stop};
+use super::{Algorithm, Case, Change, Frontend, Kept, Key, Side, Slot, Step, Stop};
+
+/// So many backends are asked for.
+const TWINS: usize = 8;
 
 impl Case<'_> {
     /// The backend and its node, but not `gone` (0: nobody).
@@ -19,6 +22,11 @@ impl Case<'_> {
                 Some(backend) => Ok((number, backend.node)),
                 None => Err(Stop::Drop("not-configured")),
             };
+        }
+        if !packet.opens()
+            && let Some(chosen) = self.by_twin(frontend, packet)
+        {
+            return Ok(chosen);
         }
         let chosen = match frontend.algorithm {
             _ if !packet.opens() => ring(frontend, packet),
@@ -38,6 +46,20 @@ impl Case<'_> {
         }
         let other = another(frontend, chosen);
         if other.0 == gone { Err(Stop::Drop("endpoint-gone")) } else { Ok(other) }
+    }
+
+    /// Where the entry of a call is lost, that of its answers may still be there: the first of the ready backends is asked for.
+    fn by_twin(&self, frontend: &Frontend, packet: &Packet) -> Option<Slot> {
+        let key = packet.key;
+        let port = if frontend.target_port == 0 { key.dport } else { frontend.target_port };
+        frontend.turns.iter().take(TWINS).copied().find(|(number, _)| {
+            let Some(backend) = self.world.backends.get(number) else { return false };
+            let twin = self.flow(&Key { src: backend.addr, sport: port, dst: key.src, dport: key.sport, ..key });
+            twin.is_some_and(|it| {
+                let is_alive = it.flags.reply && !it.flags.dead;
+                is_alive && it.rewrite == Side::Source && it.addr == key.dst && it.port == key.dport
+            })
+        })
     }
 
     fn by_client(&mut self, frontend: &Frontend, packet: &Packet, gone: u32) -> u32 {

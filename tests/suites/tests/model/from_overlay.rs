@@ -32,6 +32,9 @@ impl Case<'_> {
     /// The packet of a peer's frame, whichever way it came.
     pub fn overlay_packet(&mut self, node: u32, id: u32) -> Step<Action> {
         let packet = read::packet(&self.frame).ok_or(Stop::Drop("malformed"))?;
+        if !matches!(id, vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE | vni::TURNED_BACK_TASK) {
+            self.clamp_to_path(&packet, node);
+        }
         match id {
             vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
                 self.request(&packet, node, id)

@@ -33,6 +33,9 @@ impl Case<'_> {
                 }
             }
         };
+        if flow.way == Way::Outside {
+            self.hop();
+        }
         let peer = self.peer_of(&flow)?;
         self.rewrite(&packet, &flow, gateway)?;
         self.deliver(&flow, peer.as_ref(), number)

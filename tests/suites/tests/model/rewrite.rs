@@ -96,9 +96,27 @@ impl Case<'_> {
         self.sums.push(at);
     }
 
+    /// One is taken from the time to live: docs/decisions/0027.
+    pub fn hop(&mut self) {
+        let was = word(&self.frame, 22).expect("an IPv4 header");
+        self.frame[22] -= 1;
+        self.replace_sum(24, was.into(), (was - 0x100).into());
+    }
+
     /// Lowers what a SYN says of the largest segment (RFC 9293, 3.7.1), so that it fits through the tunnel.
     pub fn clamp(&mut self, packet: &Packet) {
-        let (mss, l4) = (self.world.mss, packet.l4);
+        self.clamp_to(packet, self.world.mss);
+    }
+
+    /// The same for one that came out of the tunnel: it fits the path back to that peer.
+    pub fn clamp_to_path(&mut self, packet: &Packet, node: u32) {
+        if let Some(peer) = self.world.peers.get(&node) {
+            self.clamp_to(packet, peer.mtu.saturating_sub(50).saturating_sub(40));
+        }
+    }
+
+    fn clamp_to(&mut self, packet: &Packet, mss: u16) {
+        let l4 = packet.l4;
         if packet.key.protocol != TCP || packet.flags & SYN == 0 || mss == 0 || self.frame.len() < l4 + 20 {
             return;
         }

@@ -117,7 +117,7 @@ impl Case<'_> {
         if frame[42] != 8 || frame[46..50] != (vni::REPLY_WIRE << 8).to_be_bytes() {
             return None;
         }
-        self.world.addresses.get(&ip_at(frame, 26)).filter(|it| it.is_peer && !it.by_mesh0)?;
+        let node = self.world.addresses.get(&ip_at(frame, 26)).filter(|it| it.is_peer && !it.by_mesh0)?.node;
         let inner = self.frame[OUTER..].to_vec();
         if word(&inner, 12)? != read::IPV4 || *inner.get(14)? != 0x45 {
             return None;
@@ -129,6 +129,7 @@ impl Case<'_> {
         let link_mac = mac_at(&self.frame, 0);
         self.frame = inner;
         self.frame[6..12].copy_from_slice(&link_mac);
+        self.clamp_to_path(&packet, node);
         Some(Action::Redirect)
     }
 }

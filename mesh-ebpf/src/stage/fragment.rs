@@ -1,0 +1,34 @@
+//! Fragments: the first one of a datagram has the ports, and the others go where it went.
+//!
+//! A later fragment is looked up like any packet, once it has its datagram's ports; only addresses are rewritten in it, for there is no transport
+//! header, and the first one's checksum makes up for the whole. One that comes before the first one is as good as lost: nothing can be held back
+//! here. Senders send the first one first; where a network turns their order, the datagram is lost, and counted (`fragment`).
+//! Invariant: fragments from elsewhere than the first one came from (`origin::*`) never get its ports. Must not: cost a whole packet more than one
+//! comparison.
+
+use mesh_common::parse::{Form, Packet};
+use mesh_common::schema::{FlowKey, FragmentKey, Fragmented};
+
+use crate::maps::Tables;
+use crate::packet::tc::Tc;
+
+/// Notes a first fragment's ports, and gives a later one those of its datagram, if they are known. `from` is one of `origin::*`.
+#[inline(always)]
+pub fn know<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) {
+    if packet.is_piece {
+        learn(tc, packet, from);
+    }
+}
+
+/// A real call, for it is rare.
+#[inline(never)]
+fn learn<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) {
+    let Some(id) = F::fragment_id(tc) else { return };
+    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol);
+    let key = FragmentKey { src, dst, from, id, protocol, pad: [0; 3] };
+    if packet.form != Form::Fragment {
+        F::note_fragmented(&key, &Fragmented { sport: packet.sport, dport: packet.dport });
+    } else if let Some(known) = F::fragmented(&key) {
+        packet.tuple = FlowKey::new(src, dst, known.sport, known.dport, protocol);
+    }
+}
