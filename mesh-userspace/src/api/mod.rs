@@ -12,6 +12,8 @@ mod control;
 mod error;
 mod explain;
 mod flows;
+#[cfg(test)]
+mod hostile;
 mod monitor;
 mod request;
 pub mod server;

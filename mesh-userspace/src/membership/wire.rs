@@ -103,7 +103,71 @@ mod tests {
         assert!(encode(&datagram).len() + OVERHEAD <= MAX_DATAGRAM_BYTES);
     }
 
+    /// Messages that nobody means well with, by what they try; what looked like one stays here.
+    const HOSTILE: [(&str, &[u8]); 9] = [
+        ("nothing", &[]),
+        ("a sender and no more", &[7; 16]),
+        ("a list that promises four billion marks", &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]),
+        ("a list longer than any address space", &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
+        ("a number that does not end", &[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ("a kind of frame that is none", &[3, 0]),
+        ("a kind beyond 32 bits", &[0xff, 0xff, 0xff, 0xff, 0x7f, 0]),
+        ("a frame and a byte", &[0, 0, 0]),
+        ("a number with a tail of zeros", &[0x80, 0x80, 0x80, 0x80, 0x80, 0x00, 0]),
+    ];
+
+    #[test]
+    fn hostile_messages_are_refused() {
+        for (what, bytes) in HOSTILE {
+            assert_eq!(decode::<Datagram>(bytes), None, "{what}");
+            assert_eq!(decode::<Frame>(bytes), None, "{what}");
+        }
+    }
+
+    fn messages() -> Vec<Vec<u8>> {
+        use super::super::records::{Record, Subject, Version};
+        let owner = RawId([3; 16]);
+        let version = Version { generation: 5, sequence: 9 };
+        let record = Record { subject: Subject::Node, version, body: Some(b"{}".to_vec()) };
+        let snapshot = Snapshot { owner, through: version, records: vec![record.clone(); 3] };
+        let marks = vec![Mark { owner, through: version }; 4];
+        let delta = Delta { owner, generation: 5, after: 8, upto: 9, records: vec![record] };
+        let datagram = |message| encode(&Datagram { sender: owner, generation: 5, sequence: 300, message });
+        vec![
+            encode(&Frame::Marks(marks.clone())),
+            encode(&Frame::News { snapshots: vec![snapshot.clone()], marks }),
+            encode(&Frame::Last(vec![snapshot; 2])),
+            datagram(Message::Records(delta)),
+            datagram(Message::Swim(vec![1; 40])),
+            datagram(Message::Digest(u64::MAX)),
+        ]
+    }
+
     proptest! {
+        /// What is read of a damaged message is what it says: said again and read again it is the same.
+        #[test]
+        fn damage_is_refused_or_read_as_it_stands(
+            which in any::<proptest::sample::Index>(),
+            damages in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..5),
+            cut in proptest::option::of(any::<proptest::sample::Index>()),
+        ) {
+            let messages = messages();
+            let mut bytes = which.get(&messages).clone();
+            for (at, byte) in damages {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Some(frame) = decode::<Frame>(&bytes) {
+                prop_assert_eq!(decode::<Frame>(&encode(&frame)), Some(frame));
+            }
+            if let Some(datagram) = decode::<Datagram>(&bytes) {
+                prop_assert_eq!(decode::<Datagram>(&encode(&datagram)), Some(datagram));
+            }
+        }
+
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode::<Datagram>(&bytes);
