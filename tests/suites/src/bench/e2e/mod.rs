@@ -163,12 +163,15 @@ fn ways(lab: &Lab, wire: Option<&Wire>, folder: &Path, wanted: &BTreeSet<Way>) -
             (Way::VxlanIptables, _) => rival::overlay::with_iptables(ground),
             (Way::DockerPort, _) => rival::ingress::build(ground),
             (Way::OurVip, Some(swarm)) => ours::vip(lab, swarm, folder, "near", "n1", "n1"),
+            (Way::OurVips, Some(swarm)) => ours::vips(lab, swarm, folder, "each", "n1", "n1"),
+            (Way::OurVipsAcross, Some(swarm)) => ours::vips(lab, swarm, folder, "each-across", "n1", "n2"),
             (Way::OurVipAcross, Some(swarm)) => ours::vip(lab, swarm, folder, "across", "n1", "n2"),
             (Way::OurVipMesh0, Some(swarm)) => ours::vip(lab, swarm, folder, "slow", "s1", "s2"),
             (Way::OurPort, Some(swarm)) => ours::published(lab, swarm, folder, "n1", "n2"),
-            (Way::OurVip | Way::OurVipAcross | Way::OurVipMesh0 | Way::OurPort, None) => {
-                unreachable!("a cluster is formed for these above")
-            }
+            (
+                Way::OurVip | Way::OurVips | Way::OurVipAcross | Way::OurVipsAcross | Way::OurVipMesh0 | Way::OurPort,
+                None,
+            ) => unreachable!("a cluster is formed for these above"),
             (Way::XdpPort | Way::TcPort | Way::XdpNode | Way::TcNode | Way::BareNode, _) => {
                 unreachable!("these are on the wire")
             }

@@ -20,8 +20,23 @@ const READY: Duration = Duration::from_secs(20);
 
 /// Services on `servers`, a client task on `client`; the name begins the services' names.
 pub fn vip(lab: &Lab, swarm: &Swarm, folder: &Path, name: &str, client: &str, servers: &str) -> Result<Call> {
-    let (web, stream) = (format!("{name}-web"), format!("{name}-stream"));
+    let web = format!("{name}-web");
     create(swarm, &web, servers, &["--replicas", "2"], &server::web(folder, "$(hostname)"))?;
+    call(lab, swarm, name, client, servers, &[web])
+}
+
+/// The same with a service for each server, so that each of the client's threads has one of them, as where nobody balances.
+pub fn vips(lab: &Lab, swarm: &Swarm, folder: &Path, name: &str, client: &str, servers: &str) -> Result<Call> {
+    let web = ["one", "two"].map(|which| format!("{name}-{which}"));
+    for service in &web {
+        create(swarm, service, servers, &[], &server::web(folder, "$(hostname)"))?;
+    }
+    call(lab, swarm, name, client, servers, &web)
+}
+
+/// From a client task to these web services, and to one for streams.
+fn call(lab: &Lab, swarm: &Swarm, name: &str, client: &str, servers: &str, web: &[String]) -> Result<Call> {
+    let stream = format!("{name}-stream");
     create(swarm, &stream, servers, &[], &server::stream())?;
     let asking = format!("{name}-client");
     // A time to sleep that no other process of the node names.
@@ -29,7 +44,7 @@ pub fn vip(lab: &Lab, swarm: &Swarm, folder: &Path, name: &str, client: &str, se
     create(swarm, &asking, client, &[], &["sleep".to_owned(), mark.clone()])?;
     Ok(Call {
         namespace: namespace_of(lab.node(client), &mark)?,
-        web: vec![SocketAddrV4::new(swarm.vip(&web)?, WEB)],
+        web: web.iter().map(|web| Ok(SocketAddrV4::new(swarm.vip(web)?, WEB))).collect::<Result<_>>()?,
         stream: SocketAddrV4::new(swarm.vip(&stream)?, STREAM),
     })
 }

@@ -7,8 +7,8 @@ use crate::bench::{Row, Target};
 use Kind::{Connections, Datagrams, Requests, Stream, Streams};
 use Target::{RatioAtLeast, RatioAtMost};
 use Way::{
-    BareNode, Direct, DockerPort, Haproxy, Iptables, Nftables, OurPort, OurVip, OurVipAcross, OurVipMesh0, TcNode,
-    TcPort, Vxlan, VxlanIptables, XdpNode, XdpPort,
+    BareNode, Direct, DockerPort, Haproxy, Iptables, Nftables, OurPort, OurVip, OurVipAcross, OurVipMesh0, OurVips,
+    OurVipsAcross, TcNode, TcPort, Vxlan, VxlanIptables, XdpNode, XdpPort,
 };
 
 /// A way from a client to a server.
@@ -16,11 +16,14 @@ use Way::{
 pub enum Way {
     Direct,
     OurVip,
+    /// A service for each server, as `direct` has them: nothing is left to balance.
+    OurVips,
     Iptables,
     Nftables,
     Haproxy,
     Vxlan,
     OurVipAcross,
+    OurVipsAcross,
     /// The same where agents were told to leave the tunnel's headers to the kernel.
     OurVipMesh0,
     VxlanIptables,
@@ -41,6 +44,7 @@ impl Way {
         match self {
             Direct => "direct",
             OurVip | OurVipAcross | OurPort => "mesh",
+            OurVips | OurVipsAcross => "mesh, a VIP a server",
             OurVipMesh0 => "mesh by mesh0",
             Iptables => "iptables",
             Nftables => "nftables",
@@ -57,8 +61,8 @@ impl Way {
     /// First word of the row: where client and servers are.
     fn place(self) -> &'static str {
         match self {
-            Direct | OurVip | Iptables | Nftables | Haproxy => "same node",
-            Vxlan | OurVipAcross | OurVipMesh0 | VxlanIptables => "across nodes",
+            Direct | OurVip | OurVips | Iptables | Nftables | Haproxy => "same node",
+            Vxlan | OurVipAcross | OurVipsAcross | OurVipMesh0 | VxlanIptables => "across nodes",
             DockerPort | OurPort => "published port",
             XdpPort | TcPort => "published port on a wire",
             XdpNode | TcNode | BareNode => "a node's own port on a wire",
@@ -80,7 +84,7 @@ impl Way {
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, OurVip | OurVipAcross | OurVipMesh0 | OurPort)
+        matches!(self, OurVip | OurVips | OurVipAcross | OurVipsAcross | OurVipMesh0 | OurPort)
     }
 }
 
@@ -203,6 +207,7 @@ fn same_node() -> Vec<Wanted> {
         }
     }
     rows.extend(BULK.map(|kind| Wanted::new(OurVip, kind, Number::Cpu, Some(Direct), None)));
+    rows.extend(like_for_like(OurVips, Direct));
     rows
 }
 
@@ -227,7 +232,14 @@ fn across_nodes() -> Vec<Wanted> {
         rows.extend(EFFORT.map(|number| Wanted::new(OurVipAcross, kind, number, Some(VxlanIptables), None)));
     }
     rows.extend(BULK.map(|kind| Wanted::new(OurVipAcross, kind, Number::Cpu, Some(Vxlan), None)));
+    rows.extend(like_for_like(OurVipsAcross, Vxlan));
     rows
+}
+
+/// What the way costs by itself: beside one that does not balance, a balancer's calls also wake servers on other CPUs than their clients'.
+fn like_for_like(ours: Way, beside: Way) -> impl Iterator<Item = Wanted> {
+    let numbers = [Requests, Connections].into_iter().flat_map(|kind| [Number::Rate, Number::Cpu].map(|it| (kind, it)));
+    numbers.map(move |(kind, number)| Wanted::new(ours, kind, number, Some(beside), None))
 }
 
 fn published_port() -> Vec<Wanted> {
