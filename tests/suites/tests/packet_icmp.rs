@@ -176,7 +176,7 @@ fn a_task_here_is_told_by_routers_outside_about_its_answers() {
         let Some(mut rig) = Rig::new() else { return };
         let backend = rig.task_here("10.0.16.4");
         published(&mut rig, &backend);
-        rig.from_uplink(&over(inward(CLIENT), 40000, 8080));
+        rig.from_uplink(over(inward(CLIENT), 40000, 8080));
         let (answer, met) = (over(backend.to(CLIENT), 80, 40000), over(outward(), 8080, 40000));
         rig.from_task(&backend, &answer).sent(&met);
         for src in [ROUTER, CLIENT] {
@@ -193,7 +193,7 @@ fn the_ingress_node_sends_errors_to_the_owner_as_it_sent_the_call() {
     let Some(mut rig) = Rig::new() else { return };
     let backend = rig.task_there(2, "10.0.16.4");
     published(&mut rig, &backend);
-    rig.from_uplink(&udp(inward(CLIENT), 40000, 8080));
+    rig.from_uplink(udp(inward(CLIENT), 40000, 8080));
     let met = udp(outward(), 8080, 40000);
     let to_owner = eth(ROUTER_MAC, mac::of(mac::KIND_ENDPOINT, backend.number)).ipv4(ROUTER, HERE);
     every(|kind, bytes| {
@@ -211,7 +211,7 @@ fn an_ingress_node_that_remembers_no_call_asks_the_ring_whom_to_tell() {
     rig.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(8080, protocol::UDP), maglev);
     let mut owners = Vec::new();
     for port in 40000..40016 {
-        let call = rig.from_uplink(&udp(inward(CLIENT), port, 8080));
+        let call = rig.from_uplink(udp(inward(CLIENT), port, 8080));
         let (key, flow) = call.new_flow();
         rig.delete::<FlowKey<[u8; 4]>, mesh_common::schema::Flow<[u8; 4]>>("FLOWS4", key);
         let met = udp(outward(), 8080, port);
@@ -388,7 +388,7 @@ fn what_another_tuple_took_is_put_back_too() {
     let Some(mut rig) = Rig::new() else { return };
     let backend = rig.task_here("10.0.16.4");
     published(&mut rig, &backend);
-    rig.from_uplink(&udp(inward(CLIENT), 40000, 8080));
+    rig.from_uplink(udp(inward(CLIENT), 40000, 8080));
     let endpoint = mac::of(mac::KIND_ENDPOINT, backend.number);
     let sent = udp(eth(ROUTER_MAC, endpoint).ipv4(CLIENT, PEER_2), 40000, 8080);
     let outcome = rig.from_overlay(PEER_2, vni::REQUEST_WIRE, &sent);
@@ -425,7 +425,7 @@ fn the_devices_sum_over_an_error_stays_true() {
     let backend = rig.task_here("10.0.16.4");
     published(&mut rig, &backend);
     let options = RunOptions { ifindex: rig.devices().uplink, flags: CHECKSUM_COMPLETE, ..RunOptions::default() };
-    rig.from_uplink(&tcp(inward(CLIENT), 40000, 8080));
+    rig.from_uplink(tcp(inward(CLIENT), 40000, 8080));
     let answer = tcp(backend.to(CLIENT), 80, 40000);
     rig.from_task(&backend, &answer);
     let met = tcp(outward(), 8080, 40000);
@@ -448,7 +448,7 @@ fn errors_about_nothing_here_are_left_to_the_host() {
     let Some(mut rig) = Rig::new() else { return };
     let backend = rig.task_here("10.0.16.4");
     published(&mut rig, &backend);
-    rig.from_uplink(&udp(inward(CLIENT), 40000, 8080));
+    rig.from_uplink(udp(inward(CLIENT), 40000, 8080));
     let elsewhere = eth(UPLINK_MAC, ROUTER_MAC).ipv4("198.51.100.1", CLIENT);
     for error in [
         // The host's own connection; a published port without that call; another address quoted than the error goes to; no error that is carried.

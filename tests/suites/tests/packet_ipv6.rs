@@ -78,7 +78,9 @@ fn served(mut rig: Rig, tasks: [Task; 3]) -> Option<(Rig, Dual, Dual, Dual)> {
     Some((rig, client, one, other))
 }
 
-fn flows(rig: &Rig) -> Vec<(FlowKey<[u8; 16]>, Flow<[u8; 16]>)> {
+type Flow6 = (FlowKey<[u8; 16]>, Flow<[u8; 16]>);
+
+fn flows(rig: &Rig) -> Vec<Flow6> {
     let table = rig.read::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("FLOWS6");
     table.iter().map(|entry| entry.expect("the table can be read")).collect()
 }
@@ -297,7 +299,7 @@ fn a_published_port_reaches_a_task_here_which_sees_the_caller() {
     let answer = eth(UPLINK_MAC, ROUTER_MAC).ipv6(HERE, OUTSIDE);
     rig.from_task(&one.task, &reply).sent(&answer.tcp(8080, 40000).syn().ack(1));
     let data = |frame: Frame, port: u16| frame.tcp(40000, port).seq(1).ack(1).payload(b"GET /");
-    rig.from_uplink(&data(call(), 8080)).sent(&data(one.gets(OUTSIDE), 80));
+    rig.from_uplink(data(call(), 8080)).sent(&data(one.gets(OUTSIDE), 80));
     // Nobody outside has business with the overlay's addresses.
     let inside = eth(ROUTER_MAC, UPLINK_MAC).ipv6(OUTSIDE, VIP);
     rig.from_uplink(inside.tcp(40000, 80).syn()).dropped(DropReason::FromOutside);

@@ -133,7 +133,8 @@ impl Case<'_> {
                     let old = u16::from_be_bytes([high, low]);
                     if old > mss {
                         // In the sum it is a word, or two halves of two.
-                        let value = |number: u16| if (at - l4) % 2 == 0 { number } else { number.swap_bytes() };
+                        let value =
+                            |number: u16| if (at - l4).is_multiple_of(2) { number } else { number.swap_bytes() };
                         self.replace_sum(l4 + 16, value(old).into(), value(mss).into());
                         self.store(at + 2, mss);
                     }
