@@ -213,7 +213,7 @@ fn the_way_outside_and_back() {
         let client = t.client.clone();
         let outcome = t.task(&client, over(client.to(CLIENT), 40000, 443));
         let port = outcome.new_flows.iter().find(|(_, flow)| flow.rewrite == rewrite::SOURCE).unwrap().1.port;
-        outcome.sent(&over(eth(any(), any()).ipv4(HERE, CLIENT), port, 443));
+        outcome.sent(&over(eth(any(), any()).ipv4(HERE, CLIENT).ttl(63), port, 443));
         let answer = eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE);
         t.uplink(over(answer, 443, port)).sent(&over(client.gets(CLIENT), 443, 40000));
     });

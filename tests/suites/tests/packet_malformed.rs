@@ -31,7 +31,7 @@ fn carried() -> [Carried; 4] {
     [
         ("TCP", |head| head.tcp(40000, 8080).syn(), 34 + 14, 34 + 18),
         ("UDP", |head| head.udp(40000, 8080).payload(b"hello"), 34 + 4, 34 + 8),
-        ("SCTP", |head| head.protocol(132).payload([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0]), 34 + 4, 34 + 4),
+        ("SCTP", |head| head.protocol(132).payload([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0]), 34 + 12, 34 + 12),
         ("ICMP", |head| head.icmp_echo(1, 2).payload(b"hello"), 34 + 6, 34 + 6),
     ]
 }
