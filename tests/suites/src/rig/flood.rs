@@ -22,7 +22,9 @@ impl Rig {
         self.count(0);
     }
 
-    fn count(&mut self, flows: u32) {
+    /// Says so now, and again when a program comes in later.
+    pub(super) fn count(&mut self, flows: u32) {
+        self.flood = Some(flows);
         let second = clock::of_this_kernel().seconds(ticks());
         let counted =
             |old: &Flood| Flood { second, count: flows, before: flows, is_on: (flows > THRESHOLD) as u32, ..*old };

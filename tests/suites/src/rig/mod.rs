@@ -62,6 +62,8 @@ pub struct Rig {
     links: usize,
     /// The uplink has the driver's hook.
     xdp_first: bool,
+    /// New flows that each CPU is told to have counted, if a test asked for a flood or its end.
+    flood: Option<u32>,
     /// The namespace is this thread's.
     stays: PhantomData<*const ()>,
 }
@@ -102,6 +104,7 @@ impl Rig {
             slots: 1,
             links: 0,
             xdp_first: false,
+            flood: None,
             stays: PhantomData,
         };
         rig.furnish();
@@ -240,7 +243,13 @@ impl Rig {
     /// A packet program of either kind, loaded; None where the object has none of this name.
     pub fn descriptor(&mut self, name: &str) -> Result<Option<OwnedFd>> {
         let Some(program) = self.ebpf.program_mut(name) else { return Ok(None) };
-        loaded(program).with_context(|| format!("loading {name}")).map(Some)
+        let was_loaded = is_loaded(program);
+        let fd = loaded(program).with_context(|| format!("loading {name}"))?;
+        // Loading may take longer than the second that a flood is counted in.
+        if !was_loaded && let Some(flows) = self.flood {
+            self.count(flows);
+        }
+        Ok(Some(fd))
     }
 
     /// What the kernel made of a packet program of either kind; None where the object has none of this name.
@@ -347,6 +356,14 @@ fn map_data_of(map: &Map) -> &MapData {
         | Map::PerCpuArray(data)
         | Map::RingBuf(data) => data,
         _ => panic!("a map of a kind that nobody asks"),
+    }
+}
+
+fn is_loaded(program: &Program) -> bool {
+    match program {
+        Program::SchedClassifier(program) => program.fd().is_ok(),
+        Program::Xdp(program) => program.fd().is_ok(),
+        _ => false,
     }
 }
 
