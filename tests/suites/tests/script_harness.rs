@@ -1,6 +1,6 @@
 //! The player of situations, watched itself: it must find what is wrong, or its silence means nothing.
 
-use mesh_common::schema::{Frontend, RingSlot};
+use mesh_common::schema::{Backend, Frontend, RingSlot, backend_state};
 use mesh_tests::script::{Ids, Maps, play};
 use mesh_userspace::plan::maps::{Image, MapOp, Placed, Pool, Tables, diff, place, vip_key};
 
@@ -56,12 +56,24 @@ fn a_frontend_that_leads_nowhere_is_found_at_its_operation() {
 
 #[test]
 fn operations_in_the_wrong_order_or_left_out_are_found() {
-    let wanted = tables(&[]);
+    let mut wanted = tables(&[7]);
+    let backend = Backend {
+        addr6: [0; 16],
+        addr4: [10, 0, 16, 3],
+        vni: 4097,
+        pool: 1,
+        node: 1,
+        ifindex: 0,
+        mac: [0; 6],
+        state: backend_state::READY,
+        pad: 0,
+    };
+    wanted.backends.insert(7, backend);
     let ops = diff(&Tables::default(), &wanted);
     Maps::default().apply(&ops, &wanted).expect("the right order");
     let turned: Vec<MapOp> = ops.iter().rev().cloned().collect();
-    let error = Maps::default().apply(&turned, &wanted).expect_err("the frontend before its turn counter");
-    assert!(error.contains("no turn counter"), "{error}");
+    let error = Maps::default().apply(&turned, &wanted).expect_err("the frontend before its list");
+    assert!(error.contains("neither its old nor its new lists"), "{error}");
     let error = Maps::default().apply(&ops[..1], &wanted).expect_err("not all");
     assert!(error.contains("instead of"), "{error}");
 }

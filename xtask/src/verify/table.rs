@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(Table::parse(&written.page()), written);
         assert_eq!(Table::parse("# nothing yet\n"), Table::default());
         assert!(
-            written.markdown().contains("| `from_task` | 600,000 | 45,773 | 27,229 | 1,179,324 |"),
+            written.markdown().contains("| `from_task` | 800,000 | 45,773 | 27,229 | 1,179,324 |"),
             "{}",
             written.markdown()
         );

@@ -15,7 +15,7 @@ fn flows_stand_with_the_names_of_their_tasks() {
     let lines = |words: &[&str]| ok(&agent.socket, words).lines().count() - 1;
     assert_eq!(lines(&["flows", "--all"]), 4, "the answer's entry too");
     assert_eq!(lines(&["flows", "--task", "whoami.2"]), 1);
-    assert_eq!(lines(&["flows", "--service", "whoami"]), 2);
+    assert_eq!(lines(&["flows", "--service", "whoami"]), 3, "what was sent to its VIP and has no task any more, too");
     assert_eq!(lines(&["flows", "--service", "whoami", "--state", "established"]), 1);
     assert_eq!(lines(&["flows", "--limit", "2"]), 2);
     assert_eq!(lines(&["flows", "--state", "closing"]), 0, "the headings alone");
