@@ -2,11 +2,11 @@
 //!
 //! User space walks the flow table entry by entry and knows no pairs; the program `sweep` looks both entries up and judges. So that the
 //! program is asked about few, an entry has a silence below which it is no witness ([`least_silence_s`]). Invariant: of every flow that may be
-//! removed, one entry at least is a witness, or the audit finds it (an established entry whose other direction is gone).
+//! removed, one entry at least is a witness.
 
 use crate::flow::{seen, timeout_s};
 use crate::parse::protocol;
-use crate::schema::{Flow, FlowKey, flow_flag, rewrite};
+use crate::schema::{Flow, FlowKey, flow_flag, origin, rewrite};
 
 /// How far a flow has come.
 #[repr(u8)]
@@ -68,9 +68,9 @@ impl State {
 const ASKED_ONCE_S: u32 = 10;
 /// Seconds of silence after which a dead flow is forgotten.
 const DEAD_S: u32 = 10;
-/// Seconds that an ingress node remembers whose connection it forwards, where the answers go past it and so does an end that the
-/// backend makes. Above the two hours between keepalives (tcp_keepalive_time, Documentation/networking/ip-sysctl.rst).
-const CACHE_S: u32 = 9_000;
+/// Seconds that an ingress node remembers a single packet from the middle of a connection that it knew nothing of: a stray one, perhaps, that nobody
+/// answers. Above the two hours between keepalives (tcp_keepalive_time, Documentation/networking/ip-sysctl.rst).
+const STRAY_S: u32 = 9_000;
 
 /// Seconds that this flow may be silent, both entries known; None: for ever. The silence of a flow is that of the one last heard.
 #[inline(always)]
@@ -80,15 +80,11 @@ pub fn silence_allowed_s<A>(key: &FlowKey<A>, flow: &Flow<A>, twin: Option<&Flow
         return Some(DEAD_S);
     }
     let Some(twin) = twin else {
-        // The reply's entry of a cached call lives at the owner: the handshake's ACK shows that there was an answer.
-        // A hairpin's calling entry does not find the other one; they are of one task, which closes both.
-        let answered = if flow.flags & flow_flag::HAIRPIN != 0 {
-            flow.seen & seen::ACK != 0
-        } else {
-            flow.rewrite == rewrite::NONE && (flow.seen & seen::ACK != 0 || flow.packets > 1)
-        };
+        // The reply's entry of a cached call lives at the owner; a hairpin's calling entry does not find the other one; and of a connection that lost one
+        // the other is kept: the caller's next packet writes both anew. An ACK shows that there was an answer.
+        let answered = flow.seen & seen::ACK != 0 || (flow.rewrite == rewrite::NONE && flow.packets > 1);
         let allowed = timeout_s(key.protocol, flow.seen, flow.seen & !seen::FIN, answered);
-        return if flow.rewrite == rewrite::NONE { Some(allowed.unwrap_or(CACHE_S)) } else { allowed };
+        return allowed.or(if is_stray(flow) { Some(STRAY_S) } else { None });
     };
     if has_no_state(key.protocol) && flow.packets == 1 && twin.packets == 1 {
         return Some(ASKED_ONCE_S);
@@ -99,10 +95,26 @@ pub fn silence_allowed_s<A>(key: &FlowKey<A>, flow: &Flow<A>, twin: Option<&Flow
     timeout_s(key.protocol, forward, reverse, answered)
 }
 
-/// UDP, and whatever is no connection nor an echo.
+/// An ingress node's entry that one packet has gone by.
 #[inline(always)]
-const fn has_no_state(number: u8) -> bool {
-    !matches!(number, protocol::TCP | protocol::ICMP | protocol::ICMPV6)
+fn is_stray<A>(flow: &Flow<A>) -> bool {
+    flow.rewrite == rewrite::NONE && flow.packets == 1
+}
+
+/// UDP, and whatever is no connection nor an echo: nothing is lost where each packet finds its way by itself.
+#[inline(always)]
+pub const fn has_no_state(number: u8) -> bool {
+    !matches!(number, protocol::TCP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6)
+}
+
+/// An entry by which this node sends datagrams to a backend of its choice: without it the next one chooses again. The answers' entry is another one, and what
+/// a peer chose is the peer's to choose again; of who is called by its own address there is no choice.
+pub fn may_choose_again<A: PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    has_no_state(key.protocol)
+        && (flow.rewrite != rewrite::DESTINATION || flow.addr != key.dst)
+        && flow.flags & flow_flag::REVERSE == 0
+        && flow.rewrite != rewrite::SOURCE
+        && !origin::is_peer(flow.from)
 }
 
 /// Seconds of an entry's own silence below which the program need not be asked about it; None: it says nothing of an end.
@@ -113,7 +125,7 @@ pub fn least_silence_s<A>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<u32> {
         // With a FIN of both sides; with one it is longer, which the program knows.
         (State::Closing, _) => Some(60),
         (State::Opening, protocol::TCP) => Some(60),
-        (State::Established, protocol::TCP) if flow.rewrite == rewrite::NONE => Some(CACHE_S),
+        (State::Established, protocol::TCP) if is_stray(flow) => Some(STRAY_S),
         (State::Established, protocol::TCP) => None,
         (State::Established, protocol::ICMP | protocol::ICMPV6) => Some(30),
         (State::Established, _) if flow.rewrite == rewrite::NONE && flow.packets == 1 => Some(30),
@@ -140,7 +152,7 @@ mod tests {
 
     /// Every pair of entries that differ in what ageing looks at.
     fn pairs() -> impl Iterator<Item = (FlowKey<[u8; 4]>, Entry, Entry)> {
-        let protocols = [protocol::TCP, protocol::UDP, protocol::ICMP];
+        let protocols = [protocol::TCP, protocol::UDP, protocol::SCTP, protocol::ICMP];
         let shapes = (0..8u8).flat_map(|seen| (0..3u32).map(move |packets| (seen, packets)));
         let shapes: Vec<(u8, u32)> = shapes.filter(|(seen, packets)| *seen == 0 || *packets != 0).collect();
         protocols.into_iter().flat_map(move |protocol| {
@@ -175,14 +187,35 @@ mod tests {
         assert_eq!(allowed(protocol::UDP, 1, 0), Some(30), "an answer may still come");
         assert_eq!((allowed(protocol::UDP, 2, 1), allowed(protocol::UDP, 1, 2)), (Some(120), Some(120)));
         assert_eq!(allowed(protocol::ICMP, 1, 1), Some(30));
+        assert_eq!(allowed(protocol::SCTP, 1, 1), Some(210), "an association has begun");
+    }
+
+    #[test]
+    fn only_datagrams_that_this_node_sends_to_a_choice_of_its_own_choose_again() {
+        let call = entry(rewrite::DESTINATION, 0, 0, 3);
+        let cached = Flow { from: origin::WIRE, ..entry(rewrite::NONE, 0, 0, 3) };
+        assert!(may_choose_again(&key(protocol::UDP), &call) && may_choose_again(&key(protocol::UDP), &cached));
+        for number in [protocol::TCP, protocol::SCTP, protocol::ICMP] {
+            assert!(!may_choose_again(&key(number), &call), "{number}");
+        }
+        let answer = entry(rewrite::SOURCE, flow_flag::REVERSE, 0, 3);
+        let way_out = entry(rewrite::SOURCE, 0, 0, 3);
+        let way_in = entry(rewrite::DESTINATION, flow_flag::REVERSE, 0, 3);
+        let of_peer = Flow { from: origin::peer(2), ..call };
+        for flow in [answer, way_out, way_in, of_peer] {
+            assert!(!may_choose_again(&key(protocol::UDP), &flow), "{flow:?}");
+        }
     }
 
     #[test]
     fn an_entry_without_another_is_a_witness_of_its_own() {
-        for protocol in [protocol::TCP, protocol::UDP, protocol::ICMP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP, protocol::ICMP] {
             for (seen, packets) in (0..8).flat_map(|seen| [(seen, 1), (seen, 2)]) {
                 let flow = entry(rewrite::NONE, 0, seen, packets);
-                let allowed = silence_allowed_s(&key(protocol), &flow, None).expect("a cache is not for ever");
+                let Some(allowed) = silence_allowed_s(&key(protocol), &flow, None) else {
+                    assert!(protocol == protocol::TCP && seen == seen::ACK && packets > 1, "{protocol}: {flow:?}");
+                    continue;
+                };
                 let least = least_silence_s(&key(protocol), &flow);
                 assert!(least.is_some_and(|least| least <= allowed), "{protocol}: {allowed} s, {least:?}: {flow:?}");
             }
@@ -190,17 +223,23 @@ mod tests {
     }
 
     #[test]
-    fn an_ingress_nodes_cache_outlives_a_keepalive_and_no_more() {
-        let flow = entry(rewrite::NONE, 0, seen::ACK, 9);
-        assert_eq!(silence_allowed_s(&key(protocol::TCP), &flow, None), Some(CACHE_S));
+    fn an_ingress_node_remembers_a_connection_until_it_ends_and_a_stray_packet_for_longer_than_a_keepalive() {
+        let cached =
+            |seen, packets| silence_allowed_s(&key(protocol::TCP), &entry(rewrite::NONE, 0, seen, packets), None);
+        assert_eq!((cached(seen::ACK, 9), cached(seen::ACK, 1)), (None, Some(STRAY_S)));
+        assert_eq!((cached(seen::ACK | seen::FIN, 9), cached(seen::ACK | seen::RST, 9)), (Some(120), Some(10)));
+        assert_eq!(cached(0, 1), Some(60), "a SYN alone");
     }
 
     #[test]
-    fn an_established_connection_that_lost_an_entry_is_a_half_open_one() {
-        let flow = entry(rewrite::DESTINATION, 0, seen::ACK, 9);
-        assert_eq!(silence_allowed_s(&key(protocol::TCP), &flow, None), Some(60));
-        let hairpin = entry(rewrite::DESTINATION, flow_flag::HAIRPIN, seen::ACK, 9);
-        assert_eq!(silence_allowed_s(&key(protocol::TCP), &hairpin, None), None);
+    fn what_is_left_of_an_established_connection_stays() {
+        let left = |rewrite, flags, seen| silence_allowed_s(&key(protocol::TCP), &entry(rewrite, flags, seen, 9), None);
+        for flags in [0, flow_flag::HAIRPIN] {
+            assert_eq!(left(rewrite::DESTINATION, flags, seen::ACK), None, "the calling entry");
+        }
+        assert_eq!(left(rewrite::SOURCE, flow_flag::REVERSE, seen::ACK), None, "that of the answers");
+        assert_eq!(left(rewrite::DESTINATION, 0, 0), Some(60), "its handshake was never finished");
+        assert_eq!(left(rewrite::DESTINATION, 0, seen::ACK | seen::FIN), Some(120));
     }
 
     #[test]

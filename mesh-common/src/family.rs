@@ -3,132 +3,54 @@
 //! A hook is written once, generic over [`Family`]; maps exist once per family. Addresses are in network order: the programs move them as
 //! words ([`Addr4`], [`Addr6`]), user space as arrays of bytes, and both mean the same memory (`schema` checks it).
 
+pub use crate::addr::{Addr4, Addr6, Bytes, is_mapped};
 use crate::parse::Plain;
 use crate::{checksum, word};
 
-/// An IPv4 address as one word of memory. The compiler moves an array of four bytes one by one where it can't prove their alignment.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addr4(u32);
+/// An ICMP error by its type and code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// Its type.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+}
 
-impl Addr4 {
-    /// The four bytes, in network order.
-    #[inline(always)]
-    pub const fn octets(self) -> [u8; 4] {
-        self.0.to_ne_bytes()
-    }
-
-    /// Of an address in a packet, read as a word of memory.
-    #[inline(always)]
-    pub const fn of_word(word: u32) -> Self {
-        Addr4(word)
-    }
-
-    /// As a word of memory.
-    #[inline(always)]
-    pub const fn word(self) -> u32 {
-        self.0
-    }
-
-    /// Of an address in a packet, read as two words of memory.
-    #[inline(always)]
-    pub const fn of_words(words: [u16; 2]) -> Self {
-        let ([a, b], [c, d]) = (words[0].to_ne_bytes(), words[1].to_ne_bytes());
-        Addr4(u32::from_ne_bytes([a, b, c, d]))
-    }
-
-    /// As two words of memory.
-    #[inline(always)]
-    pub const fn words(self) -> [u16; 2] {
-        let [a, b, c, d] = self.octets();
-        [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+impl IcmpError {
+    const fn of(kind: u8, code: u8) -> Self {
+        IcmpError { kind, code }
     }
 }
 
-impl From<[u8; 4]> for Addr4 {
-    #[inline(always)]
-    fn from(octets: [u8; 4]) -> Self {
-        Addr4(u32::from_ne_bytes(octets))
-    }
-}
-
-/// An IPv6 address as four words of memory.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addr6([u32; 4]);
-
-impl Addr6 {
-    /// Of an address in a packet, read as words of memory.
-    #[inline(always)]
-    pub const fn of_words(words: [u32; 4]) -> Self {
-        Addr6(words)
-    }
-
-    /// As words of memory.
-    #[inline(always)]
-    pub const fn words(self) -> [u32; 4] {
-        self.0
-    }
-
-    /// The sixteen bytes, in network order.
-    #[inline(always)]
-    pub fn octets(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        for (at, word) in bytes.chunks_exact_mut(4).zip(self.0) {
-            at.copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
-    }
-}
-
-impl From<[u8; 16]> for Addr6 {
-    #[inline(always)]
-    fn from(b: [u8; 16]) -> Self {
-        let word = |i: usize| u32::from_ne_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
-        Addr6([word(0), word(4), word(8), word(12)])
-    }
-}
-
-/// What user space calls an address: its bytes in network order, as they lie in the maps.
-pub trait Bytes: Copy + Eq + Ord + core::hash::Hash + Default + 'static {
+/// An address of a family, which says which one that is.
+pub trait Of {
     /// The family whose addresses these are.
-    const ETHERTYPE: u16;
-    /// In 16 bytes, IPv4 as ::ffff:a.b.c.d.
-    fn to_16(self) -> [u8; 16];
-    /// Back from 16 bytes; None if they are an address of the other family.
-    fn of_16(bytes: [u8; 16]) -> Option<Self>;
+    type Family: Family<Addr = Self>;
 }
 
-impl Bytes for [u8; 4] {
-    const ETHERTYPE: u16 = V4::ETHERTYPE;
-    fn to_16(self) -> [u8; 16] {
-        V4::to_16(self.into())
-    }
-    fn of_16(bytes: [u8; 16]) -> Option<Self> {
-        is_mapped(&bytes).then(|| V4::from_16(bytes).octets())
-    }
+impl Of for Addr4 {
+    type Family = V4;
 }
 
-impl Bytes for [u8; 16] {
-    const ETHERTYPE: u16 = V6::ETHERTYPE;
-    fn to_16(self) -> [u8; 16] {
-        self
-    }
-    fn of_16(bytes: [u8; 16]) -> Option<Self> {
-        (!is_mapped(&bytes)).then_some(bytes)
-    }
+impl Of for Addr6 {
+    type Family = V6;
 }
 
-/// An IPv4 address in 16 bytes (RFC 4291, 2.5.5.2).
-#[inline(always)]
-pub fn is_mapped(bytes: &[u8; 16]) -> bool {
-    u128::from_be_bytes(*bytes) >> 32 == 0xffff
+/// What the headers of a tunnel packet take from the packet in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Addresses and ports in one word: the same for all packets of a flow.
+    pub flow: u32,
+    /// IPv4's identification, in memory order; IPv6 has none.
+    pub id: Option<u16>,
+    /// Type of service, or traffic class.
+    pub tos: u8,
 }
 
 /// IPv4 or IPv6, as a type.
 pub trait Family: Copy + 'static {
     /// An address in network order.
-    type Addr: Copy + Eq + Default + 'static;
+    type Addr: Of<Family = Self> + Copy + Eq + Default + 'static;
     /// Bytes of an address.
     const ADDR_LEN: usize;
     /// EtherType (IEEE 802 numbers), host order.
@@ -139,16 +61,35 @@ pub trait Family: Copy + 'static {
     const ECHO_REQUEST: u8;
     /// ICMP type of an echo reply.
     const ECHO_REPLY: u8;
+    /// The host can't be reached.
+    const UNREACHABLE_HOST: IcmpError;
+    /// Nobody is at that port.
+    const UNREACHABLE_PORT: IcmpError;
+    /// Larger than the path takes; how large it may be comes with it.
+    const TOO_BIG: IcmpError;
+    /// It has come too far.
+    const TIME_EXCEEDED: IcmpError;
+    /// Bytes of a packet that an error about it quotes at most, from its IP header on.
+    const MOST_QUOTED: usize;
     /// Offset of the source address in the IP header; the destination follows it.
     const SRC_OFFSET: usize;
     /// Offset of the IP header's own checksum, where the family has one.
     const HEADER_CHECKSUM_OFFSET: Option<usize>;
     /// Shortest IP header.
     const HEADER_LEN: usize;
+    /// Offset of the number of what follows in the IP header.
+    const PROTOCOL_OFFSET: usize;
 
     /// The beginning of a frame: Ethernet and the shortest IP header, as words of two bytes.
     type Front: Plain;
 
+    /// The beginning of a packet: the shortest IP header, and the ports where they follow it at once, as words of two bytes.
+    type Start: Plain;
+
+    /// What a tunnel packet's headers take from a packet that begins so.
+    fn outline(start: &Self::Start) -> Outline;
+    /// Type of service, or traffic class, of a packet with this first word in memory order.
+    fn tos(first: u16) -> u8;
     /// Puts an address in the place of the source or of the destination, and its `difference` to the old one into the header's own checksum, where
     /// the family has one.
     fn readdress<const IS_SOURCE: bool>(front: &mut Self::Front, addr: &Self::Addr, difference: u32);
@@ -189,10 +130,33 @@ impl Family for V4 {
     const ICMP: u8 = 1;
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
+    // RFC 792; "too big" is RFC 1191's.
+    const UNREACHABLE_HOST: IcmpError = IcmpError::of(3, 1);
+    const UNREACHABLE_PORT: IcmpError = IcmpError::of(3, 3);
+    const TOO_BIG: IcmpError = IcmpError::of(3, 4);
+    const TIME_EXCEEDED: IcmpError = IcmpError::of(11, 0);
+    // A header without options and eight bytes.
+    const MOST_QUOTED: usize = 28;
     const SRC_OFFSET: usize = 12;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = Some(10);
     const HEADER_LEN: usize = 20;
+    const PROTOCOL_OFFSET: usize = 9;
     type Front = [u16; 17];
+    type Start = [u16; 12];
+
+    #[inline(always)]
+    fn outline(start: &[u16; 12]) -> Outline {
+        let [version_tos, _, id, ..] = *start;
+        // SAFETY: words of `start`: both addresses, and what follows them.
+        let [src, dst, ports] =
+            unsafe { [word::read::<_, 12>(start), word::read::<_, 16>(start), word::read::<_, 20>(start)] };
+        Outline { flow: src ^ dst ^ ports, id: Some(id), tos: Self::tos(version_tos) }
+    }
+
+    #[inline(always)]
+    fn tos(first: u16) -> u8 {
+        first.to_ne_bytes()[1]
+    }
 
     #[inline(always)]
     fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 17], addr: &Addr4, difference: u32) {
@@ -252,10 +216,45 @@ impl Family for V6 {
     const ICMP: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
+    // RFC 4443, section 3.
+    const UNREACHABLE_HOST: IcmpError = IcmpError::of(1, 3);
+    const UNREACHABLE_PORT: IcmpError = IcmpError::of(1, 4);
+    const TOO_BIG: IcmpError = IcmpError::of(2, 0);
+    const TIME_EXCEEDED: IcmpError = IcmpError::of(3, 0);
+    // The error itself is no longer than every link takes (RFC 8200, section 5): 1280 bytes with two headers.
+    const MOST_QUOTED: usize = 1_280 - 48;
     const SRC_OFFSET: usize = 8;
     const HEADER_CHECKSUM_OFFSET: Option<usize> = None;
     const HEADER_LEN: usize = 40;
+    const PROTOCOL_OFFSET: usize = 6;
     type Front = [u16; 27];
+    type Start = [u16; 22];
+
+    #[inline(always)]
+    fn outline(start: &[u16; 22]) -> Outline {
+        // SAFETY: words of `start`: both addresses, and what follows them.
+        let (src, dst, ports) = unsafe {
+            (
+                word::read::<_, 8>(start)
+                    ^ word::read::<_, 12>(start)
+                    ^ word::read::<_, 16>(start)
+                    ^ word::read::<_, 20>(start),
+                word::read::<_, 24>(start)
+                    ^ word::read::<_, 28>(start)
+                    ^ word::read::<_, 32>(start)
+                    ^ word::read::<_, 36>(start),
+                word::read::<_, 40>(start),
+            )
+        };
+        Outline { flow: src ^ dst ^ ports, id: None, tos: Self::tos(start[0]) }
+    }
+
+    /// Version, traffic class and flow label, four, eight and twenty bits (RFC 8200, section 3).
+    #[inline(always)]
+    fn tos(first: u16) -> u8 {
+        let [first, second] = first.to_ne_bytes();
+        first << 4 | second >> 4
+    }
 
     #[inline(always)]
     fn readdress<const IS_SOURCE: bool>(front: &mut [u16; 27], addr: &Addr6, _difference: u32) {
@@ -362,14 +361,6 @@ mod tests {
             assert!(!V6::same_network(same, other, bits + 1), "byte {at}");
         }
         assert!(!V6::same_network(same, same, 0) && V6::same_network(same, same, 128));
-    }
-
-    #[test]
-    fn words_are_the_bytes_in_memory() {
-        let (four, sixteen) = ([192, 0, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
-        let address = Addr4::from(four);
-        assert_eq!((address.octets(), Addr4::of_words(address.words())), (four, address));
-        assert_eq!(Addr6::from(sixteen).octets(), sixteen);
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub mod order {
 /// Backends whose answers' entries are looked for where a calling entry is lost; with more of them the ring decides for the rest.
 pub const MOST_TWINS: u32 = 8;
 
+/// Seconds of silence after which a caller's packet makes sure that the answers to it will be turned back: who loses an entry is the longest silent
+/// one, and a connection that is in use pays for no second lookup.
+pub const SILENT_S: u32 = 2;
+
 /// The key of the other direction's entry: the packet after the rewrite, turned round. None for a hairpin's forward entry, whose
 /// source becomes the gateway.
 pub fn twin<A: Copy + PartialEq>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<FlowKey<A>> {
@@ -100,7 +104,8 @@ pub const fn is_closing(seen: u8) -> bool {
 /// Seconds a flow may stay silent before it is swept. `forward` and `reverse` are the `seen` bits of its two entries.
 ///
 /// Established TCP has no timeout here (None): it is only swept by pressure. Others follow nf_conntrack's defaults
-/// (Documentation/networking/nf_conntrack-sysctl.rst): SYN 60 s, closing 120 s, RST 10 s, UDP 30 s and 120 s when answered, ICMP 30 s.
+/// (Documentation/networking/nf_conntrack-sysctl.rst): SYN 60 s, closing 120 s, RST 10 s, UDP 30 s and 120 s when answered, ICMP 30 s; SCTP, whose
+/// associations ask every 30 s whether the other side is there, 210 s when answered (net/netfilter/nf_conntrack_proto_sctp.c).
 pub const fn timeout_s(protocol_number: u8, forward: u8, reverse: u8, answered: bool) -> Option<u32> {
     if protocol_number == protocol::TCP {
         if (forward | reverse) & seen::RST != 0 {
@@ -116,6 +121,8 @@ pub const fn timeout_s(protocol_number: u8, forward: u8, reverse: u8, answered: 
         }
     } else if protocol_number == protocol::ICMP || protocol_number == protocol::ICMPV6 {
         Some(30)
+    } else if protocol_number == protocol::SCTP && answered {
+        Some(210)
     } else if answered {
         Some(120)
     } else {
@@ -149,7 +156,7 @@ mod tests {
         Flow { addr, port, other_port, rewrite, flags, ..Flow::default() }
     }
 
-    /// A call to a frontend, as the stage `owner` and the hook `from_task` write it: the destination becomes the task; where the reply's
+    /// A call to a frontend, as the stage `owner` writes it: the destination becomes the task; where the reply's
     /// tuple was taken, the source port changes too; a task that calls itself is seen as the gateway.
     fn call(caller: Key, task: [u8; 4], target: u16, changed: u16, gateway: Option<[u8; 4]>) -> Pair {
         let flags = if gateway.is_some() { flow_flag::HAIRPIN } else { 0 };

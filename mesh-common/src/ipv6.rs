@@ -62,7 +62,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const OPTIONS: u8 = 60;
+/// Of a fragment header: the offset, and "more fragments" (RFC 8200, 4.5).
+const OFFSET: u16 = 0xfff8;
+const MORE: u16 = 1;
 
+/// This header is one that [`extensions`] reads.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | OPTIONS)
@@ -73,13 +77,15 @@ struct Behind {
     protocol: u8,
     l4: u8,
     later_fragment: bool,
+    /// Offset of the fragment header in the frame, of one of several fragments; else 0.
+    piece_at: u8,
 }
 
 impl Behind {
     /// In one register, as a real call gives it.
     #[inline(always)]
     const fn code(&self) -> u32 {
-        self.l4 as u32 | (self.protocol as u32) << 8 | (self.later_fragment as u32) << 16
+        self.l4 as u32 | (self.protocol as u32) << 8 | (self.later_fragment as u32) << 16 | (self.piece_at as u32) << 24
     }
 
     /// Back from there; None: headers that can't be read.
@@ -89,7 +95,8 @@ impl Behind {
         if l4 < BEHIND_IPV6 {
             return None;
         }
-        Some(Behind { protocol: (code >> 8) as u8, l4, later_fragment: code >> 16 != 0 })
+        let (protocol, piece_at) = ((code >> 8) as u8, (code >> 24) as u8);
+        Some(Behind { protocol, l4, later_fragment: code & 1 << 16 != 0, piece_at })
     }
 }
 
@@ -97,7 +104,7 @@ impl Behind {
 /// 4.4). A real call, for it is rare: 0 or [`Behind::code`].
 #[inline(never)]
 fn extensions(cursor: &impl Cursor, first: u8) -> u32 {
-    let mut behind = Behind { protocol: first, l4: BEHIND_IPV6, later_fragment: false };
+    let mut behind = Behind { protocol: first, l4: BEHIND_IPV6, later_fragment: false, piece_at: 0 };
     for _ in 0..MOST_EXTENSIONS {
         if !is_extension(behind.protocol) {
             break;
@@ -109,7 +116,12 @@ fn extensions(cursor: &impl Cursor, first: u8) -> u32 {
             ROUTING if low != 0 => return 0,
             FRAGMENT => {
                 step = 8;
-                behind.later_fragment = u16::from_be_bytes([high, low]) & 0xfff8 != 0;
+                let place = u16::from_be_bytes([high, low]);
+                behind.later_fragment = place & OFFSET != 0;
+                // A datagram in one fragment is whole (RFC 6946).
+                if place & (OFFSET | MORE) != 0 {
+                    behind.piece_at = behind.l4;
+                }
             }
             _ => {}
         }
@@ -146,6 +158,7 @@ impl ParseIp for V6 {
             let found = Behind::of_code(extensions(cursor, header.next))?;
             ip.l4_len = behind.checked_sub((found.l4 - BEHIND_IPV6) as u16)?;
             (ip.protocol, ip.l4, ip.later_fragment) = (found.protocol, found.l4, found.later_fragment);
+            ip.is_piece = found.piece_at != 0;
         }
         Some(ip)
     }
@@ -166,8 +179,18 @@ impl ParseIp for V6 {
     }
 
     #[inline(always)]
-    fn fragment_id(_cursor: &impl Cursor) -> Option<u32> {
-        None
+    fn fragment_id(cursor: &impl Cursor) -> Option<u32> {
+        let header: Ipv6Header = cursor.load(ETHERNET_LEN)?;
+        let at = Behind::of_code(extensions(cursor, header.next))?.piece_at;
+        if at == 0 {
+            return None;
+        }
+        cursor.load::<[u8; 4]>(at as usize + 4).map(u32::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn is_extension(number: u8) -> bool {
+        is_extension(number)
     }
 }
 
@@ -218,6 +241,36 @@ mod tests {
     }
 
     #[test]
+    fn a_fragment_is_a_piece_and_has_its_datagrams_number() {
+        const PAD: [u8; 6] = [1, 4, 0, 0, 0, 0];
+        // The first and a later one; behind options, too; one that is the whole datagram (RFC 6946).
+        let fragment = |place: u16| {
+            let [high, low] = place.to_be_bytes();
+            [protocol::UDP, 0, high, low, 1, 2, 3, 4]
+        };
+        let behind_options = [&[FRAGMENT, 0][..], &PAD, &fragment(1)].concat();
+        for (next, headers, form, id) in [
+            (FRAGMENT, fragment(1).to_vec(), Form::Ports, Some(0x0102_0304)),
+            (FRAGMENT, fragment(16).to_vec(), Form::Fragment, Some(0x0102_0304)),
+            (OPTIONS, behind_options, Form::Ports, Some(0x0102_0304)),
+            // Options behind it: only the first one has them.
+            (
+                FRAGMENT,
+                [&[OPTIONS, 0, 0, 1, 1, 2, 3, 4, protocol::UDP, 0][..], &PAD].concat(),
+                Form::Ports,
+                Some(0x0102_0304),
+            ),
+            (FRAGMENT, vec![OPTIONS, 0, 0, 16, 1, 2, 3, 4], Form::Fragment, Some(0x0102_0304)),
+            (FRAGMENT, fragment(0).to_vec(), Form::Ports, None),
+            (protocol::UDP, Vec::new(), Form::Ports, None),
+        ] {
+            let frame = ipv6(next, &headers);
+            let p = packet::<V6>(&&frame[..]).expect("it is whole");
+            assert_eq!((p.form, p.is_piece, V6::fragment_id(&&frame[..])), (form, id.is_some(), id), "{headers:?}");
+        }
+    }
+
+    #[test]
     fn extension_headers_without_an_end_are_malformed() {
         let endless = [HOP_BY_HOP, 0, 1, 4, 0, 0, 0, 0].repeat(MOST_EXTENSIONS + 1);
         let long = [&[protocol::UDP, 20][..], &[0; 166]].concat();
@@ -229,5 +282,8 @@ mod tests {
             assert_eq!(packet::<V6>(&&ipv6(next, headers)[..]), None, "{headers:?}");
         }
         assert_eq!(packet::<V6>(&&ipv6(HOP_BY_HOP, &[])[..56]), None, "cut short");
+        // A first fragment without all of its headers (RFC 7112, section 5).
+        let first = ipv6(FRAGMENT, &[OPTIONS, 0, 0, 1, 1, 2, 3, 4, protocol::UDP, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(packet::<V6>(&&first[..70]), None);
     }
 }

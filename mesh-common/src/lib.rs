@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod addr;
 pub mod affinity;
 pub mod ageing;
 pub mod checksum;

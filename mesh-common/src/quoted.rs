@@ -54,7 +54,9 @@ impl<F: ParseIp> Quoted<F> {
             return None;
         }
         let at = l4 as usize + ERROR_LEN;
-        let ip = F::ip(&Behind { cursor, by: at - ETHERNET_LEN })?;
+        // Never less: Linux 6.1 has to be shown that it is not below zero.
+        let by = at.checked_sub(ETHERNET_LEN)?;
+        let ip = F::ip(&Behind { cursor, by })?;
         let (ip_at, l4) = (at as u8, u8::try_from(at - ETHERNET_LEN + ip.l4 as usize).ok()?);
         if ip.later_fragment {
             return None;

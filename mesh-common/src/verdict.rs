@@ -171,7 +171,7 @@ drop_reasons! {
     /// A tunnel packet from an address that is no peer's.
     UnknownPeer = 14, "unknown-peer" {
         hooks: "from_overlay",
-        meaning: "a tunnel packet from an address that is no member's data path address, or one that came over IPv6",
+        meaning: "a tunnel packet from an address that is no member's data path address, of either family",
         remedy: "a removed node, a foreign VXLAN device on the same port, or a node behind NAT; just after a join: this node has not heard yet",
     }
     /// A tunnel packet whose inner source does not live on that peer.
@@ -214,12 +214,12 @@ drop_reasons! {
     Fragment = 21, "fragment" {
         hooks: "from_task, from_overlay, from_host, from_uplink",
         meaning: "a fragment that came before the first one of its datagram, or long after it, where ports are needed (to a VIP, in a request, or to the outside); of SCTP any, where a port is changed",
-        remedy: "a few mean that the network changes the order of packets; many: keep datagrams below the MTU (1450 by default)",
+        remedy: "a few mean that the network changes the order of packets, or that another node refused a datagram's first one as *too-big*; many: keep datagrams below the MTU (1450 by default)",
     }
     /// The flow's backend is gone. The sender is told.
     BackendGone = 22, "backend-gone" {
         hooks: "*from_task*, from_overlay, *from_host*, *from_uplink*",
-        meaning: "the flow's backend has ended; the flow is forgotten with this packet",
+        meaning: "the flow's backend, or the task that called, has ended; the flow is forgotten with this packet",
         remedy: "nothing: the client connects again",
     }
     /// The node of the flow's backend does not answer. The sender is told.
@@ -228,11 +228,11 @@ drop_reasons! {
         meaning: "the node of the flow's backend does not answer echoes",
         remedy: "bring that node or the path to its data port back; new flows go elsewhere",
     }
-    /// A kernel helper refused to change or send the packet.
+    /// A kernel helper refused to change or send the packet, or to jump into the program that goes on with it.
     HelperFailed = 24, "helper-failed" {
         hooks: "all",
-        meaning: "a kernel helper refused to change or send the packet",
-        remedy: "should not happen; report it with the kernel's version",
+        meaning: "a kernel helper refused to change or send the packet, or the program that goes on with it is not in the map PROGRAMS",
+        remedy: "should not happen; a restart of the agent puts programs back where somebody took one away; report it with the kernel's version",
     }
     /// The node's own tables lack an entry that must be there (the agent is starting).
     NotConfigured = 25, "not-configured" {
@@ -261,7 +261,7 @@ drop_reasons! {
     /// Larger than the path to its peer takes, and not to be fragmented. The sender is told.
     TooBig = 29, "too-big" {
         hooks: "*from_task*, *from_host*, *from_uplink*",
-        meaning: "larger than the path to the peer takes, with \"don't fragment\": the sender is told the size that fits (ICMP fragmentation needed)",
+        meaning: "larger than the path to the peer takes, and not to be fragmented (\"don't fragment\", IPv6, or whatever goes between nodes over IPv6): the sender is told the size that fits (ICMP fragmentation needed, packet too big)",
         remedy: "a few when a path is new are normal: the sender learns; many: look at who ignores the answer, or raise the MTU between the nodes (`mesh doctor`)",
     }
     /// Its time to live ends at this node, on the way out of the overlay. The sender is told.

@@ -11,11 +11,13 @@
 mod count;
 mod hook;
 mod maps;
+mod outcome;
 mod packet;
 mod stage;
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
+use mesh_common::family::{V4, V6};
 
 use crate::packet::tc::Tc;
 use crate::packet::xdp::Xdp;
@@ -26,10 +28,22 @@ pub fn from_task(ctx: TcContext) -> i32 {
     hook::from_task::run(&Tc::new(ctx))
 }
 
+/// The same, IPv6: [`outcome::go_on`].
+#[classifier]
+pub fn from_task6(ctx: TcContext) -> i32 {
+    hook::from_task::run6(&Tc::new(ctx))
+}
+
 /// Ingress of mesh0.
 #[classifier]
 pub fn from_overlay(ctx: TcContext) -> i32 {
     hook::from_overlay::run(&Tc::new(ctx))
+}
+
+/// The same, IPv6: [`outcome::go_on`].
+#[classifier]
+pub fn from_overlay6(ctx: TcContext) -> i32 {
+    hook::from_overlay::run6(&Tc::new(ctx))
 }
 
 /// Egress of mesh0.
@@ -38,10 +52,40 @@ pub fn from_host(ctx: TcContext) -> i32 {
     hook::from_host::run(&Tc::new(ctx))
 }
 
+/// The same, IPv6: [`outcome::go_on`].
+#[classifier]
+pub fn from_host6(ctx: TcContext) -> i32 {
+    hook::from_host::run6(&Tc::new(ctx))
+}
+
 /// Ingress of an uplink.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     hook::from_uplink::run(&Tc::new(ctx))
+}
+
+/// The same, IPv6: [`outcome::go_on`].
+#[classifier]
+pub fn from_uplink6(ctx: TcContext) -> i32 {
+    hook::from_uplink::run6(&Tc::new(ctx))
+}
+
+/// ICMP errors over IPv4, at any hook: [`outcome::go_on`].
+#[classifier]
+pub fn icmp_errors(ctx: TcContext) -> i32 {
+    hook::icmp_errors::run::<V4>(&Tc::new(ctx))
+}
+
+/// The same, IPv6: [`outcome::go_on`].
+#[classifier]
+pub fn icmp_errors6(ctx: TcContext) -> i32 {
+    hook::icmp_errors::run::<V6>(&Tc::new(ctx))
+}
+
+/// What peers hand back: [`outcome::go_on`].
+#[classifier]
+pub fn turned_back(ctx: TcContext) -> i32 {
+    hook::turned_back::run(&Tc::new(ctx))
 }
 
 /// The driver of an uplink, before there is an sk_buff.

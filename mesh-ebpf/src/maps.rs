@@ -2,11 +2,14 @@
 //!
 //! [`Tables`] gives a family its maps, so that stages are written once for IPv4 and IPv6.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use mesh_common::family::{Addr4, Addr6, V4, V6};
 use mesh_common::parse::{ParseIp, Room};
+use mesh_common::quoted::Quoted;
 use mesh_common::schema::*;
 use mesh_common::verdict::{Hook, STRIDE};
 
@@ -74,6 +77,8 @@ pub static WATCHED: PerCpuArray<Watched, 1> = PerCpuArray::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { Hook::ALL.len() * STRIDE as usize }> = PerCpuArray::new();
 #[btf_map]
+pub static PROGRAMS: ProgramArray<{ program::MAX }> = ProgramArray::new();
+#[btf_map]
 pub static SCRATCH4: PerCpuArray<Slot<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static SCRATCH6: PerCpuArray<Slot<Addr6>, 1> = PerCpuArray::new();
@@ -89,16 +94,21 @@ pub struct Scratch<A> {
     pub reply: FlowKey<A>,
 }
 
-/// A scratch, and room for the packet at hand where its addresses would fill the stack (`stage::flow::read`).
+/// A scratch, and room for the packet at hand where its addresses would fill the stack (`stage::flow::read`), and for the one that it quotes
+/// (`stage/icmp.rs`).
 #[repr(C)]
 pub struct Slot<A> {
     scratch: Scratch<A>,
     packet: [u32; ROOM],
+    quoted: [u32; ROOM],
 }
 
 /// Words of the largest packet.
 const ROOM: usize = 12;
-const _: () = assert!(size_of::<Room<V6>>() <= ROOM * 4 && align_of::<Room<V6>>() <= 4);
+const _: () = {
+    assert!(size_of::<Room<V6>>() <= ROOM * 4 && align_of::<Room<V6>>() <= 4);
+    assert!(size_of::<Quoted<V6>>() <= ROOM * 4 && align_of::<Quoted<V6>>() <= 4);
+};
 
 /// The peer with this node number.
 #[inline(always)]
@@ -130,6 +140,7 @@ pub trait Maps: ParseIp + Fields {
     fn note_fragmented(key: &FragmentKey<Self::Addr>, ports: &Fragmented);
     fn scratch() -> Option<*mut Scratch<Self::Addr>>;
     fn room() -> Option<*mut Room<Self>>;
+    fn quoted() -> Option<*mut MaybeUninit<Quoted<Self>>>;
 }
 
 macro_rules! maps_of {
@@ -205,6 +216,11 @@ macro_rules! maps_of {
             fn room() -> Option<*mut Room<Self>> {
                 // SAFETY: a live map value, which has as much room as the largest packet needs.
                 $scratch.get_ptr_mut(0).map(|slot| unsafe { (&raw mut (*slot).packet).cast() })
+            }
+            #[inline(always)]
+            fn quoted() -> Option<*mut MaybeUninit<Quoted<Self>>> {
+                // SAFETY: as above.
+                $scratch.get_ptr_mut(0).map(|slot| unsafe { (&raw mut (*slot).quoted).cast() })
             }
         }
     };

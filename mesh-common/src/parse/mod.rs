@@ -274,6 +274,12 @@ impl<F: Family> Packet<F> {
         self.protocol != protocol::TCP || self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
     }
 
+    /// Length of its frame, as the IP header says: without what a link added to make it long enough.
+    #[inline(always)]
+    pub fn frame_len(&self) -> u32 {
+        self.l4 as u32 + self.l4_len as u32
+    }
+
     /// An echo request, or a later fragment of one that is known.
     #[inline(always)]
     pub fn asks_echo(&self) -> bool {
@@ -314,6 +320,9 @@ pub trait ParseIp: Family {
 
     /// What the fragments of one datagram have in common besides addresses and protocol (RFC 791, 3.1; RFC 8200, 4.5); of a fragment.
     fn fragment_id(cursor: &impl Cursor) -> Option<u32>;
+
+    /// This number is not a protocol's, but that of a header before it: what a later fragment says of a datagram whose first one has such a header.
+    fn is_extension(number: u8) -> bool;
 }
 
 impl ParseIp for V4 {
@@ -357,6 +366,11 @@ impl ParseIp for V4 {
     #[inline(always)]
     fn fragment_id(cursor: &impl Cursor) -> Option<u32> {
         cursor.load::<Ipv4Header>(ETHERNET_LEN).map(|header| u16::from_be(header.id) as u32)
+    }
+
+    #[inline(always)]
+    fn is_extension(_: u8) -> bool {
+        false
     }
 }
 

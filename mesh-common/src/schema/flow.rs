@@ -105,6 +105,17 @@ pub mod origin {
     pub const fn peer(node: u32) -> u32 {
         PEER | node
     }
+
+    /// It is a peer: an interface's index has not this bit, the world and the stack have another one besides.
+    pub const fn is_peer(from: u32) -> bool {
+        from & WIRE == PEER
+    }
+
+    /// The number of a peer, where it is one.
+    #[inline(always)]
+    pub const fn number(from: u32) -> u32 {
+        from & !PEER
+    }
 }
 
 /// Values of `Flow::rewrite`.
@@ -179,7 +190,7 @@ impl<A> Flow<A> {
     }
 }
 
-/// Which datagram a fragment belongs to: `FRAGMENTS4`.
+/// Which datagram a fragment belongs to: `FRAGMENTS4`, `FRAGMENTS6`.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FragmentKey<A> {

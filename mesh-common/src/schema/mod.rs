@@ -5,6 +5,7 @@
 //! A change of any layout bumps [`LAYOUT_VERSION`], which is part of the pin path.
 
 mod flow;
+pub mod program;
 mod service;
 mod watch;
 
@@ -19,7 +20,7 @@ pub use service::*;
 pub use watch::*;
 
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Fewest flow entries (two a flow) that a machine gets by itself, in `FLOWS4` and in `FLOWS6`; the size is chosen at load, by the machine's
 /// memory.
@@ -38,7 +39,7 @@ pub const MAX_ENDPOINTS: usize = 1 << 18;
 pub const MAX_FRONTENDS: usize = 1 << 16;
 /// Slots of `PEERS`, entries of `ECHOES`: node numbers are 1 to one less.
 pub const MAX_NODES: usize = 4_096;
-/// Most prefixes of all lists of allowed callers together, `ALLOW4`.
+/// Most prefixes of all lists of allowed callers of a family together: `ALLOW4`, `ALLOW6`.
 pub const MAX_ALLOWED: usize = 1 << 16;
 /// Most clients that services with affinity remember, `AFFINITY4`; past it the longest silent is forgotten.
 pub const MAX_CLIENTS: usize = 1 << 16;
@@ -73,8 +74,8 @@ pub struct Config {
     pub mss4: u16,
     /// The same, IPv6 (task MTU − 60).
     pub mss6: u16,
-    /// This node's link that has `tunnel_addr4`; 0: not known here, ask `ADDRESSES4`.
-    pub tunnel_link4: u32,
+    /// This node's link that has the data path address; 0: not known here, ask `ADDRESSES4` or `ADDRESSES6`.
+    pub tunnel_link: u32,
     /// Source of tunnel packets over IPv6 (data path address); 0: they are IPv4.
     pub tunnel_addr6: [u8; 16],
 }
@@ -85,30 +86,51 @@ pub struct Config {
 pub struct Peer {
     /// Data path address, IPv4 as ::ffff:a.b.c.d.
     pub addr: [u8; 16],
-    /// The fast way: Ethernet link towards it; 0: only through mesh0.
+    /// The fast way over IPv4: Ethernet link towards it; 0: only through mesh0, or over IPv6.
     pub ifindex: u32,
     /// MAC of the next hop on that link.
     pub next_hop: [u8; 6],
     /// MAC of that link.
     pub link_mac: [u8; 6],
-    /// MTU of the path to it (outer packet).
+    /// MTU of the path to it: the largest outer packet over IPv4; over IPv6 that less 20, so that what fits inside is the same for both.
     pub mtu: u16,
     /// Bits of `peer_flag::*`.
     pub flags: u8,
     /// Zero.
     pub pad: u8,
+    /// As `ifindex`, where the outer packets are IPv6; one of the two is 0.
+    pub ifindex6: u32,
 }
 
 impl Peer {
     /// No such node.
     pub const NONE: Peer =
-        Peer { addr: [0; 16], ifindex: 0, next_hop: [0; 6], link_mac: [0; 6], mtu: 0, flags: 0, pad: 0 };
+        Peer { addr: [0; 16], ifindex: 0, next_hop: [0; 6], link_mac: [0; 6], mtu: 0, flags: 0, pad: 0, ifindex6: 0 };
 
     /// The data path address, IPv4, as it lies in memory.
     #[inline(always)]
     pub const fn addr4_word(&self) -> u32 {
         let [.., a, b, c, d] = self.addr;
         u32::from_ne_bytes([a, b, c, d])
+    }
+
+    /// The Ethernet link towards it, over whichever family; 0: only through mesh0.
+    pub const fn link(&self) -> u32 {
+        self.ifindex | self.ifindex6
+    }
+
+    /// The data path address as it lies in memory.
+    #[inline(always)]
+    pub const fn addr_words(&self) -> [u32; 4] {
+        // SAFETY: the first field, of a value that is aligned for words.
+        unsafe { core::ptr::from_ref(self).cast::<[u32; 4]>().read() }
+    }
+
+    /// Not 0 where packets go to it over IPv6. A number: where it is handed on, no branch needs to make it one.
+    #[inline(always)]
+    pub const fn is_over_ipv6(&self) -> u32 {
+        let [a, b, c, _] = self.addr_words();
+        a | b | (c ^ 0xffffu32.to_be())
     }
 
     /// The MAC addresses of the next hop and of the link, as they lie in memory and in a frame.
@@ -133,7 +155,7 @@ impl Config {
         watch_sample: 0,
         mss4: 0,
         mss6: 0,
-        tunnel_link4: 0,
+        tunnel_link: 0,
         tunnel_addr6: [0; 16],
     };
 
@@ -141,6 +163,13 @@ impl Config {
     #[inline(always)]
     pub const fn tunnel_addr4_word(&self) -> u32 {
         u32::from_ne_bytes(self.tunnel_addr4)
+    }
+
+    /// The same over IPv6. No unicast address but the unspecified one and loopback's begins with a word of zero.
+    #[inline(always)]
+    pub const fn tunnel_addr6_words(&self) -> [u32; 4] {
+        // SAFETY: the field, at a multiple of four (checked below) in a value that is so aligned.
+        unsafe { core::ptr::from_ref(self).byte_add(offset_of!(Config, tunnel_addr6)).cast::<[u32; 4]>().read() }
     }
 }
 
@@ -162,6 +191,8 @@ pub trait Fields: Family {
     fn backend_addr(backend: &Backend) -> Self::Addr;
     /// Largest TCP segment over the overlay.
     fn mss(config: &Config) -> u16;
+    /// It is this node's data path address.
+    fn is_data_path(config: &Config, addr: &Self::Addr) -> bool;
 }
 
 impl Fields for V4 {
@@ -176,6 +207,10 @@ impl Fields for V4 {
     #[inline(always)]
     fn mss(config: &Config) -> u16 {
         config.mss4
+    }
+    #[inline(always)]
+    fn is_data_path(config: &Config, addr: &Addr4) -> bool {
+        addr.word() == config.tunnel_addr4_word()
     }
 }
 
@@ -192,9 +227,15 @@ impl Fields for V6 {
     fn mss(config: &Config) -> u16 {
         config.mss6
     }
+    #[inline(always)]
+    fn is_data_path(config: &Config, addr: &Addr6) -> bool {
+        let own = config.tunnel_addr6_words();
+        own[0] != 0 && *addr == Addr6::of_words(own)
+    }
 }
 
 const _: () = {
+    assert!(offset_of!(Config, tunnel_addr6) % 4 == 0 && offset_of!(Peer, addr) == 0);
     assert!(offset_of!(Peer, next_hop) % 4 == 0 && offset_of!(Peer, link_mac) == offset_of!(Peer, next_hop) + 6);
     assert!(offset_of!(Flow<[u8; 4]>, mac) % 2 == 0 && offset_of!(Flow<[u8; 16]>, mac) % 2 == 0);
 };
@@ -283,7 +324,7 @@ const _: () = {
     assert!(size_of::<FlowKey<[u8; 4]>>() == 16 && size_of::<FlowKey<[u8; 16]>>() == 40);
     assert!(size_of::<Flow<[u8; 4]>>() == 56 && size_of::<Flow<[u8; 16]>>() == 64);
     assert!(size_of::<Frontend<[u8; 16]>>() <= 64 && size_of::<Endpoint<[u8; 16]>>() <= 64);
-    assert!(size_of::<Config>() == 64 && size_of::<Backend>() == 44 && size_of::<Peer>() == 36);
+    assert!(size_of::<Config>() == 64 && size_of::<Backend>() == 44 && size_of::<Peer>() == 40);
     assert!(size_of::<Address>() == 12 && size_of::<Uplink>() == 28 && size_of::<Echo>() == 16);
     assert!(size_of::<Flood>() == 32 && size_of::<RingSlot>() == 8);
     assert!(size_of::<SocketKey>() == 32 && size_of::<SocketOrigin>() == 24);

@@ -173,7 +173,7 @@ pub mod algorithm {
     pub const MAGLEV_OF_ALLOWED: u8 = 4;
 }
 
-/// Whom a list of allowed callers is asked about: the data of a key of `ALLOW4`; written by plan.
+/// Whom a list of allowed callers is asked about: the data of a key of `ALLOW4`, `ALLOW6`; written by plan.
 ///
 /// What an entry of the trie is for stands before the address, so that a match of a prefix is one of this very list.
 #[repr(C, align(4))]
@@ -187,7 +187,7 @@ pub struct AllowKey<A> {
     pub addr: A,
 }
 
-/// A key of `ALLOW4` as it lies in memory (`struct bpf_lpm_trie_key` of linux/bpf.h).
+/// A key of `ALLOW4`, `ALLOW6` as it lies in memory (`struct bpf_lpm_trie_key` of linux/bpf.h).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AllowPrefix<A> {

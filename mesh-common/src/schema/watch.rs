@@ -46,8 +46,8 @@ pub struct Watched {
     pub told: u32,
     /// Packets until the next one is sampled.
     pub countdown: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1: a packet that the driver's program left to TC is to be told of.
+    pub owed: u32,
     /// Events that were not told, for there were too many in a second or no room, ever.
     pub lost: u64,
 }
@@ -77,12 +77,38 @@ impl Watched {
     /// Whether this packet is the `sample`th since the last one that was sampled.
     #[inline(always)]
     pub fn is_sampled(&mut self, sample: u32) -> bool {
-        if self.countdown > 1 && self.countdown <= sample {
-            self.countdown -= 1;
+        if self.owed != 0 {
+            self.owed = 0;
+            return true;
+        }
+        if !self.is_due(sample) {
+            self.pass();
             return false;
         }
         self.countdown = sample;
         true
+    }
+
+    /// Whether the driver's program leaves this packet to TC, since it is the next one that is sampled. This one alone, even if TC comes to it on
+    /// another CPU or only after more of them: those go on.
+    #[inline(always)]
+    pub fn is_left(&mut self, sample: u32) -> bool {
+        if !self.is_due(sample) {
+            return false;
+        }
+        (self.countdown, self.owed) = (sample, 1);
+        true
+    }
+
+    #[inline(always)]
+    fn is_due(&self, sample: u32) -> bool {
+        self.countdown <= 1 || self.countdown > sample
+    }
+
+    /// A packet went that is not sampled.
+    #[inline(always)]
+    pub fn pass(&mut self) {
+        self.countdown = self.countdown.saturating_sub(1);
     }
 }
 
@@ -106,5 +132,24 @@ mod tests {
             |watched: &mut Watched, sample, packets| (0..packets).filter(|_| watched.is_sampled(sample)).count();
         assert_eq!(sampled(&mut watched, 10, 1_000), 100);
         assert_eq!(sampled(&mut watched, 1, 7), 7, "a smaller number holds at once");
+        assert_eq!(sampled(&mut watched, 5, 1), 1);
+        (0..4).for_each(|_| watched.pass());
+        assert!(watched.is_sampled(5), "those that go by another way count");
+    }
+
+    #[test]
+    fn the_driver_leaves_one_packet_alone_each_time() {
+        let mut watched = Watched::default();
+        let mut left = 0;
+        // TC comes to none of them meanwhile, as where packets are handed up many at a time.
+        for _ in 0..100 {
+            if watched.is_left(10) {
+                left += 1;
+            } else {
+                watched.pass();
+            }
+        }
+        assert_eq!(left, 10);
+        assert_eq!((watched.owed, watched.is_sampled(10), watched.owed), (1, true, 0), "and TC tells of one");
     }
 }

@@ -2,19 +2,20 @@
 
 use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, ETHERTYPE_ECHO, Ethernet, Form};
-use mesh_common::schema::{Config, address_flag, deliver as way, endpoint, origin};
+use mesh_common::schema::{Config, address_flag, endpoint, origin, program};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
-use crate::hook::{Code, Stop, encode, finish};
+use crate::hook::finish;
 use crate::maps::{self, Tables};
+use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::{OK, SHOT, Tc};
 use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
 use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter, remember, to_owner};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, fragment, icmp, nat, watch};
+use crate::stage::{answer, balance, direct, flow, fragment, icmp, nat, watch};
 
 const HOOK: Hook = Hook::FromHost;
 
@@ -25,13 +26,20 @@ pub fn run(tc: &Tc) -> i32 {
         return OK;
     }
     let code = match (config(), parse::ethernet(tc)) {
-        (Ok(config), Some(eth)) if eth.ethertype == V4::ETHERTYPE => match walk::<V4>(tc, &eth, config) {
-            code if Stop::is_about(code) => icmp::carry(tc, &Arrival::FROM_HOST),
-            code => code,
-        },
-        (Ok(config), Some(eth)) if eth.ethertype == V6::ETHERTYPE => walk::<V6>(tc, &eth, config),
+        (Ok(config), Some(eth)) if eth.ethertype == V4::ETHERTYPE => judge::<V4>(tc, &eth, config),
+        (Ok(_), Some(eth)) if eth.ethertype == V6::ETHERTYPE => go_on(tc, program::FROM_HOST6),
         (Ok(config), Some(eth)) if eth.ethertype == ETHERTYPE_ECHO => encode(echo(tc, &eth, config)),
         // The stack's own chatter on a link has no place in the overlay.
+        _ => SHOT,
+    };
+    finish(tc, HOOK, code)
+}
+
+/// IPv6, as [`run`] has found.
+#[inline(always)]
+pub fn run6(tc: &Tc) -> i32 {
+    let code = match (config(), parse::ethernet(tc)) {
+        (Ok(config), Some(eth)) => judge::<V6>(tc, &eth, config),
         _ => SHOT,
     };
     finish(tc, HOOK, code)
@@ -42,8 +50,17 @@ pub fn run(tc: &Tc) -> i32 {
 fn echo(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
     let Some((mac::KIND_ECHO, node)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
     match maps::peer(node) {
-        Some(peer) => send_tunnel(tc, HOOK, config, peer.addr, vni::ECHO),
+        Some(peer) => send_tunnel(tc, HOOK, config, peer, vni::ECHO),
         None => Err(Stop::drop(DropReason::NotConfigured)),
+    }
+}
+
+#[inline(always)]
+fn judge<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
+    match walk::<F>(tc, eth, config) {
+        code if Stop::is_about(code) => icmp::hand_on::<F>(tc, &Arrival::FROM_HOST),
+        code if Stop::is_beside(code) => direct::go_beside::<F>(tc, HOOK, origin::HOST, 0),
+        code => code,
     }
 }
 
@@ -69,7 +86,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
     let flow = match flow::lookup(packet, tc.len(), origin::HOST)? {
         Some(flow) => flow,
         None => {
-            if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+            if packet.form == Form::IcmpError {
                 return Err(Stop::ABOUT);
             }
             if let Some(target) = F::endpoint(&packet.dst) {
@@ -77,6 +94,7 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                     return Err(Stop::drop(DropReason::NoEndpoint));
                 }
                 if target.ifindex != 0 {
+                    direct::keep_clear(packet, target)?;
                     watch::direct(tc, config, HOOK, packet, target);
                     return to_task(tc, HOOK, target.ifindex, target.mac);
                 }
@@ -88,11 +106,14 @@ fn steps<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Sto
                 if packet.asks_echo() && frontend.turns_len != 0 {
                     return Ok(answer::echo(tc, HOOK, eth, packet));
                 }
-                // Without ports it would be another flow, and could reach another task than the fragment that has them.
-                if packet.form == Form::Fragment {
-                    return Err(Stop::drop(DropReason::Fragment));
+                match packet.form {
+                    // Without ports it would be another flow, and could reach another task than the fragment that has them.
+                    Form::Fragment => return Err(Stop::drop(DropReason::Fragment)),
+                    // No VIP has asked.
+                    Form::EchoReply => return Err(Stop::drop(DropReason::IcmpError)),
+                    _ => {}
                 }
-                let back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
+                let back = WayBack::to_host(config);
                 let call = Call {
                     entry: Entry::Host,
                     from: origin::HOST,

@@ -3,20 +3,21 @@
 use mesh_common::family::{Family, V4, V6};
 use mesh_common::parse::{self, ETHERTYPE_ARP, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
-    Config, Endpoint, Flow, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag, frontend_flag,
+    Config, Endpoint, Flow, address_flag, deliver as way, endpoint, endpoint_flag, flow_flag, frontend_flag, program,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 
-use crate::hook::{Code, Stop, encode, finish};
+use crate::hook::finish;
 use crate::maps::Tables;
+use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::Tc;
 use crate::stage::deliver::{config, deliver, peer_of, target as tunnel_to, to_host, to_peer, to_task};
 use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, flow, fragment, icmp, nat, neighbours, outside, vip, watch};
+use crate::stage::{answer, balance, direct, flow, fragment, icmp, nat, neighbours, outside, vip, watch};
 
 const HOOK: Hook = Hook::FromTask;
 
@@ -25,17 +26,21 @@ pub fn run(tc: &Tc) -> i32 {
     let code = match parse::ethertype(tc) {
         // The kernel keeps the tag beside the packet, and would put it on again where the packet leaves.
         Some(_) if tc.has_vlan() => encode(Err(Stop::drop(DropReason::Unsupported))),
-        Some(V4::ETHERTYPE) => match walk::<V4>(tc) {
-            code if Stop::is_about(code) => icmp::carry(tc, &Arrival::from_task(tc.ifindex())),
-            code => code,
-        },
+        Some(V4::ETHERTYPE) => judge::<V4>(tc),
         Some(ETHERTYPE_ARP) => answer::arp::<V4>(tc),
-        Some(V6::ETHERTYPE) => match neighbours::link::<V6>(tc) {
-            Some(code) => code,
-            None => walk::<V6>(tc),
-        },
+        Some(V6::ETHERTYPE) => go_on(tc, program::FROM_TASK6),
         Some(_) => encode(Err(Stop::drop(DropReason::Unsupported))),
         None => encode(Err(Stop::drop(DropReason::Malformed))),
+    };
+    finish(tc, HOOK, code)
+}
+
+/// IPv6, as [`run`] has found.
+#[inline(always)]
+pub fn run6(tc: &Tc) -> i32 {
+    let code = match neighbours::link::<V6>(tc) {
+        Some(code) => code,
+        None => judge::<V6>(tc),
     };
     finish(tc, HOOK, code)
 }
@@ -58,6 +63,15 @@ impl<A: Copy> Caller<A> {
     #[inline(always)]
     fn of(source: &Endpoint<A>) -> Self {
         Caller { number: source.number, gateway: source.gateway }
+    }
+}
+
+#[inline(always)]
+fn judge<F: Tables>(tc: &Tc) -> Code {
+    match walk::<F>(tc) {
+        code if Stop::is_about(code) => icmp::hand_on::<F>(tc, &Arrival::from_task(tc.ifindex())),
+        code if Stop::is_beside(code) => direct::go_beside::<F>(tc, HOOK, tc.ifindex(), 0),
+        code => code,
     }
 }
 
@@ -133,7 +147,7 @@ fn decide<F: Tables>(
     if F::is_multicast(packet.dst) {
         return Err(Stop::drop(DropReason::Multicast));
     }
-    if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+    if packet.form == Form::IcmpError {
         return Err(Stop::ABOUT);
     }
     if let Some(target) = F::endpoint(&packet.dst) {
@@ -146,7 +160,7 @@ fn decide<F: Tables>(
         if packet.asks_echo() && frontend.turns_len != 0 {
             return Ok(Decision::Sent(answer::echo(tc, HOOK, eth, packet)));
         }
-        return new_flow::<F>(vip::enter(packet, config.node, source, frontend, 0));
+        return new_flow::<F>(vip::enter(packet, source, frontend, 0));
     }
     if let Some(address) = F::address(&packet.dst) {
         if packet.protocol == protocol::UDP && packet.dport == config.data_port {
@@ -157,13 +171,12 @@ fn decide<F: Tables>(
             let published = balance::published::<F>(&packet.dst, packet.dport, packet.protocol);
             let is_own = address.flags & address_flag::OWN != 0;
             if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
-                let back = WayBack { deliver: way::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
                 let call = Call {
                     entry: Entry::Client,
                     from: source.ifindex,
                     target_port: frontend.target_port,
                     node: config.node,
-                    back,
+                    back: WayBack::to_task(source),
                     gateway: source.gateway,
                     gone: 0,
                 };
@@ -192,7 +205,7 @@ fn new_flow<F: Tables>(code: Code) -> Result<Decision<F::Addr>, Stop> {
     flow::decided::<F>().map(Decision::Flow)
 }
 
-/// To another task or the gateway of the same network; nothing is remembered.
+/// To another task or the gateway of the same network.
 #[inline(always)]
 fn to_endpoint<F: Tables>(
     tc: &Tc,
@@ -214,6 +227,7 @@ fn to_endpoint<F: Tables>(
             _ => Err(Stop::drop(DropReason::Unsupported)),
         };
     }
+    direct::keep_clear(packet, target)?;
     watch::direct(tc, config, HOOK, packet, target);
     if target.node == config.node {
         return to_task(tc, HOOK, target.ifindex, target.mac);

@@ -1,13 +1,15 @@
 //! What the world sends: calls to published ports, and answers to tasks that went outside. All else is the host's.
 
-use mesh_common::family::{Addr4, Family, V4, V6};
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Ethernet, Form, Packet, protocol};
-use mesh_common::schema::{Address, Config, address_flag, deliver as way, frontend_flag, origin};
+use mesh_common::family::{Family, V4, V6};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Form, Packet, protocol};
+use mesh_common::schema::{Config, address_flag, deliver as way, frontend_flag, origin, program};
 use mesh_common::verdict::{DropReason, Hook};
-use mesh_common::wire::{outer, vni};
+use mesh_common::wire::outer::{self, Carrier};
+use mesh_common::wire::vni;
 
-use crate::hook::{Code, Stop, encode, finish, from_overlay};
-use crate::maps::{CONFIG, Maps, Tables};
+use crate::hook::{finish, from_overlay};
+use crate::maps::Tables;
+use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::{NEXT, Tc};
 use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::icmp::Arrival;
@@ -20,72 +22,98 @@ const HOOK: Hook = Hook::FromUplink;
 
 #[inline(always)]
 pub fn run(tc: &Tc) -> i32 {
-    let code = match parse::ethertype(tc) {
-        // Of a VLAN: the device of that VLAN is an uplink of its own and sees it next.
-        Some(_) if tc.has_vlan() => NEXT,
-        Some(V4::ETHERTYPE) => match unwrap(tc) {
-            Ok(Some((inner, config, peer, id))) => {
-                let code = from_overlay::judge::<V4>(tc, &inner, config, peer, id);
-                return finish(tc, Hook::FromOverlay, code);
-            }
-            Ok(None) => match walk::<V4>(tc) {
-                code if Stop::is_about(code) => icmp::carry(tc, &Arrival::FROM_WIRE),
-                code => code,
-            },
-            Err(stop) => encode(Err(stop)),
+    // Of a VLAN: the device of that VLAN is an uplink of its own and sees it next.
+    let (Some(ethertype), false) = (parse::ethertype(tc), tc.has_vlan()) else { return NEXT };
+    let Ok(config) = config() else { return NEXT };
+    let code = match (unwrap::<V4>(tc, config, ethertype), ethertype) {
+        (NOT_A_PEERS, V4::ETHERTYPE) => match walk::<V4>(tc) {
+            code if Stop::is_about(code) => icmp::hand_on::<V4>(tc, &Arrival::FROM_WIRE),
+            code => code,
         },
-        Some(V6::ETHERTYPE) => walk::<V6>(tc),
-        _ => NEXT,
+        (OTHER_FAMILY, _) | (NOT_A_PEERS, V6::ETHERTYPE) => go_on(tc, program::FROM_UPLINK6),
+        (NOT_A_PEERS, _) => NEXT,
+        (from, _) => return judge::<V4>(tc, config, from),
     };
     finish(tc, HOOK, code)
 }
 
-/// The fast way in: takes the outer headers off a peer's frame, so that it stands there as mesh0 would have it. None: it is something else, or
-/// mesh0's business.
+/// IPv6, or a peer's frame that carries some, as [`run`] has found.
 #[inline(always)]
-fn unwrap(tc: &Tc) -> Result<Option<(Ethernet, &'static Config, &'static Address, u32)>, Stop> {
-    let Some(config) = CONFIG.get(0).filter(|config| config.mesh0 != 0) else { return Ok(None) };
-    let Some(ip) = tc.load::<[u16; 10]>(ETHERNET_LEN) else { return Ok(None) };
-    let [version_tos, ttl_protocol] = [ip[0], ip[4]].map(u16::to_ne_bytes);
-    let is_tunnel = version_tos[0] == 0x45
-        && ttl_protocol[1] == protocol::UDP
-        && Addr4::of_words([ip[8], ip[9]]).word() == config.tunnel_addr4_word()
-        && tc.load(ETHERNET_LEN + 20).is_some_and(|[_, dport]: [u16; 2]| u16::from_be(dport) == config.data_port);
-    // A fragment is not the whole frame; and what was congested on the way must say so inside (RFC 6040, 4.2).
-    let is_plain = u16::from_be(ip[3]) & 0x3fff == 0 && version_tos[1] & 3 != 3;
-    if !is_tunnel || !is_plain {
-        return Ok(None);
-    }
-    let peer = match V4::address(&Addr4::of_words([ip[6], ip[7]])) {
-        Some(address) if address.flags & (address_flag::TUNNEL | address_flag::BY_MESH0) == address_flag::TUNNEL => {
-            address
-        }
-        _ => return Ok(None),
+pub fn run6(tc: &Tc) -> i32 {
+    let (Some(ethertype), Ok(config)) = (parse::ethertype(tc), config()) else { return NEXT };
+    let code = match (unwrap::<V6>(tc, config, ethertype), ethertype) {
+        (NOT_A_PEERS | OTHER_FAMILY, V6::ETHERTYPE) => match walk::<V6>(tc) {
+            code if Stop::is_about(code) => icmp::hand_on::<V6>(tc, &Arrival::FROM_WIRE),
+            code => code,
+        },
+        (NOT_A_PEERS | OTHER_FAMILY, _) => NEXT,
+        (from, _) => return judge::<V6>(tc, config, from),
     };
-    let (Some(id), Some(words)) = (outer::vni(tc), tc.load::<[u16; 7]>(outer::LEN)) else { return Ok(None) };
-    // Of a packet that lacks an IP header the kernel takes nothing away.
-    if tc.load::<[u16; 1]>(outer::LEN + ETHERNET_LEN + V4::HEADER_LEN - 2).is_none() {
-        return Ok(None);
-    }
-    // A packet of several segments keeps the mark of the tunnel. A device that sends it must not see that, nor a socket of UDP, which cuts what it
-    // gets by what the marks say; TCP takes it whole.
-    let is_several = tc.gso_size() != 0;
-    if words[6] != V4::ETHERTYPE.to_be() || (is_several && (id == vni::REPLY_WIRE || !carries_tcp(tc))) {
-        return Ok(None);
-    }
-    tc.take_outer_room()?;
-    tc.store(0, &words)?;
-    match parse::ethernet(tc) {
-        Some(inner) => Ok(Some((inner, config, peer, id))),
-        None => Err(Stop::drop(DropReason::Malformed)),
+    finish(tc, HOOK, code)
+}
+
+/// What [`unwrap`] says of a frame that it leaves as it is: something else, or mesh0's business …
+const NOT_A_PEERS: u64 = 0;
+/// … or a peer's whose packet is of the other family. Else the peer's number and the VNI ([`from_overlay::together`]).
+const OTHER_FAMILY: u64 = 1;
+
+/// Judges what stands there now, as it would have come out of mesh0.
+#[inline(always)]
+fn judge<F: Tables>(tc: &Tc, config: &Config, from: u64) -> i32 {
+    let (node, id) = from_overlay::apart(from);
+    let code = match parse::ethernet(tc) {
+        Some(inner) => from_overlay::judge::<F>(tc, &inner, config, &from_overlay::peer(node), id),
+        None => encode(Err(Stop::drop(DropReason::Malformed))),
+    };
+    finish(tc, Hook::FromOverlay, code)
+}
+
+/// The fast way in: takes the outer headers off a peer's frame that carries a packet of this family.
+#[inline(always)]
+fn unwrap<F: Tables>(tc: &Tc, config: &Config, ethertype: u16) -> u64 {
+    match ethertype {
+        V4::ETHERTYPE => peel::<V4, F>(tc, config).unwrap_or(NOT_A_PEERS),
+        V6::ETHERTYPE => peel_ipv6::<F>(tc, config),
+        _ => NOT_A_PEERS,
     }
 }
 
-/// The packet in the tunnel is TCP over IPv4.
+/// A real call: the addresses would fill the frame of who goes on.
+#[inline(never)]
+fn peel_ipv6<F: Tables>(tc: &Tc, config: &Config) -> u64 {
+    peel::<V6, F>(tc, config).unwrap_or(NOT_A_PEERS)
+}
+
 #[inline(always)]
-fn carries_tcp(tc: &Tc) -> bool {
-    const TTL_AND_PROTOCOL: usize = outer::LEN + ETHERNET_LEN + 8;
-    tc.load::<[u16; 1]>(TTL_AND_PROTOCOL).is_some_and(|[word]| word.to_ne_bytes()[1] == protocol::TCP)
+fn peel<O: Carrier + Tables, F: Tables>(tc: &Tc, config: &Config) -> Option<u64> {
+    let src = O::tunnel_source(tc, config)?;
+    let way = address_flag::TUNNEL | address_flag::BY_MESH0;
+    let peer = O::address(&src).filter(|peer| peer.flags & way == address_flag::TUNNEL)?;
+    let (id, words) = (outer::vni::<O>(tc)?, tc.load::<[u16; 7]>(O::OUTER_LEN)?);
+    match u16::from_be(words[6]) {
+        same if same == F::ETHERTYPE => {}
+        V4::ETHERTYPE | V6::ETHERTYPE => return Some(OTHER_FAMILY),
+        _ => return None,
+    }
+    // Of a packet that lacks an IP header the kernel takes nothing away.
+    tc.load::<[u16; 1]>(O::OUTER_LEN + ETHERNET_LEN + F::HEADER_LEN - 2)?;
+    // A packet of several segments keeps the mark of the tunnel. A device that sends it must not see that, nor a socket of UDP, which cuts what it
+    // gets by what the marks say; TCP takes it whole.
+    if tc.gso_size() != 0 && (id == vni::REPLY_WIRE || !carries_tcp::<O, F>(tc)) {
+        return None;
+    }
+    let node = peer.node;
+    // Where the kernel does not know how, it is mesh0's as well.
+    tc.take_outer_room::<O, F>().ok()?;
+    tc.store(0, &words).ok()?;
+    Some(from_overlay::together(node, id))
+}
+
+/// The packet in the tunnel is TCP, right behind its IP header.
+#[inline(always)]
+fn carries_tcp<O: Carrier, F: Tables>(tc: &Tc) -> bool {
+    let number = tc.load::<[u8; 2]>(O::OUTER_LEN + ETHERNET_LEN + F::PROTOCOL_OFFSET);
+    number.is_some_and(|[number, _]| number == protocol::TCP)
 }
 
 /// It means the data port of whoever has its destination.
@@ -127,7 +155,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
             if is_for_tunnel(config, packet) {
                 return Err(Stop::PASS);
             }
-            if Stop::knows_about::<F>() && packet.form == Form::IcmpError {
+            if packet.form == Form::IcmpError {
                 return Err(Stop::ABOUT);
             }
             if packet.form != Form::Ports {

@@ -1,8 +1,9 @@
 //! A packet at a TC hook: thin, typed names for the kernel's helpers (include/uapi/linux/bpf.h).
 //!
-//! Checksums are always changed through the kernel's helpers, because only they know whether a packet's checksum is finished
-//! (docs/decisions/0003). Bytes are read and written where they lie, after they were made linear. After a change nothing read before may be used as a pointer; everything here works by offset.
+//! Transport checksums are changed through the kernel's helpers, which alone know whether one is finished, but where the packet shows that its own
+//! is (docs/decisions/0003). Bytes are read and written where they lie, after they were made linear. After a change nothing read before may be used as a pointer; everything here works by offset.
 
+use core::hint::black_box;
 use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext;
@@ -10,10 +11,11 @@ use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
-use mesh_common::family::Addr4;
+use mesh_common::family::{Addr4, Addr6, Family};
 use mesh_common::parse::{Cursor, ETHERNET_LEN, Plain, words_of_6};
+use mesh_common::schema::Config;
 use mesh_common::verdict::DropReason;
-use mesh_common::wire::outer;
+use mesh_common::wire::outer::{self, Carrier};
 use mesh_common::word;
 
 use crate::packet::Rewrite;
@@ -41,8 +43,9 @@ const F_ZERO_CSUM_TX: u64 = 1 << 1;
 const ROOM_MAC: u32 = 1;
 /// Segments stay as long as they were: the tunnel's headers are extra.
 const F_ROOM_FIXED_GSO: u64 = 1;
-/// The room is an IPv4 header, a UDP header and what follows …
+/// The room is an IPv4 or IPv6 header, a UDP header and what follows …
 const F_ROOM_IPV4: u64 = 1 << 1;
+const F_ROOM_IPV6: u64 = 1 << 2;
 const F_ROOM_UDP: u64 = 1 << 4;
 /// … an inner frame …
 const F_ROOM_ETHERNET: u64 = 1 << 6;
@@ -50,9 +53,14 @@ const F_ROOM_ETHERNET: u64 = 1 << 6;
 const F_ROOM_INNER_L2: u64 = (ETHERNET_LEN as u64) << 56;
 /// The receive checksum stays what it is said to be.
 const F_ROOM_KEEP_CSUM: u64 = 1 << 5;
+/// What stays is of the other family than what goes, and the packet is told so (Linux 6.3).
+const F_ROOM_LEAVES_IPV4: u64 = 1 << 7;
+const F_ROOM_LEAVES_IPV6: u64 = 1 << 8;
 /// One checksum less of the packet is known to be good.
 const CSUM_LEVEL_DEC: u64 = 2;
 
+/// The key is of IPv6 (`BPF_F_TUNINFO_IPV6`).
+const F_TUNNEL_IPV6: u64 = 1;
 /// `bpf_skb_get_tunnel_key` on a packet without a key: EINVAL. Another family's key is EPROTO.
 const NO_TUNNEL: i64 = -22;
 
@@ -62,8 +70,8 @@ pub enum Tunnel {
     None,
     /// Outer source and VNI.
     From(Addr4, u32),
-    /// It came through a tunnel, but over no address that a peer has (IPv6).
-    Stranger,
+    /// It came over IPv6.
+    OverIpv6,
 }
 
 /// A packet at a TC hook.
@@ -146,6 +154,39 @@ impl Tc {
     fn linear<T: Plain>(&self, offset: usize) -> Option<*mut T> {
         let start = self.data() + offset;
         if start + size_of::<T>() > self.data_end() { None } else { Some(start as *mut T) }
+    }
+
+    /// The context itself, for a jump into another program.
+    #[inline(always)]
+    pub fn context(&self) -> &TcContext {
+        &self.ctx
+    }
+
+    /// Leaves numbers with the packet, for the program that goes on with it.
+    #[inline(always)]
+    pub fn leave(&self, numbers: [u32; 3]) {
+        const AT: usize = offset_of!(__sk_buff, cb);
+        let [a, b, c] = numbers;
+        // SAFETY: the verifier rewrites these writes of a context field, which is the programs' own (`cb` in linux/bpf.h).
+        unsafe {
+            word::write::<_, AT>(self.skb(), a);
+            word::write::<_, { AT + 4 }>(self.skb(), b);
+            word::write::<_, { AT + 8 }>(self.skb(), c);
+        }
+    }
+
+    /// What the program before this one left.
+    #[inline(always)]
+    pub fn left(&self) -> [u32; 3] {
+        const AT: usize = offset_of!(__sk_buff, cb);
+        // SAFETY: as above.
+        unsafe {
+            [
+                word::read::<_, AT>(self.skb()),
+                word::read::<_, { AT + 4 }>(self.skb()),
+                word::read::<_, { AT + 8 }>(self.skb()),
+            ]
+        }
     }
 
     /// For tail-less helpers that take the context.
@@ -251,6 +292,24 @@ impl Tc {
         check(unsafe { raw::bpf_skb_change_tail(self.skb(), len, 0) })
     }
 
+    /// Makes room of zeros behind the Ethernet header.
+    #[inline(always)]
+    pub fn make_room(&self, len: u32) -> Result<(), DropReason> {
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), len as i32, ROOM_MAC, 0) })
+    }
+
+    /// Copies bytes of the frame out, at most `len` (not 0) of them; where the frame has less than that, none. `N` is a power of
+    /// two.
+    #[inline(always)]
+    pub fn copy<const N: usize>(&self, offset: u32, to: &mut [u64; N], len: u32) {
+        let most = const { 8 * N as u32 };
+        // The verifier must see that it is from 1 to that; the compiler, which knows it, must not take it away.
+        let len = (black_box(len.min(most).wrapping_sub(1)) & (most - 1)) + 1;
+        // SAFETY: the helper writes at most as many bytes as there are.
+        unsafe { raw::bpf_skb_load_bytes(self.skb().cast(), offset, to.as_mut_ptr().cast(), len) };
+    }
+
     /// Writes both MAC addresses.
     #[inline(always)]
     pub fn set_macs(&self, dst: [u8; 6], src: [u8; 6]) -> Result<(), DropReason> {
@@ -288,14 +347,24 @@ impl Tc {
         match read_tunnel_key(self.skb(), &mut remote, &mut id) {
             NO_TUNNEL => Tunnel::None,
             0 => Tunnel::From(remote.to_be_bytes().into(), id),
-            _ => Tunnel::Stranger,
+            _ => Tunnel::OverIpv6,
         }
     }
 
-    /// Names the tunnel packet's outer source, destination and VNI; mesh0 does the rest.
+    /// The same of one that came over IPv6; None for any other.
     #[inline(always)]
-    pub fn set_tunnel(&self, local: [u8; 4], remote: [u8; 4], vni: u32) -> Result<(), DropReason> {
-        check(write_tunnel_key(self.skb(), u32::from_be_bytes(local), u32::from_be_bytes(remote), vni))
+    pub fn tunnel_source6(&self) -> Option<(Addr6, u32)> {
+        let (mut remote, mut id) = ([0; 4], 0);
+        match read_tunnel_key6(self.skb(), &mut remote, &mut id) {
+            0 => Some((Addr6::of_words(remote), id)),
+            _ => None,
+        }
+    }
+
+    /// Names the tunnel packet's outer source, destination (a peer's data path address) and VNI; mesh0 does the rest.
+    #[inline(always)]
+    pub fn set_tunnel(&self, config: &Config, to: &[u8; 16], vni: u32) -> Result<(), DropReason> {
+        check(write_tunnel_key(self.skb(), config, to, vni))
     }
 
     /// Bytes of data in each segment of a packet that is several; 0 for one that is one.
@@ -305,31 +374,39 @@ impl Tc {
         unsafe { (*self.skb()).gso_size }
     }
 
-    /// Makes room for the outer headers: the frame's Ethernet header stays in front, and all that stood behind it moves back. What is in the room is
-    /// undefined.
+    /// Makes room for the outer headers of a family: the frame's Ethernet header stays in front, and all that stood behind it moves back. What is in
+    /// the room is undefined.
     #[inline(always)]
-    pub fn make_outer_room(&self) -> Result<(), DropReason> {
-        const FLAGS: u64 = F_ROOM_FIXED_GSO | F_ROOM_IPV4 | F_ROOM_UDP | F_ROOM_ETHERNET | F_ROOM_INNER_L2;
+    pub fn make_outer_room<O: Carrier>(&self) -> Result<(), DropReason> {
+        let header = if O::ADDR_LEN == 4 { F_ROOM_IPV4 } else { F_ROOM_IPV6 };
+        let flags = F_ROOM_FIXED_GSO | header | F_ROOM_UDP | F_ROOM_ETHERNET | F_ROOM_INNER_L2;
         // SAFETY: plain values.
-        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), outer::LEN as i32, ROOM_MAC, FLAGS) })
+        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), O::OUTER_LEN as i32, ROOM_MAC, flags) })
     }
 
-    /// Tells the receive checksum of words in memory order that came where zeros were: their sum.
+    /// Tells the receive checksum what the sum over the packet changes by: the sum of words in memory order that came where zeros were, or a difference.
     #[inline(always)]
     pub fn add_to_sum(&self, words: u32) {
         // SAFETY: plain values. Says no where no such checksum is kept, which is as well.
         unsafe { raw::bpf_csum_update(self.skb(), words) };
     }
 
-    /// Takes the outer headers and the inner Ethernet header away: the outer Ethernet header is followed by the inner packet.
+    /// Takes the outer headers and the inner Ethernet header away: the outer Ethernet header is followed by the inner packet, one of family `F`.
+    /// On an error nothing has changed: kernels before 6.3 know no way to make a packet of one family of one of the other.
     #[inline(always)]
-    pub fn take_outer_room(&self) -> Result<(), DropReason> {
-        const FLAGS: u64 = F_ROOM_FIXED_GSO | F_ROOM_KEEP_CSUM;
+    pub fn take_outer_room<O: Carrier, F: Family>(&self) -> Result<(), DropReason> {
+        let left = match (O::ADDR_LEN, F::ADDR_LEN) {
+            (4, 16) => F_ROOM_LEAVES_IPV6,
+            (16, 4) => F_ROOM_LEAVES_IPV4,
+            _ => 0,
+        };
+        let flags = F_ROOM_FIXED_GSO | F_ROOM_KEEP_CSUM | left;
+        // SAFETY: plain values.
+        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), -(O::OUTER_LEN as i32), ROOM_MAC, flags) })?;
         // As for every tunnel whose UDP checksum is zero, it counts as one that was good (skb_checksum_init_zero_check in include/linux/skbuff.h).
         // SAFETY: plain values. Says no where nothing is known to be good, which is as well.
         unsafe { raw::bpf_csum_level(self.skb(), CSUM_LEVEL_DEC) };
-        // SAFETY: plain values.
-        check(unsafe { raw::bpf_skb_adjust_room(self.skb(), -(outer::LEN as i32), ROOM_MAC, FLAGS) })
+        Ok(())
     }
 
     /// Sends the frame out of a device as it is.
@@ -383,15 +460,39 @@ fn read_tunnel_key(skb: *mut __sk_buff, remote: &mut u32, id: &mut u32) -> i64 {
     result
 }
 
-/// Sets the key of a packet on its way to mesh0; addresses in host order.
+/// The same over IPv6: the source as words of memory.
 #[inline(never)]
-fn write_tunnel_key(skb: *mut __sk_buff, local: u32, remote: u32, vni: u32) -> i64 {
+fn read_tunnel_key6(skb: *mut __sk_buff, remote: &mut [u32; 4], id: &mut u32) -> i64 {
+    // SAFETY: all-zero is a valid key.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: the helper writes at most the size given.
+    let result =
+        unsafe { raw::bpf_skb_get_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, F_TUNNEL_IPV6) };
+    // SAFETY: for an IPv6 tunnel the helper filled all of it; both variants are plain integers.
+    *remote = unsafe { key.__bindgen_anon_1.remote_ipv6 };
+    *id = key.tunnel_id;
+    result
+}
+
+/// Sets the key of a packet on its way to mesh0. Which family the tunnel is of says this node's own data path address.
+#[inline(never)]
+fn write_tunnel_key(skb: *mut __sk_buff, config: &Config, to: &[u8; 16], vni: u32) -> i64 {
     // SAFETY: all-zero is a valid key.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     key.tunnel_id = vni;
     key.tunnel_ttl = 64;
-    key.__bindgen_anon_1.remote_ipv4 = remote;
-    key.__bindgen_anon_3.local_ipv4 = local;
+    // In words: the helper takes an IPv4 address in host order, an IPv6 one as it lies in memory.
+    // SAFETY: an address of sixteen bytes in a map value, where it is at a multiple of four.
+    let to = unsafe { to.as_ptr().cast::<[u32; 4]>().read() };
+    let mut flags = F_ZERO_CSUM_TX;
+    if config.tunnel_addr4_word() != 0 {
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be(to[3]);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be(config.tunnel_addr4_word());
+    } else {
+        key.__bindgen_anon_1.remote_ipv6 = to;
+        key.__bindgen_anon_3.local_ipv6 = config.tunnel_addr6_words();
+        flags |= F_TUNNEL_IPV6;
+    }
     // SAFETY: the helper reads the size given.
-    unsafe { raw::bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, F_ZERO_CSUM_TX) }
+    unsafe { raw::bpf_skb_set_tunnel_key(skb, &mut key, size_of::<bpf_tunnel_key>() as u32, flags) }
 }

@@ -4,12 +4,15 @@
 //! whole on a wire, so they are updated directly (RFC 1624). Nothing read before a change of the head may be used as a pointer; everything
 //! here works by offset.
 
-use aya_ebpf::bindings::xdp_action;
+use core::mem::offset_of;
+
+use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::XdpContext;
 use mesh_common::checksum;
 use mesh_common::parse::{Cursor, Plain};
 use mesh_common::verdict::DropReason;
+use mesh_common::word;
 
 use crate::packet::Rewrite;
 
@@ -89,8 +92,9 @@ impl Xdp {
     /// The device whose driver has it.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
+        // One instruction, as of a packet at a TC hook: of several loads the compiler would keep the field's address.
         // SAFETY: the verifier rewrites this load of a context field.
-        unsafe { (*self.ctx.ctx).ingress_ifindex }
+        unsafe { word::read::<_, { offset_of!(xdp_md, ingress_ifindex) }>(self.ctx.ctx) }
     }
 
     /// Bytes of the frame, if there are at least so many. What a driver put into further buffers is counted only where the first has too few.

@@ -6,13 +6,13 @@
 
 use mesh_common::parse::{self, Ethernet, Form, Packet, protocol};
 use mesh_common::schema::{
-    Address, Config, Endpoint, Flow, Frontend, Peer, deliver as way, endpoint, flow_flag, rewrite,
+    Address, Config, Endpoint, Flow, Frontend, Peer, deliver as way, endpoint, flow_flag, program, rewrite,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::{self, Tables};
+use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::Tc;
 use crate::stage::deliver::{Target, deliver, next, send_tunnel};
 use crate::stage::ingress::{Call, Entry, enter};
@@ -36,9 +36,16 @@ pub fn turn_back<F: Tables>(
         return Err(Stop::drop(reason));
     }
     match maps::peer(peer.node) {
-        Some(target) => send_tunnel(tc, HOOK, config, target.addr, id),
+        Some(target) => send_tunnel(tc, HOOK, config, target, id),
         None => Err(Stop::drop(reason)),
     }
+}
+
+/// Hands a packet that this node turned back to the program that chooses again.
+#[inline(always)]
+pub fn hand_on(tc: &Tc, node: u32, id: u32) -> Code {
+    tc.leave([node, id, 0]);
+    go_on(tc, program::TURNED_BACK)
 }
 
 /// [`deliver`] as a real call: the chain to the next choice is long, and its buffers need not be on the stack meanwhile.
@@ -49,13 +56,13 @@ fn send<F: Tables>(tc: &Tc, config: &Config, flow: &Flow<F::Addr>, peer: Option<
 
 /// A call that came back: see [`call`]. A real call, as `nat::apply_apart`, and one for both origins: the verifier goes through it once.
 #[inline(never)]
-pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Code {
-    encode(call::<F>(tc, eth, config, peer, from_wire))
+pub fn call_of<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32, from_wire: bool) -> Code {
+    encode(call::<F>(tc, eth, config, node, from_wire))
 }
 
 /// North–south, at the ingress node. The frame is as it was sent: its destination names the task that is gone, its source the last hop.
 #[inline(always)]
-fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, from_wire: bool) -> Result<i32, Stop> {
+fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32, from_wire: bool) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let Some((mac::KIND_ENDPOINT, gone)) = mac::split(eth.dst) else { return Err(Stop::drop(DropReason::WireFormat)) };
@@ -80,14 +87,14 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
     let flow = if chosen.backend != gone && packet.protocol != protocol::TCP {
         chosen
     } else {
-        if chosen.backend != gone || chosen.deliver != way::TUNNEL || chosen.node as u32 != peer.node {
+        if chosen.backend != gone || chosen.deliver != way::TUNNEL || chosen.node as u32 != node {
             return Err(Stop::drop(DropReason::ForgedReply));
         }
         // None: the call meant this very task.
         let Some(frontend) = called::<F>(packet) else { return Err(Stop::drop(DropReason::EndpointGone)) };
         let mut back = WayBack { deliver: way::UPLINK, ifindex: chosen.ifindex, node: 0, vni: 0, mac: eth.src };
         if let Entry::Host = entry {
-            back = WayBack { deliver: way::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac };
+            back = WayBack::to_host(config);
         }
         if let Entry::Client = entry {
             let caller = match F::endpoint(&packet.src) {
@@ -95,7 +102,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address, fro
                 _ => return Err(Stop::drop(DropReason::ForgedReply)),
             };
             gateway = caller.gateway;
-            back = WayBack { deliver: way::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac };
+            back = WayBack::to_task(caller);
         }
         F::remove_flow(&packet.tuple);
         let call = Call { entry, from, target_port: frontend.target_port, node: config.node, back, gateway, gone };
@@ -125,16 +132,16 @@ fn called<F: Tables>(packet: &Packet<F>) -> Option<&'static Frontend<F::Addr>> {
 
 /// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply_apart`.
 #[inline(never)]
-pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Code {
-    encode(vip::<F>(tc, eth, config, peer))
+pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32) -> Code {
+    encode(vip::<F>(tc, eth, config, node))
 }
 
 #[inline(always)]
-fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> Result<i32, Stop> {
+fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let gone = match F::endpoint(&packet.dst) {
-        Some(target) if target.node == peer.node && target.kind == endpoint::TASK => target.number,
+        Some(target) if target.node == node && target.kind == endpoint::TASK => target.number,
         _ => return Err(Stop::drop(DropReason::NoEndpoint)),
     };
     let source: &Endpoint<F::Addr> = match F::endpoint(&packet.src) {
@@ -170,7 +177,7 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address) -> R
         _ => {
             let Some(frontend) = balance::vip::<F>(packet.dst) else { return Err(Stop::drop(DropReason::NoEndpoint)) };
             F::remove_flow(&packet.tuple);
-            let code = vip::enter(packet, config.node, source, frontend, gone);
+            let code = vip::enter(packet, source, frontend, gone);
             if code != 0 {
                 return Ok(code);
             }

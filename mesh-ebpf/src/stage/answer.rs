@@ -6,8 +6,8 @@ use mesh_common::schema::endpoint;
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::{CONFIG, Tables};
+use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::{SHOT, Tc};
 
 /// Sends the frame back to where it came from.

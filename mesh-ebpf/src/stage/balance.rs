@@ -11,8 +11,8 @@ use mesh_common::schema::{
 };
 use mesh_common::verdict::DropReason;
 
-use crate::hook::Stop;
 use crate::maps::{BACKENDS, RINGS, TURNS, Tables};
+use crate::outcome::Stop;
 use crate::stage::affinity;
 
 /// The service behind a VIP: every port and protocol.
@@ -55,6 +55,7 @@ pub fn choose<F: Tables>(
     packet: &Packet<F>,
     gone: u32,
     in_flood: bool,
+    from: u32,
 ) -> Result<RingSlot, Stop> {
     if frontend.turns_len == 0 {
         return Err(Stop::refuse(DropReason::NoBackend));
@@ -63,19 +64,15 @@ pub fn choose<F: Tables>(
         return match affinity::choose(frontend, packet, gone, in_flood) {
             0 => Err(Stop::refuse(DropReason::NoBackend)),
             number if number == gone => Err(Stop::drop(DropReason::EndpointGone)),
-            number => match backend(number) {
-                Some(it) => Ok(RingSlot { backend: number, node: it.node }),
-                None => Err(Stop::drop(DropReason::NotConfigured)),
-            },
+            number => named(number),
         };
     }
-    // Not in a flood, whose packets would all be looked for; and of IPv6 the stack has no room for the keys.
-    if F::ADDR_LEN == 4
-        && !packet.may_open()
-        && !in_flood
-        && let Some(chosen) = by_twin(frontend, packet)
-    {
-        return Ok(*chosen);
+    // Not in a flood, whose packets would all be looked for.
+    if !packet.may_open() && !in_flood {
+        let number = by_entries(frontend, packet, from);
+        if number != 0 {
+            return named(number);
+        }
     }
     let slot = if in_flood || !packet.may_open() || is_by_ring(frontend) {
         ring_slot(frontend, packet)
@@ -101,27 +98,48 @@ fn is_by_ring<A>(frontend: &Frontend<A>) -> bool {
     frontend.algorithm == algorithm::MAGLEV || frontend.algorithm == algorithm::MAGLEV_OF_ALLOWED
 }
 
-/// The backend of a connection whose calling entry is lost: the entry of its answers is still there, under the tuple that one of the ready
-/// backends answers by. A real call, for it is rare: a middle packet without an entry.
+/// The backend with this number, and its node.
+#[inline(always)]
+fn named(number: u32) -> Result<RingSlot, Stop> {
+    match backend(number) {
+        Some(it) => Ok(RingSlot { backend: number, node: it.node }),
+        None => Err(Stop::drop(DropReason::NotConfigured)),
+    }
+}
+
+/// The backend of a connection that has lost one of its entries, by the other one; 0: both are lost. Its calling entry would not be decided again if
+/// that of its answers were there (`flow::lookup`). Else the entry of its answers is looked for, under the tuple that one of the ready backends answers
+/// by. A real call, for it is rare: a middle packet that is decided.
 #[inline(never)]
-fn by_twin<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>) -> Option<&'static RingSlot> {
+fn by_entries<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>, from: u32) -> u32 {
+    if let Some(own) = F::flow(&packet.tuple) {
+        // SAFETY: a live map value, read only.
+        let own = unsafe { &*own };
+        let is_call = own.from == from && own.rewrite == rewrite::DESTINATION && own.flags & flow_flag::DEAD == 0;
+        if is_call && backend(own.backend).is_some_and(|it| it.pool == frontend.pool) {
+            return own.backend;
+        }
+    }
     let port = if frontend.target_port == 0 { packet.dport } else { frontend.target_port };
+    let Some(scratch) = F::scratch() else { return 0 };
+    // SAFETY: per-CPU scratch, not shared while this program runs. Here, since the stack has no room for keys of IPv6.
+    let answer = unsafe { &mut (*scratch).reply };
     for turn in 0..MOST_TWINS {
         if turn >= frontend.turns_len {
-            return None;
+            return 0;
         }
-        let chosen = RINGS.get(frontend.turns_at + turn)?;
+        let Some(chosen) = RINGS.get(frontend.turns_at + turn) else { return 0 };
         let Some(backend) = backend(chosen.backend) else { continue };
-        let answer = FlowKey::new(F::backend_addr(backend), packet.src, port, packet.sport, packet.protocol);
-        let Some(twin) = F::flow(&answer) else { continue };
+        *answer = FlowKey::new(F::backend_addr(backend), packet.src, port, packet.sport, packet.protocol);
+        let Some(twin) = F::flow(answer) else { continue };
         // SAFETY: a live map value, read only.
         let twin = unsafe { &*twin };
         let is_alive = twin.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE;
         if is_alive && twin.rewrite == rewrite::SOURCE && twin.addr == packet.dst && twin.port == packet.dport {
-            return Some(chosen);
+            return chosen.backend;
         }
     }
-    None
+    0
 }
 
 /// Who stands in a slot, if anybody does.

@@ -4,17 +4,18 @@
 //! way, where we do. mesh0 is for everything that the fast way can't carry.
 
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
-use mesh_common::family::{Addr4, Family, V4};
+use mesh_common::family::{Family, Of, V4, V6};
 use mesh_common::parse::{Cursor, ETHERNET_LEN, Packet, protocol};
 use mesh_common::schema::{Config, Flow, Peer, deliver, flow_flag, peer_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
-use mesh_common::wire::outer::{self, Wrapped};
+use mesh_common::wire::outer::{self, Carrier, Wrapped, shortest};
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::{self, CONFIG, Tables, UPLINKS};
+use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::{OK, Tc};
 use crate::stage::too_big;
 
@@ -25,8 +26,6 @@ pub const KEYED: u32 = 0x6d65_7368;
 const LONGEST: u32 = 0xffff;
 /// Beyond every MTU.
 const TOO_LONG: u32 = 1 << 17;
-/// Headers of a segment before those of TCP or UDP: Ethernet, and IPv4 without options.
-const HEADERS: usize = ETHERNET_LEN + V4::HEADER_LEN;
 /// Of a UDP segment.
 const UDP_HEADER: u32 = 8;
 
@@ -87,9 +86,8 @@ pub fn peer_of<F: Tables>(tc: &Tc, hook: Hook, packet: &Packet<F>, flow: &Flow<F
 #[inline(always)]
 pub fn target<F: Tables>(tc: &Tc, hook: Hook, packet: &Packet<F>, node: u32) -> Result<Target, Stop> {
     let peer = reachable(node)?;
-    let longest = longest(tc);
-    // Who is refused over IPv6 is not told yet: that goes in pieces.
-    if F::ADDR_LEN == 4 && !fits(longest, peer) && hook as u8 != Hook::FromOverlay as u8 {
+    let longest = longest(tc, packet);
+    if !fits::<F>(longest, peer) && hook as u8 != Hook::FromOverlay as u8 {
         let code = too_big::judge(tc, packet, peer);
         if code != too_big::GOES {
             return Err(Stop::said(code));
@@ -101,7 +99,14 @@ pub fn target<F: Tables>(tc: &Tc, hook: Hook, packet: &Packet<F>, node: u32) -> 
 /// Sends a packet as its flow says; `to` is what [`peer_of`] gave. `sender` is the endpoint number of the task that sent it
 /// (from_task only).
 #[inline(always)]
-pub fn deliver<A>(tc: &Tc, hook: Hook, config: &Config, flow: &Flow<A>, to: Target, sender: u32) -> Result<i32, Stop> {
+pub fn deliver<A: Of>(
+    tc: &Tc,
+    hook: Hook,
+    config: &Config,
+    flow: &Flow<A>,
+    to: Target,
+    sender: u32,
+) -> Result<i32, Stop> {
     match flow.deliver {
         deliver::TASK => to_task(tc, hook, flow.ifindex, flow.mac),
         deliver::TUNNEL => {
@@ -137,7 +142,7 @@ pub fn to_task(tc: &Tc, hook: Hook, ifindex: u32, task_mac: [u8; 6]) -> Result<i
 
 /// Through the tunnel, a packet between addresses of this type. `src` None keeps the frame's source MAC.
 #[inline(always)]
-pub fn to_peer<A>(
+pub fn to_peer<A: Of>(
     tc: &Tc,
     hook: Hook,
     config: &Config,
@@ -151,78 +156,86 @@ pub fn to_peer<A>(
         Some(src) => tc.set_macs(dst, src)?,
         None => tc.set_dst_mac(dst)?,
     }
-    // The fast way carries IPv4 so far.
-    if size_of::<A>() == size_of::<Addr4>() && peer.ifindex != 0 && fits(to.longest, peer) {
-        return Ok(send_fast(tc, config, peer, vni));
+    if peer.ifindex != 0 && fits::<A::Family>(to.longest, peer) {
+        return Ok(send_fast::<V4, A::Family>(tc, config, peer, peer.ifindex, vni));
     }
-    send_tunnel(tc, hook, config, peer.addr, vni)
+    if peer.ifindex6 != 0 && fits::<A::Family>(to.longest, peer) {
+        return Ok(send_fast::<V6, A::Family>(tc, config, peer, peer.ifindex6, vni));
+    }
+    send_tunnel(tc, hook, config, peer, vni)
 }
 
 /// Length of a packet, or of each frame that one of several segments becomes.
 #[inline(always)]
-fn longest(tc: &Tc) -> u32 {
+fn longest<F: Family>(tc: &Tc, packet: &Packet<F>) -> u32 {
     match tc.gso_size() {
         0 => tc.len(),
-        size => segment_len(tc.skb(), size),
+        size => segment_len(tc.skb(), size, packet.l4 as u32, packet.protocol as u32),
     }
 }
 
 /// Whether a packet goes over the path to the peer as it is, at first sight. One that is too large is mesh0's, unless [`too_big`] says otherwise. So is
-/// one with next to nothing behind its IP header, of which [`Wrapped`] is too long a beginning.
+/// one with next to nothing behind its IP header, of which [`Wrapped`] is too long a beginning. A path over IPv6 is told shorter by what its header has
+/// more.
 #[inline(always)]
-fn fits(longest: u32, peer: &Peer) -> bool {
-    const SHORTEST: u32 = (size_of::<Wrapped>() - outer::LEN) as u32;
-    longest >= SHORTEST && longest + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
+fn fits<F: Family>(longest: u32, peer: &Peer) -> bool {
+    longest >= shortest::<F>() as u32 && longest + outer::LEN as u32 <= peer.mtu as u32 + ETHERNET_LEN as u32
 }
 
 /// Length of each frame that a packet of several segments becomes, without the tunnel's headers: all of them have the first one's. Beyond every
-/// MTU where those are not plain, or the packet has no room for the tunnel's. A global function, as `nat::lower_mss`: bulk
+/// MTU where those are not known, or the packet has no room for the tunnel's. A global function, as `nat::lower_mss`: bulk
 /// pays for it once in many segments.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn segment_len(skb: *mut __sk_buff, size: u32) -> u32 {
-    let tc = &Tc::new(TcContext::new(skb));
-    let Some(ip) = tc.load::<[u16; V4::HEADER_LEN / 2]>(ETHERNET_LEN) else { return TOO_LONG };
-    let [[version, _], [_, number]] = [ip[0], ip[4]].map(u16::to_ne_bytes);
-    if version != 0x45 || tc.len() + outer::LEN as u32 > LONGEST {
+extern "C" fn segment_len(skb: *mut __sk_buff, size: u32, l4: u32, number: u32) -> u32 {
+    let (tc, l4) = (&Tc::new(TcContext::new(skb)), l4 as u8);
+    if tc.len() + V6::OUTER_LEN as u32 > LONGEST {
         return TOO_LONG;
     }
-    let header = match number {
+    let header = match number as u8 {
         protocol::UDP => UDP_HEADER,
-        protocol::TCP => match tc.load::<[u16; 7]>(HEADERS) {
+        protocol::TCP => match tc.load::<[u8; 2]>(l4 as usize + 12) {
             // The upper half of the byte counts words (RFC 9293, 3.1).
-            Some(tcp) => (tcp[6].to_ne_bytes()[0] >> 4) as u32 * 4,
+            Some([words, _]) => (words >> 4) as u32 * 4,
             None => return TOO_LONG,
         },
         _ => return TOO_LONG,
     };
-    HEADERS as u32 + header + size
+    l4 as u32 + header + size
 }
 
 /// The fast way: writes the outer headers and sends the frame out of the uplink, past mesh0 and the host's stack (docs/decisions/0020). A real
 /// call: its buffers get a stack frame of their own.
 #[inline(never)]
-fn send_fast(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Code {
-    encode(wrap(tc, config, peer, vni))
+fn send_fast<O: Carrier, F: Family>(tc: &Tc, config: &Config, peer: &Peer, link: u32, vni: u32) -> Code {
+    encode(wrap::<O, F>(tc, config, peer, link, vni))
 }
 
 #[inline(always)]
-fn wrap(tc: &Tc, config: &Config, peer: &Peer, vni: u32) -> Result<i32, Stop> {
+fn wrap<O: Carrier, F: Family>(tc: &Tc, config: &Config, peer: &Peer, link: u32, vni: u32) -> Result<i32, Stop> {
     const SHORT: Stop = Stop::drop(DropReason::Malformed);
     let Some(ethernet) = tc.load::<[u16; ETHERNET_LEN / 2]>(0) else { return Err(SHORT) };
     let inner_len = tc.len() as u16;
-    tc.make_outer_room()?;
-    let Ok(to) = tc.place::<Wrapped>(0) else { return Err(SHORT) };
+    tc.make_outer_room::<O>()?;
+    let Ok(to) = tc.place::<Wrapped<O, F>>(0) else { return Err(SHORT) };
     to.ethernet = ethernet;
-    let added = to.wrap(config, peer, vni, inner_len);
+    let added = to.wrap(config, peer, vni, inner_len, any_id);
     tc.add_to_sum(checksum::sum(added, &ethernet));
-    Ok(tc.redirect(peer.ifindex))
+    Ok(tc.redirect(link))
+}
+
+/// An identification for the outer packet where the inner one has none (IPv6): who forwards may fragment, and pieces of two packets must not
+/// be taken for one's.
+#[inline(always)]
+pub fn any_id() -> u16 {
+    // SAFETY: no arguments.
+    unsafe { bpf_get_prandom_u32() as u16 }
 }
 
 /// Sets the tunnel key and hands the frame to mesh0.
 #[inline(always)]
-pub fn send_tunnel(tc: &Tc, hook: Hook, config: &Config, addr: [u8; 16], vni: u32) -> Result<i32, Stop> {
-    tc.set_tunnel(config.tunnel_addr4, [addr[12], addr[13], addr[14], addr[15]], vni)?;
+pub fn send_tunnel(tc: &Tc, hook: Hook, config: &Config, peer: &Peer, vni: u32) -> Result<i32, Stop> {
+    tc.set_tunnel(config, &peer.addr, vni)?;
     if hook as u8 == Hook::FromHost as u8 {
         return Ok(OK); // already on its way out of mesh0
     }

@@ -2,15 +2,15 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use mesh_common::clock::Clock;
-use mesh_common::parse::{self, Packet, protocol};
-use mesh_common::schema::{Flow, deliver, flow_flag, rewrite};
+use mesh_common::parse::{self, Packet, protocol, tcp_flag};
+use mesh_common::schema::{Flow, FlowKey, deliver, flow_flag, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
 use mesh_common::{flood, flow as life};
 
-use crate::hook::Stop;
 use crate::maps::{self, Scratch, Tables};
 pub use crate::maps::{ANY, NEW};
+use crate::outcome::Stop;
 use crate::packet::tc::Tc;
 
 /// How long a tick is on this kernel: set by who loads the programs.
@@ -51,6 +51,25 @@ fn read_apart<F: Tables>(tc: &Tc) -> bool {
     }
 }
 
+/// Leaves the packet where [`handed_on`] finds it: a global function takes no pointer to it.
+#[inline(always)]
+pub fn hand_on<F: Tables>(packet: &Packet<F>) {
+    // That of IPv6 is there already.
+    if F::ADDR_LEN == 4
+        && let Some(room) = F::room()
+    {
+        // SAFETY: per-CPU scratch, not shared while this program runs, and another place than the packet's.
+        unsafe { (*room).write(*packet) };
+    }
+}
+
+/// The packet that was read into the scratch, or left there.
+#[inline(always)]
+pub fn handed_on<F: Tables>() -> Option<&'static Packet<F>> {
+    // SAFETY: per-CPU scratch, not shared while this program runs; who asks was called behind `read` or `hand_on`.
+    F::room().map(|room| unsafe { (*room).assume_init_ref() })
+}
+
 /// A flow entry that does nothing yet.
 #[inline(always)]
 pub fn blank<F: Tables>(flow: &mut Flow<F::Addr>) {
@@ -87,10 +106,26 @@ pub fn lookup<F: Tables>(packet: &Packet<F>, len: u32, from: u32) -> Result<Opti
             if flow.flags & flow_flag::SPILLED != 0 {
                 prove(packet, flow);
             }
-            note::<F>(flow, packet, len);
+            let now_s = now_s();
+            if now_s.saturating_sub(flow.last_seen_s) >= life::SILENT_S && has_lost_answers(packet, flow) {
+                return Ok(None);
+            }
+            note::<F>(flow, packet, len, now_s);
             Ok(Some(flow))
         }
     }
+}
+
+/// A connection's calling entry whose other one is gone: it is decided again, for the same backend (`balance::choose`), and both are written. A real
+/// call, for it is rare. A hairpin's does not find its twin; a direct call's is not decided again, for then it would have another port.
+#[inline(never)]
+fn has_lost_answers<F: Tables>(packet: &Packet<F>, flow: &Flow<F::Addr>) -> bool {
+    packet.protocol == protocol::TCP
+        && !packet.may_open()
+        && flow.rewrite == rewrite::DESTINATION
+        && flow.addr != packet.dst
+        && flow.flags & (flow_flag::REVERSE | flow_flag::HAIRPIN) == 0
+        && life::twin(&packet.tuple, flow).is_some_and(|twin| F::flow(&twin).is_none())
 }
 
 /// What the flow table knows of a packet.
@@ -154,13 +189,42 @@ pub fn prove<F: Tables>(packet: &Packet<F>, flow: &mut Flow<F::Addr>) {
     }
 }
 
-/// Notes that a packet of `len` bytes goes by this entry.
+/// Notes that a packet of `len` bytes goes by this entry now.
 #[inline(always)]
-pub fn note<F: Tables>(flow: &mut Flow<F::Addr>, packet: &Packet<F>, len: u32) {
-    flow.last_seen_s = now_s();
+pub fn note<F: Tables>(flow: &mut Flow<F::Addr>, packet: &Packet<F>, len: u32, now_s: u32) {
+    flow.last_seen_s = now_s;
     flow.packets = flow.packets.wrapping_add(1);
     flow.bytes = flow.bytes.wrapping_add(len as u64);
     flow.seen = life::note(flow.seen, packet.tcp_flags);
+}
+
+/// Where an answer ends its connection, the node that the call entered by notes it: it sees nothing else of the answers, and its entry of the call is
+/// kept for as long as there was no end.
+#[inline(always)]
+pub fn note_end<F: Tables>(answer: &Packet<F>) {
+    if answer.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+        note_end_of(answer);
+    }
+}
+
+/// A real call, for it is rare.
+#[inline(never)]
+fn note_end_of<F: Tables>(answer: &Packet<F>) {
+    if let Some(call) = F::flow(&answer.tuple.turned()) {
+        // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
+        let call = unsafe { &mut *call };
+        if call.rewrite == rewrite::NONE {
+            call.seen = life::note(call.seen, answer.tcp_flags & (tcp_flag::FIN | tcp_flag::RST));
+        }
+    }
+}
+
+/// A new flow's first packet is noted in the entry that it will be.
+#[inline(always)]
+pub fn count_first<F: Tables>(packet: &Packet<F>, flow: &mut Flow<F::Addr>) {
+    flow.packets = 1;
+    flow.bytes = packet.frame_len() as u64;
+    flow.seen = life::note(0, packet.tcp_flags);
 }
 
 /// Takes back that a first packet was counted: who decided it leaves it to the next hook, which finds the entry and counts.
@@ -170,6 +234,7 @@ pub fn uncount_first<F: Tables>(packet: &Packet<F>) {
         // SAFETY: a live map value; concurrent writers touch counters only, whose loss is harmless.
         let flow = unsafe { &mut *flow };
         flow.packets = flow.packets.wrapping_sub(1);
+        flow.bytes = flow.bytes.wrapping_sub(packet.frame_len() as u64);
     }
 }
 
@@ -193,47 +258,52 @@ pub fn decided_mut<F: Tables>() -> Result<&'static mut Flow<F::Addr>, Stop> {
     }
 }
 
+/// Source ports that are tried where a call's own is taken.
+const OTHER_PORTS: u32 = 4;
+
 /// Writes both entries of a new flow whose packets keep their source, as they and the reply's key stand in the scratch. A real call: keys of IPv6
 /// would fill the frames of who decides.
 ///
-/// Where another live flow of another frontend has the reply's tuple already, the source port is changed: the task then sees the caller's
-/// address with another port (decision 5a). The key's `dport` is the caller's port.
+/// Where a flow of another frontend has the reply's tuple already, the source port is changed: the task then sees the caller's address with another
+/// port (decision 5a). Whether that flow lives is not asked: its entry of the call stands, too, and one side's end is not the other's. The key's `dport`
+/// is the caller's port.
 #[inline(never)]
 pub fn remember_pair<F: Tables>(packet: &Packet<F>) -> Result<(), DropReason> {
     let Some(scratch) = F::scratch() else { return Err(DropReason::NotConfigured) };
     // SAFETY: per-CPU scratch, not shared while this program runs.
     let Scratch { forward, reply, reverse } = unsafe { &mut *scratch };
-    forward.packets = 1;
-    forward.seen = life::note(0, packet.tcp_flags);
+    count_first(packet, forward);
     reverse.flags |= flow_flag::REVERSE;
     if F::put_flow(reply, reverse, NEW).is_err() {
-        let is_ours = match F::flow(reply) {
-            Some(other) => {
-                // SAFETY: a live map value, read only.
-                let other = unsafe { &*other };
-                (other.addr == reverse.addr && other.port == reverse.port && other.rewrite == reverse.rewrite)
-                    || life::is_closing(other.seen)
-            }
-            None => return Err(DropReason::TableFull),
-        };
-        if is_ours {
-            F::put_flow(reply, reverse, ANY).map_err(|_| DropReason::TableFull)?;
-        } else {
-            reverse.other_port = packet.sport;
-            let hash = packet.hash();
-            let mut placed = false;
-            for attempt in 0..4 {
-                if !placed {
-                    reply.dport = snat::candidate(hash, attempt);
-                    placed = F::put_flow(reply, reverse, NEW).is_ok();
-                }
-            }
+        let hash = packet.hash();
+        let mut placed = false;
+        for attempt in 0..=OTHER_PORTS {
             if !placed {
-                return Err(DropReason::TableFull);
+                if attempt > 0 {
+                    reverse.other_port = packet.sport;
+                    reply.dport = snat::candidate(hash, attempt - 1);
+                }
+                placed = F::put_flow(reply, reverse, way_of::<F>(reply, reverse)).is_ok();
             }
+        }
+        if !placed {
+            return Err(DropReason::TableFull);
+        }
+        // What has no port keeps none.
+        if reverse.other_port != 0 {
             forward.other_port = reply.dport;
             forward.flags |= flow_flag::PORT_CHANGED;
         }
     }
     F::put_flow(&packet.tuple, forward, ANY).map_err(|_| DropReason::TableFull)
+}
+
+/// How an answers' entry is put: over an older one of the same call, else where there is none.
+#[inline(always)]
+fn way_of<F: Tables>(key: &FlowKey<F::Addr>, call: &Flow<F::Addr>) -> u64 {
+    let Some(other) = F::flow(key) else { return NEW };
+    // SAFETY: a live map value, read only.
+    let other = unsafe { &*other };
+    let is_same = other.addr == call.addr && other.port == call.port && other.rewrite == call.rewrite;
+    if is_same && other.other_port == call.other_port { ANY } else { NEW }
 }

@@ -3,10 +3,11 @@
 //! A later fragment is looked up like any packet, once it has its datagram's ports; only addresses are rewritten in it, for there is no transport
 //! header, and the first one's checksum makes up for the whole. One that comes before the first one is as good as lost: nothing can be held back
 //! here. Senders send the first one first; where a network turns their order, the datagram is lost, and counted (`fragment`).
+//! Where IPv6 has options for the receiver behind the fragment header, only the first one says what protocol the datagram is of.
 //! Invariant: fragments from elsewhere than the first one came from (`origin::*`) never get its ports. Must not: cost a whole packet more than one
 //! comparison.
 
-use mesh_common::parse::{Form, Packet};
+use mesh_common::parse::{Form, Packet, protocol};
 use mesh_common::schema::{FlowKey, FragmentKey, Fragmented};
 
 use crate::maps::Tables;
@@ -24,11 +25,25 @@ pub fn know<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) {
 #[inline(never)]
 fn learn<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) {
     let Some(id) = F::fragment_id(tc) else { return };
-    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol);
-    let key = FragmentKey { src, dst, from, id, protocol, pad: [0; 3] };
+    let FlowKey { src, dst, protocol: said, .. } = packet.tuple;
+    let mut key = FragmentKey { src, dst, from, id, protocol: said, pad: [0; 3] };
     if packet.form != Form::Fragment {
         F::note_fragmented(&key, &Fragmented { sport: packet.sport, dport: packet.dport });
-    } else if let Some(known) = F::fragmented(&key) {
-        packet.tuple = FlowKey::new(src, dst, known.sport, known.dport, protocol);
+        return;
+    }
+    let mut known = None;
+    if !F::is_extension(said) {
+        known = F::fragmented(&key);
+    } else {
+        // The number is the datagram's whatever it is of (RFC 8200, 4.5).
+        for carried in [protocol::UDP, F::ICMP, protocol::TCP, protocol::SCTP] {
+            if known.is_none() {
+                key.protocol = carried;
+                known = F::fragmented(&key);
+            }
+        }
+    }
+    if let Some(known) = known {
+        packet.tuple = FlowKey::new(src, dst, known.sport, known.dport, key.protocol);
     }
 }

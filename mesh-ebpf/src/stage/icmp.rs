@@ -9,22 +9,22 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
-use mesh_common::family::V4;
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::hash;
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Packet, protocol, words_of_4};
 use mesh_common::quoted::{Quoted, as_sent};
 use mesh_common::schema::{
     Config, Flow, FlowKey, address_flag, algorithm, deliver, endpoint, endpoint_flag, flow_flag, frontend_flag, origin,
-    rewrite,
+    program, rewrite,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::Tables;
+use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::Tc;
 use crate::stage::deliver::{config, deliver as send, peer_of};
-use crate::stage::{balance, flow, reply};
+use crate::stage::{balance, flow, outside, reply};
 
 /// Where an error comes in.
 pub struct Arrival {
@@ -53,6 +53,18 @@ impl Arrival {
         Arrival { hook: Hook::FromOverlay, from: origin::peer(node), id }
     }
 
+    /// What [`hand_on`] left with the packet.
+    #[inline(always)]
+    pub fn told(tc: &Tc) -> Arrival {
+        let [hook, from, id] = tc.left();
+        Arrival { hook: Hook::of_number(hook), from, id }
+    }
+
+    #[inline(always)]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
     #[inline(always)]
     fn is_at(&self, hook: Hook) -> bool {
         self.hook as u8 == hook as u8
@@ -65,41 +77,89 @@ impl Arrival {
     }
 }
 
-/// Carries an error; its sender was judged before. Called from the hook itself, for it needs much of the stack.
+/// Hands an error, whose sender was judged, to the program that carries it.
 #[inline(always)]
-pub fn carry(tc: &Tc, arrival: &Arrival) -> Code {
+pub fn hand_on<F: Family>(tc: &Tc, arrival: &Arrival) -> Code {
+    tc.leave([arrival.hook as u32, arrival.from, arrival.id]);
+    go_on(tc, if F::ADDR_LEN == 4 { program::ICMP_ERRORS } else { program::ICMP_ERRORS6 })
+}
+
+/// Carries an error that was handed on.
+#[inline(always)]
+pub fn carry<F: Tables>(tc: &Tc, arrival: &Arrival) -> Code {
     if arrival.id == vni::REPLY_WIRE || arrival.id == vni::REPLY_NODE {
-        return answer4(tc.skb(), arrival.id);
+        return if F::ADDR_LEN == 4 { answer4(tc.skb(), arrival.id) } else { answer6(tc.skb(), arrival.id) };
     }
-    carry4(tc.skb(), arrival.hook as u32, arrival.from, arrival.id)
+    by_quoted::<F>(tc, arrival)
 }
 
-/// A global function, as `nat::lower_mss`.
-#[unsafe(no_mangle)]
+/// A real call: what it needs of the stack is free again when somebody is refused.
 #[inline(never)]
-extern "C" fn carry4(skb: *mut __sk_buff, hook: u32, from: u32, id: u32) -> Code {
-    encode(steps::<V4>(&Tc::new(TcContext::new(skb)), &Arrival { hook: Hook::of_number(hook), from, id }))
+fn by_quoted<F: Tables>(tc: &Tc, arrival: &Arrival) -> Code {
+    encode(steps::<F>(tc, arrival))
 }
 
-/// Each step is a call of its own, and leaves its word in the scratch: together they would not fit the stack.
+/// Each step is a call of its own, and leaves its word in the scratch, where the packets are, too: together they would not fit the stack.
 #[inline(always)]
 fn steps<F: Tables>(tc: &Tc, arrival: &Arrival) -> Result<i32, Stop> {
     let config = config()?;
-    let Some(packet) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
-    let code = find(tc, config, &packet, arrival);
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let code = find(tc, config, packet, arrival);
     if code != 0 {
         return Ok(code);
     }
     let way = flow::decided::<F>()?;
-    let to = peer_of(tc, arrival.hook, &packet, way)?;
+    if way.deliver == deliver::OUTSIDE {
+        outside::hop::<F>(tc)?;
+    }
+    let to = peer_of(tc, arrival.hook, packet, way)?;
     if way.rewrite != rewrite::NONE {
-        translate(tc, &packet, way)?;
+        put_back(packet, way)?;
+        let changed = requote::<F>(tc);
+        if changed >> 32 != 0 {
+            return Err(Stop::drop(DropReason::HelperFailed));
+        }
+        translate(tc, packet, way, changed as u32)?;
     }
     let sender = match F::endpoint(&packet.src) {
         Some(source) if arrival.is_at(Hook::FromTask) => source.number,
         _ => 0,
     };
     send(tc, arrival.hook, config, way, to, sender)
+}
+
+/// The packet that the error at hand quotes, read into the scratch.
+#[inline(always)]
+fn quoted_by<F: Tables>(tc: &Tc, packet: &Packet<F>) -> Option<&'static Quoted<F>> {
+    if read_quoted::<F>(tc, packet.l4) { quoted() } else { None }
+}
+
+/// A real call: what reading needs of the stack is free again afterwards.
+#[inline(never)]
+fn read_quoted<F: Tables>(tc: &Tc, l4: u8) -> bool {
+    let Some(room) = F::quoted() else { return false };
+    let Some(quoted) = Quoted::<F>::of(tc, l4) else { return false };
+    // SAFETY: per-CPU scratch, not shared while this program runs.
+    unsafe { (*room).write(quoted) };
+    true
+}
+
+/// The same once it was read.
+#[inline(always)]
+fn quoted<F: Tables>() -> Option<&'static Quoted<F>> {
+    // SAFETY: as above; it was written. All bytes of a map value are defined, and any make one.
+    F::quoted().map(|room| unsafe { (*room).assume_init_ref() })
+}
+
+/// A tuple's place in the scratch: that of the quoted packet in another form.
+#[inline(always)]
+fn tuple<F: Tables>() -> Result<&'static mut FlowKey<F::Addr>, Stop> {
+    match F::scratch() {
+        // SAFETY: per-CPU scratch, not shared while this program runs.
+        Some(scratch) => Ok(unsafe { &mut (*scratch).reply }),
+        None => Err(Stop::PASS),
+    }
 }
 
 /// Finds how the error goes; it stands in the scratch then. A real call.
@@ -113,17 +173,19 @@ fn way<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, arrival: &Arriva
     let way = flow::decided_mut::<F>()?;
     flow::blank::<F>(way);
     // It is for whoever sent the quoted packet, or it is forged.
-    let quoted = Quoted::<F>::of(tc, packet.l4).filter(|quoted| quoted.tuple.src == packet.dst);
+    let quoted = quoted_by(tc, packet).filter(|quoted| quoted.tuple.src == packet.dst);
     let Some(quoted) = quoted else { return unrelated(packet, config, arrival, way) };
     if !arrival.is_from_afar() && quoted.tuple.dst != packet.src {
         return Err(Stop::drop(DropReason::IcmpError));
     }
-    match told::<F>(&quoted.tuple.turned(), arrival) {
+    let answer = tuple::<F>()?;
+    *answer = quoted.tuple.turned();
+    match told::<F>(answer, arrival) {
         Some(told) => {
             *way = *told;
             Ok(())
         }
-        None if arrival.is_at(Hook::FromUplink) => by_ring(config, &quoted, way),
+        None if arrival.is_at(Hook::FromUplink) => by_ring::<F>(config, answer, way),
         None => unrelated(packet, config, arrival, way),
     }
 }
@@ -182,11 +244,10 @@ fn unrelated<F: Tables>(
     Ok(())
 }
 
-/// How an error from the world goes that is about an answer of a published port whose call left no entry here: to the owner that the ring names for
-/// the call, as any packet of it (the services with algorithm `maglev` are entered without one).
+/// How an error from the world goes that is about an answer of a published port whose `call` left no entry here: to the owner that the ring names for
+/// that, as any packet of it (the services with algorithm `maglev` are entered without one).
 #[inline(always)]
-fn by_ring<F: Tables>(config: &Config, quoted: &Quoted<F>, way: &mut Flow<F::Addr>) -> Result<(), Stop> {
-    let call = quoted.tuple.turned();
+fn by_ring<F: Tables>(config: &Config, call: &FlowKey<F::Addr>, way: &mut Flow<F::Addr>) -> Result<(), Stop> {
     let frontend = match balance::published::<F>(&call.dst, call.dport, call.protocol) {
         Some(frontend) if frontend.flags & frontend_flag::NOT_TAKEN == 0 => frontend,
         _ => return Err(Stop::PASS),
@@ -216,31 +277,49 @@ extern "C" fn answer4(skb: *mut __sk_buff, id: u32) -> Code {
     encode(stand_for_answer::<V4>(&Tc::new(TcContext::new(skb)), id))
 }
 
+/// The same of IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer6(skb: *mut __sk_buff, id: u32) -> Code {
+    encode(stand_for_answer::<V6>(&Tc::new(TcContext::new(skb)), id))
+}
+
 #[inline(always)]
 fn stand_for_answer<F: Tables>(tc: &Tc, id: u32) -> Result<i32, Stop> {
     let config = config()?;
     let Some(eth) = parse::ethernet(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
-    let Some(error) = parse::packet::<F>(tc) else { return Err(Stop::drop(DropReason::Malformed)) };
-    let quoted = Quoted::<F>::of(tc, error.l4)
-        .filter(|quoted| quoted.tuple.src == error.dst && quoted.tuple.dst == error.src)
+    let mut room = parse::Room::<F>::uninit();
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
+    let quoted = quoted_by(tc, packet)
+        .filter(|quoted| quoted.tuple.src == packet.dst && quoted.tuple.dst == packet.src)
         .ok_or(Stop::drop(DropReason::IcmpError))?;
-    let answer = Packet { tuple: quoted.tuple.turned(), ..error };
-    if id == vni::REPLY_WIRE { reply::to_wire(tc, &eth, &answer) } else { reply::to_node(tc, &eth, config, &answer) }
+    packet.tuple = quoted.tuple.turned();
+    if id == vni::REPLY_WIRE {
+        reply::to_wire(tc, &eth, config, packet)
+    } else {
+        reply::to_node(tc, &eth, config, packet)
+    }
 }
 
-/// Puts error and quoted packet back as the sender of that packet knows them. Every change has its counterpart in a checksum, so a receive
-/// checksum over the whole stays true. A real call.
+/// Finds the quoted tuple as its sender knows it; it stands in the scratch then. A real call.
 #[inline(never)]
-fn translate<F: Tables>(tc: &Tc, packet: &Packet<F>, told: &Flow<F::Addr>) -> Result<(), DropReason> {
-    let Some(quoted) = Quoted::<F>::of(tc, packet.l4) else { return Err(DropReason::Malformed) };
+fn put_back<F: Tables>(packet: &Packet<F>, told: &Flow<F::Addr>) -> Result<(), DropReason> {
+    let (Some(quoted), Ok(is)) = (quoted::<F>(), tuple::<F>()) else { return Err(DropReason::NotConfigured) };
     // What a task that calls itself has seen as its caller.
     let gateway = F::endpoint(&packet.src).map_or(packet.src, |source| source.gateway);
-    let (was, is) = (quoted.tuple, as_sent(&quoted.tuple, told, gateway));
-    // A router's address stays, where the world is told of it; a task's is never shown.
-    let src = if told.rewrite == rewrite::SOURCE || packet.src == was.dst { is.dst } else { packet.src };
-    let outside = checksum::join(F::difference(packet.src, src), F::difference(packet.dst, is.src));
+    *is = as_sent(&quoted.tuple, told, gateway);
+    Ok(())
+}
 
-    let mut inside = requote(tc, &quoted, &is)?;
+/// Puts the error as the sender of the quoted packet knows it, which is so already; the sum over that changed by `inside`. Every change has its
+/// counterpart in a checksum, so a receive checksum over the whole stays true. A real call.
+#[inline(never)]
+fn translate<F: Tables>(tc: &Tc, packet: &Packet<F>, told: &Flow<F::Addr>, mut inside: u32) -> Result<(), DropReason> {
+    let (Some(quoted), Ok(is)) = (quoted::<F>(), tuple::<F>()) else { return Err(DropReason::NotConfigured) };
+    let (dst, is_told_as_called) = (&is.src, told.rewrite == rewrite::SOURCE || packet.src == quoted.tuple.dst);
+    // A router's address stays, where the world is told of it; a task's is never shown.
+    let src = if is_told_as_called { &is.dst } else { &packet.src };
+    let outside = checksum::join(F::difference(packet.src, *src), F::difference(packet.dst, *dst));
     if F::ADDR_LEN == 16 {
         inside = checksum::join(inside, outside); // ICMPv6 covers the addresses (RFC 4443, 2.3)
     }
@@ -253,12 +332,22 @@ fn translate<F: Tables>(tc: &Tc, packet: &Packet<F>, told: &Flow<F::Addr>) -> Re
     }
     let at = ETHERNET_LEN + F::SRC_OFFSET;
     store_addr::<F>(tc, at, src)?;
-    store_addr::<F>(tc, at + F::ADDR_LEN, is.src)
+    store_addr::<F>(tc, at + F::ADDR_LEN, dst)
 }
 
-/// Rewrites the quoted packet; gives what the sum over it changed by.
+/// Rewrites the quoted packet as its sender knows it; gives what the sum over it changed by, or with a bit above that it could not. A real call, and so
+/// one register.
+#[inline(never)]
+fn requote<F: Tables>(tc: &Tc) -> u64 {
+    let (Some(quoted), Ok(is)) = (quoted::<F>(), tuple::<F>()) else { return 1 << 32 };
+    match rewrite_quoted(tc, quoted, is) {
+        Ok(changed) => changed as u64,
+        Err(_) => 1 << 32,
+    }
+}
+
 #[inline(always)]
-fn requote<F: Tables>(tc: &Tc, quoted: &Quoted<F>, is: &FlowKey<F::Addr>) -> Result<u32, DropReason> {
+fn rewrite_quoted<F: Tables>(tc: &Tc, quoted: &Quoted<F>, is: &FlowKey<F::Addr>) -> Result<u32, DropReason> {
     let (was, ip, l4) = (&quoted.tuple, quoted.ip as usize, quoted.l4 as usize);
     let addresses = checksum::join(F::difference(was.src, is.src), F::difference(was.dst, is.dst));
     let mut sum = addresses;
@@ -268,8 +357,8 @@ fn requote<F: Tables>(tc: &Tc, quoted: &Quoted<F>, is: &FlowKey<F::Addr>) -> Res
         tc.store(ip + at, &[changed])?;
         sum = checksum::join(sum, change(field, changed));
     }
-    store_addr::<F>(tc, ip + F::SRC_OFFSET, is.src)?;
-    store_addr::<F>(tc, ip + F::SRC_OFFSET + F::ADDR_LEN, is.dst)?;
+    store_addr::<F>(tc, ip + F::SRC_OFFSET, &is.src)?;
+    store_addr::<F>(tc, ip + F::SRC_OFFSET + F::ADDR_LEN, &is.dst)?;
 
     let ports = if was.sport == is.sport && was.dport == is.dport {
         0
@@ -312,8 +401,8 @@ fn requote<F: Tables>(tc: &Tc, quoted: &Quoted<F>, is: &FlowKey<F::Addr>) -> Res
 
 /// Writes an address where it belongs.
 #[inline(always)]
-fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: F::Addr) -> Result<(), DropReason> {
-    let b = F::to_16(addr);
+fn store_addr<F: Tables>(tc: &Tc, offset: usize, addr: &F::Addr) -> Result<(), DropReason> {
+    let b = F::to_16(*addr);
     if F::ADDR_LEN == 4 { tc.store(offset, &words_of_4([b[12], b[13], b[14], b[15]])) } else { tc.store(offset, &b) }
 }
 

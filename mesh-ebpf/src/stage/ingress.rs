@@ -6,8 +6,8 @@ use mesh_common::schema::{Flow, Frontend, RingSlot, deliver, flow_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::Tables;
+use crate::outcome::{Code, Stop, encode};
 use crate::stage::owner::{self, WayBack};
 use crate::stage::{allow, balance, flow};
 
@@ -57,7 +57,7 @@ fn decide<F: Tables>(
         return Err(Stop::refuse(DropReason::NotAllowed));
     }
     let in_flood = flow::begins();
-    let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood)?;
+    let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood, call.from)?;
     if node == call.node {
         let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
         return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, &call.gateway);
@@ -113,7 +113,6 @@ pub fn to_owner<F: Tables>(
         Entry::Host => (vni::REQUEST_NODE, flow_flag::FROM_HOST),
         Entry::Client => (vni::REQUEST_NODE, flow_flag::FROM_CLIENT),
     };
-    forward.packets = 1;
-    forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
+    flow::count_first(packet, forward);
     Ok(forward)
 }

@@ -155,11 +155,12 @@ fn any<F: Tables>(
     };
     let addresses = checksum::join(F::difference(packet.src, *src), F::difference(packet.dst, *dst));
     match packet.form {
-        Form::Fragment => {}
+        Form::Fragment => without_header_sum::<F>(tc, addresses),
         Form::Ports => transport(tc, source, packet, &to, addresses)?,
         _ => {
-            if let Some(at) = checksum_offset(packet) {
-                tc.replace_pseudo(at, addresses, false)?;
+            match checksum_offset(packet) {
+                Some(at) => replace_addresses::<F>(tc, at, addresses, false)?,
+                None => without_header_sum::<F>(tc, addresses),
             }
             // An echo's identifier stands where a port would, and 0 is one like any other.
             let old = packet.sport | packet.dport;
@@ -194,6 +195,23 @@ fn checksum_offset<F: Tables>(packet: &Packet<F>) -> Option<usize> {
     }
 }
 
+/// Replaces addresses in the transport checksum at `at`. The helper takes it that a header's checksum makes up for them, and tells the receive checksum of this
+/// change; IPv6's header has none (RFC 8200, 3), so there address and checksum make up for each other, and what the helper told is taken back.
+#[inline(always)]
+fn replace_addresses<F: Tables>(tc: &Tc, at: usize, addresses: u32, is_udp: bool) -> Result<(), DropReason> {
+    tc.replace_pseudo(at, addresses, is_udp)?;
+    without_header_sum::<F>(tc, addresses);
+    Ok(())
+}
+
+/// Tells the receive checksum of addresses that change, where no header's makes up for them: of IPv6.
+#[inline(always)]
+fn without_header_sum<F: Tables>(tc: &Tc, addresses: u32) {
+    if F::HEADER_CHECKSUM_OFFSET.is_none() {
+        tc.add_to_sum(addresses);
+    }
+}
+
 /// Rewrites the ports, and the checksum for them and for addresses that change by `addresses`.
 #[inline(always)]
 fn transport<F: Tables>(
@@ -213,6 +231,7 @@ fn transport<F: Tables>(
         _ => None,
     };
     let Some((at, field)) = field else {
+        without_header_sum::<F>(tc, addresses);
         return if has_new_port { renumber(tc, packet, sport, dport) } else { Ok(()) };
     };
     if source == Source::Wire && is_finished(tc, packet, field) {
@@ -223,10 +242,12 @@ fn transport<F: Tables>(
             field => field,
         };
         tc.store(at, &[field])?;
-        // The addresses' own header makes up for them.
-        tc.add_to_sum(!addresses);
+        // IPv4's header makes up for the addresses already, so this change is one of the whole packet's sum.
+        if F::HEADER_CHECKSUM_OFFSET.is_some() {
+            tc.add_to_sum(!addresses);
+        }
     } else {
-        tc.replace_pseudo(at, addresses, is_udp)?;
+        replace_addresses::<F>(tc, at, addresses, is_udp)?;
         if packet.sport != to.sport {
             tc.replace_word(at, packet.sport, to.sport, is_udp)?;
         }

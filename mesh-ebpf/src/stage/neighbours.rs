@@ -4,22 +4,21 @@
 //! answer for an address to anybody but who asked.
 
 use mesh_common::checksum;
-use mesh_common::family::Addr6;
-use mesh_common::parse::{self, Cursor, ETHERNET_LEN};
+use mesh_common::family::{Addr6, Family, V6};
+use mesh_common::parse::{self, Cursor, ETHERNET_LEN, protocol};
 use mesh_common::schema::endpoint;
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::mac;
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::Tables;
+use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::{SHOT, Tc};
 use crate::stage::answer::reflect;
 
 /// Offset of the IPv6 header's "next header" and hop limit.
 const NEXT_HEADER: usize = ETHERNET_LEN + 6;
-const BEHIND_IPV6: usize = ETHERNET_LEN + 40;
+const BEHIND_IPV6: usize = ETHERNET_LEN + V6::HEADER_LEN;
 const HOP_BY_HOP: u8 = 0;
-const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Bytes of an advertisement with its one option, which names the MAC.
@@ -39,9 +38,9 @@ pub fn link<F: Tables<Addr = Addr6>>(tc: &Tc) -> Option<Code> {
         // A report says which groups somebody listens to, behind a router alert (RFC 3810).
         let [next, _]: [u8; 2] = tc.load(BEHIND_IPV6)?;
         let [kind, _]: [u8; 2] = tc.load(BEHIND_IPV6 + 8)?;
-        return if next == ICMPV6 && matches!(kind, 130..=132 | 143) { Some(SHOT) } else { None };
+        return if next == protocol::ICMPV6 && matches!(kind, 130..=132 | 143) { Some(SHOT) } else { None };
     }
-    if next != ICMPV6 {
+    if next != protocol::ICMPV6 {
         return None;
     }
     match tc.load::<[u8; 2]>(BEHIND_IPV6)? {
@@ -87,14 +86,14 @@ fn answer_solicitation<F: Tables<Addr = Addr6>>(tc: &Tc) -> Result<i32, Stop> {
     }
     tc.resize((BEHIND_IPV6 + ADVERTISEMENT_LEN) as u32)?;
     tc.set_macs(eth.src, mac::GATEWAY)?;
-    tc.compose(ETHERNET_LEN, &[0x60, 0, 0, 0, 0, ADVERTISEMENT_LEN as u8, ICMPV6, 255])?;
+    tc.compose(ETHERNET_LEN, &[0x60, 0, 0, 0, 0, ADVERTISEMENT_LEN as u8, protocol::ICMPV6, 255])?;
     tc.compose(ETHERNET_LEN + 8, &target)?;
     tc.compose(ETHERNET_LEN + 24, &src)?;
     let g = mac::GATEWAY;
     let (mut head, option) = ([ADVERTISEMENT, 0, 0, 0, SOLICITED, 0, 0, 0], [2, 1, g[0], g[1], g[2], g[3], g[4], g[5]]);
     // The pseudo header's source is the target, which the message names too.
     let addresses = F::sum(target.into()) + F::sum(target.into()) + F::sum(sender);
-    let pseudo = addresses + (ADVERTISEMENT_LEN as u16).to_be() as u32 + (ICMPV6 as u16).to_be() as u32;
+    let pseudo = addresses + (ADVERTISEMENT_LEN as u16).to_be() as u32 + (protocol::ICMPV6 as u16).to_be() as u32;
     let bytes = |sum: u32, [a, b, c, d, e, f, g, h]: [u8; 8]| {
         checksum::sum(sum, &[[a, b], [c, d], [e, f], [g, h]].map(u16::from_ne_bytes))
     };

@@ -6,13 +6,14 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::helpers::generated as raw;
 use mesh_common::checksum;
+use mesh_common::family::Family;
 use mesh_common::parse::{Cursor, ETHERNET_LEN, Form, Packet, protocol};
 use mesh_common::schema::{Config, Endpoint, FlowKey, deliver, flow_flag, origin, rewrite};
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::{Tables, UPLINKS};
+use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::Tc;
 use crate::stage::flow;
 
@@ -49,20 +50,36 @@ fn route<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>) -> Result<u32,
     }
 }
 
+/// Where the time to live (hop limit) stands, in its word: in IPv4 before the protocol, in IPv6 behind the next header.
+#[inline(always)]
+fn hops_at<F: Family>() -> usize {
+    ETHERNET_LEN + if F::ADDR_LEN == 4 { 8 } else { 6 }
+}
+
+/// A packet outlives this hop. Asked before anything is remembered of a flow to the outside: a probe that ends here (traceroute) takes no port.
+#[inline(always)]
+fn outlives<F: Family>(tc: &Tc) -> Result<(), Stop> {
+    match tc.load::<[u8; 2]>(hops_at::<F>()) {
+        Some([a, b]) if (if F::ADDR_LEN == 4 { a } else { b }) > 1 => Ok(()),
+        Some(_) => Err(Stop::refuse(DropReason::HopLimit)),
+        None => Err(Stop::drop(DropReason::Malformed)),
+    }
+}
+
 /// Takes one from the time to live (hop limit) of a packet that leaves: out of the overlay this node is the router that the task's default route names,
 /// and does as one (RFC 1812, 5.3.1; docs/decisions/0027).
 #[inline(always)]
 pub fn hop<F: Tables>(tc: &Tc) -> Result<(), Stop> {
-    // IPv4: time to live, protocol. IPv6: next header, hop limit.
-    let at = ETHERNET_LEN + if F::ADDR_LEN == 4 { 8 } else { 6 };
+    let at = hops_at::<F>();
     let Some([a, b]) = tc.load::<[u8; 2]>(at) else { return Err(Stop::drop(DropReason::Malformed)) };
     let (left, after) = if F::ADDR_LEN == 4 { (a, [a.wrapping_sub(1), b]) } else { (b, [a, b.wrapping_sub(1)]) };
     if left <= 1 {
         return Err(Stop::refuse(DropReason::HopLimit));
     }
-    if let Some(field) = F::HEADER_CHECKSUM_OFFSET {
-        let (was, is) = (u16::from_be_bytes([a, b]), u16::from_be_bytes(after));
-        tc.replace_header(ETHERNET_LEN + field, checksum::difference_of_word(was, is))?;
+    let change = checksum::difference_of_word(u16::from_be_bytes([a, b]), u16::from_be_bytes(after));
+    match F::HEADER_CHECKSUM_OFFSET {
+        Some(field) => tc.replace_header(ETHERNET_LEN + field, change)?,
+        None => tc.add_to_sum(change),
     }
     Ok(tc.store(at, &after)?)
 }
@@ -101,6 +118,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     if scratch.reply.dst == F::Addr::default() {
         return Err(Stop::refuse(DropReason::NoRoute));
     }
+    outlives::<F>(tc)?;
 
     flow::blank::<F>(&mut scratch.reverse);
     scratch.reverse.addr = packet.src;
@@ -136,8 +154,7 @@ fn decide<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, source: &Endp
     scratch.forward.deliver = deliver::OUTSIDE;
     scratch.forward.ifindex = ifindex;
     scratch.forward.backend = source.number;
-    scratch.forward.packets = 1;
-    scratch.forward.seen = mesh_common::flow::note(0, packet.tcp_flags);
+    flow::count_first(packet, &mut scratch.forward);
     F::put_flow(&packet.tuple, &mut scratch.forward, flow::ANY).map_err(|_| DropReason::TableFull)?;
     Ok(())
 }

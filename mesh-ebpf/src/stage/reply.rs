@@ -5,11 +5,11 @@ use mesh_common::schema::{Config, address_flag, deliver};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
-use crate::hook::Stop;
 use crate::maps::Tables;
+use crate::outcome::Stop;
 use crate::packet::tc::Tc;
-use crate::stage::balance;
 use crate::stage::deliver::{to_host, to_task, to_uplink};
+use crate::stage::{balance, flow, watch};
 
 /// The uplink by which an answer leaves: the one that the call came in by while that is remembered, else the one that has the address.
 ///
@@ -37,8 +37,11 @@ pub fn leaves_by<F: Tables>(packet: &Packet<F>) -> Result<u32, Stop> {
 
 /// A reply that leaves here for the neighbour its MAC names.
 #[inline(always)]
-pub fn to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, packet: &Packet<F>) -> Result<i32, Stop> {
-    to_uplink(tc, leaves_by(packet)?, eth.dst)
+pub fn to_wire<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Packet<F>) -> Result<i32, Stop> {
+    let link = leaves_by(packet)?;
+    watch::answer(tc, config, packet, 0, deliver::UPLINK);
+    flow::note_end(packet);
+    to_uplink(tc, link, eth.dst)
 }
 
 /// A reply for this node's own host or one of its tasks.
@@ -51,13 +54,18 @@ pub fn to_node<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, packet: &Pac
     if !is_frontend {
         return Err(Stop::drop(DropReason::ForgedReply));
     }
+    flow::note_end(packet);
     match mac::split(eth.dst) {
         Some((mac::KIND_HOST, _)) => match F::address(&packet.dst) {
-            Some(address) if address.flags & address_flag::OWN != 0 => to_host(tc, Hook::FromOverlay, config),
+            Some(address) if address.flags & address_flag::OWN != 0 => {
+                watch::answer(tc, config, packet, 0, deliver::HOST);
+                to_host(tc, Hook::FromOverlay, config)
+            }
             _ => Err(Stop::drop(DropReason::ForgedReply)),
         },
         Some((mac::KIND_CLIENT, number)) => match balance::backend(number) {
             Some(client) if client.ifindex != 0 && F::backend_addr(client) == packet.dst => {
+                watch::answer(tc, config, packet, number, deliver::TASK);
                 to_task(tc, Hook::FromOverlay, client.ifindex, client.mac)
             }
             _ => Err(Stop::drop(DropReason::EndpointGone)),

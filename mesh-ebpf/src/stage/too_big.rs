@@ -1,9 +1,9 @@
-//! A packet that is larger than the path to its peer takes: its sender is told how large it may be (RFC 1191; RFC 8201), or it goes in pieces.
+//! A packet that is larger than the path to its peer takes: its sender is told how large it may be (RFC 1191; RFC 4443, 3.2), or it goes in pieces.
 //!
-//! What may not be fragmented ("don't fragment", and all of IPv6) is refused with the largest size that fits inside the tunnel. Of what is several
+//! What may not be fragmented is refused with the largest size that fits inside the tunnel. Of what is several
 //! segments each counts by itself, for they part before the wire. What may be fragmented goes through mesh0, whose outer packet the kernel cuts and the
-//! peer's kernel puts together. Told to a sender of this node or of the world, never through the tunnel: what came out of it and goes back in
-//! is cut as well.
+//! peer's kernel puts together; but over IPv6 it cuts none, so there nobody's may (docs/decisions/0035). Told to a sender of this node or of the world,
+//! never through the tunnel: what came out of it and goes back in is mesh0's.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -13,8 +13,8 @@ use mesh_common::schema::Peer;
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::outer;
 
-use crate::hook::{Code, Stop, encode};
 use crate::maps::Tables;
+use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::Tc;
 
 /// Fits after all, or goes in pieces.
@@ -24,6 +24,8 @@ pub const GOES: Code = 0;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// A TCP header without options.
 const TCP_LEN: u32 = 20;
+/// What a packet of SCTP says for the size of its segments: it parts chunk by chunk (GSO_BY_FRAGS of include/linux/skbuff.h).
+const BY_CHUNK: u32 = 0xffff;
 /// Every IPv6 link takes as much (RFC 8200, section 5): nobody is told less.
 const IPV6_LEAST: u32 = 1_280;
 
@@ -42,27 +44,30 @@ pub fn mss<F: Family>(peer: &Peer) -> u16 {
 /// Judges a packet that does not fit at first sight: [`GOES`], or that it is refused.
 #[inline(always)]
 pub fn judge<F: Tables>(tc: &Tc, packet: &Packet<F>, peer: &Peer) -> Code {
-    let most = if F::ADDR_LEN == 4 { most(peer) } else { most(peer).max(IPV6_LEAST) };
-    judge_size(tc.skb(), packet.l4 as u32, packet.protocol as u32, (F::ADDR_LEN == 4) as u32, most)
+    let (most, must_be_whole) =
+        if F::ADDR_LEN == 4 { (most(peer), peer.is_over_ipv6()) } else { (most(peer).max(IPV6_LEAST), 1) };
+    judge_size(tc.skb(), packet.l4 as u32, packet.protocol as u32, must_be_whole, most)
 }
 
-/// A global function, as `nat::lower_mss`.
+/// A global function, as `nat::lower_mss`. `must_be_whole`: whatever the packet says of itself, if not 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_size(skb: *mut __sk_buff, l4: u32, protocol: u32, may_be_cut: u32, most: u32) -> Code {
+extern "C" fn judge_size(skb: *mut __sk_buff, l4: u32, protocol: u32, must_be_whole: u32, most: u32) -> Code {
     let tc = &Tc::new(TcContext::new(skb));
-    if longest(tc, l4 as u8, protocol as u8) <= most || (may_be_cut != 0 && allows_cutting(tc)) {
+    if longest(tc, l4 as u8, protocol as u8) <= most || (must_be_whole == 0 && allows_cutting(tc)) {
         return GOES;
     }
     encode(Err(Stop::refuse_with(DropReason::TooBig, most)))
 }
 
-/// The packet's length, or that of its longest segment.
+/// The packet's length, or that of its longest segment. Nothing where it parts by chunk: each is as long as its sender's association lets it be.
 #[inline(always)]
 fn longest(tc: &Tc, l4: u8, number: u8) -> u32 {
     let segment = tc.gso_size();
-    if segment == 0 {
-        return tc.len().saturating_sub(ETHERNET_LEN as u32);
+    match segment {
+        0 => return tc.len().saturating_sub(ETHERNET_LEN as u32),
+        BY_CHUNK => return 0,
+        _ => {}
     }
     let l4 = l4 as usize;
     let header = match tc.load::<[u8; 2]>(l4 + 12) {

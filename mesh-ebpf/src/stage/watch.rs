@@ -2,18 +2,19 @@
 //!
 //! Nobody listens, nearly always: then a drop costs one look at CONFIG more, and the established path a branch on a word that it has at hand.
 //! Invariant: a CPU tells a bounded number of events a second, whatever comes, and counts those it does not tell. Who listens says until when; past
-//! that the programs stop by themselves. Must not: change a packet, or its way.
+//! that the programs stop by themselves. Must not: change a packet, or where it goes. One that a
+//! driver's program would send goes there by TC, where it is to be told of.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::TcContext;
 use mesh_common::family::{Family, V4, V6};
-use mesh_common::parse::{self, Packet};
+use mesh_common::parse::{self, Form, Packet};
 use mesh_common::schema::{Config, Endpoint, Event, Flow, deliver};
 use mesh_common::verdict::Hook;
 
-use crate::hook::Code;
 use crate::maps::{self, CONFIG, EVENTS, Tables};
+use crate::outcome::Code;
 use crate::packet::tc::Tc;
 use crate::stage::flow::{self, now_s};
 
@@ -41,22 +42,59 @@ pub fn direct<F: Tables>(tc: &Tc, config: &Config, hook: Hook, packet: &Packet<F
     }
 }
 
-/// Whether somebody listens still, and hears this CPU's next event. Who went without a word is forgotten.
+/// An answer from a peer leaves by `way` (`deliver::*`): out of this node, or to the task with endpoint number `to` (else 0).
 #[inline(always)]
-fn is_heard(sample: bool) -> bool {
-    let (Some(config), Some(watched)) = (CONFIG.get_ptr_mut(0), maps::watched()) else { return false };
-    let now_s = now_s();
+pub fn answer<F: Tables>(tc: &Tc, config: &Config, packet: &Packet<F>, to: u32, way: u8) {
+    if config.watch_sample != 0 {
+        tell_answer(tc, packet, to, way);
+    }
+}
+
+/// Whether the driver's program leaves this packet to TC, which tells of it: that program has no stack left to tell anything.
+#[inline(always)]
+pub fn is_left(config: &Config) -> bool {
+    config.watch_sample != 0 && is_next() != 0
+}
+
+/// The driver's program sent a packet on, which counts towards the next one that is told of.
+#[inline(always)]
+pub fn passed(config: &Config) {
+    if config.watch_sample != 0
+        && let Some(watched) = maps::watched()
+    {
+        watched.pass();
+    }
+}
+
+/// A real call, for it is rare.
+#[inline(never)]
+fn is_next() -> u32 {
+    let Some(each) = heard_each() else { return 0 };
+    maps::watched().is_some_and(|watched| watched.is_left(each)) as u32
+}
+
+/// Each how manieth packet is told of, 0: none, while somebody listens still. Who went without a word is forgotten.
+#[inline(always)]
+fn heard_each() -> Option<u32> {
+    let config = CONFIG.get_ptr_mut(0)?;
     // SAFETY: a live map value; words, read and written whole.
     let (until_s, each) = unsafe { ((*config).watch_until_s, (*config).watch_sample) };
-    if now_s > until_s {
+    if now_s() > until_s {
         // SAFETY: as above.
         unsafe {
             (*config).watch_until_s = 0;
             (*config).watch_sample = 0;
         }
-        return false;
+        return None;
     }
-    (!sample || watched.is_sampled(each)) && watched.may_tell(now_s)
+    Some(each)
+}
+
+/// Whether somebody hears this CPU's next event.
+#[inline(always)]
+fn is_heard(sample: bool) -> bool {
+    let (Some(each), Some(watched)) = (heard_each(), maps::watched()) else { return false };
+    (!sample || watched.is_sampled(each)) && watched.may_tell(now_s())
 }
 
 /// A global function, as `nat::lower_mss`: for each reason that it is called with, the verifier would go through it again.
@@ -99,6 +137,16 @@ fn tell_direct<F: Tables>(tc: &Tc, hook: u8, packet: &Packet<F>, to: &Endpoint<F
     }
     let (node, way) = if to.ifindex != 0 { (0, deliver::TASK) } else { (to.node as u16, deliver::TUNNEL) };
     tell(tc, hook, 0, Some(packet), to.number, node, way)
+}
+
+/// A real call, for it is rare.
+#[inline(never)]
+fn tell_answer<F: Tables>(tc: &Tc, packet: &Packet<F>, to: u32, way: u8) -> Code {
+    // An error that is carried stands for the packet that it quotes, and is none of its kind.
+    if packet.form == Form::IcmpError || !is_heard(true) {
+        return 0;
+    }
+    tell(tc, Hook::FromOverlay as u8, 0, Some(packet), to, 0, way)
 }
 
 /// Writes an event where it is read from: nothing of it lies on the stack.

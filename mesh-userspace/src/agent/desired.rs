@@ -27,6 +27,8 @@ pub const WAIT: Duration = Duration::from_secs(20);
 const HISTORY: usize = 64;
 /// Wait before the store's node is asked again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a user's change waits for a store that was away when it was last asked.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// News of the desired state.
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,9 +175,7 @@ impl Desired {
                 _ = away.changed() => continue,
             };
             match fetched {
-                Ok(()) => {
-                    self.away_since.send_if_modified(|since| since.take().is_some());
-                }
+                Ok(()) => self.note_back(),
                 Err(error) => {
                     let is_new = self.away_since.send_if_modified(|since| {
                         let is_new = since.is_none();
@@ -189,6 +189,26 @@ impl Desired {
                 }
             }
         }
+    }
+
+    /// A store that was away answers now; given up after two seconds.
+    pub async fn is_back(&self, dialer: &Dialer) -> bool {
+        let cluster = self.get();
+        let Some(store) = cluster.nodes.values().find(|node| node.holds_store) else {
+            return false;
+        };
+        let fetch = || self.fetch(dialer, store, cluster.revision, Duration::ZERO);
+        // The first may go by a connection of before, which a node that was reset knows nothing of.
+        let either = async { fetch().await.is_ok() || fetch().await.is_ok() };
+        let is_back = tokio::time::timeout(AGAIN, either).await == Ok(true);
+        if is_back {
+            self.note_back();
+        }
+        is_back
+    }
+
+    fn note_back(&self) {
+        self.away_since.send_if_modified(|since| since.take().is_some());
     }
 
     /// The store's node is known to be cut off before a request to it has timed out.

@@ -110,6 +110,7 @@ mod tests {
             runtimes: None,
             engine_version: None,
             without: Default::default(),
+            interfaces: Default::default(),
             warnings: Vec::new(),
         };
         spoken.nodes.insert(id(2), status);

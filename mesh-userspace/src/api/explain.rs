@@ -21,6 +21,8 @@ pub struct ExplainRequest {
 pub struct ExplainQuery {
     /// None: this host.
     pub src: Option<IpAddr>,
+    /// What this host's own calls into the overlay come from, of the destination's family; None: it has none.
+    pub own: Option<IpAddr>,
     /// 0: any.
     pub sport: u16,
     pub dst: IpAddr,

@@ -169,8 +169,7 @@ pub fn protocol_name(number: u8) -> String {
         protocol::UDP => "udp".to_string(),
         protocol::ICMP => "icmp".to_string(),
         protocol::ICMPV6 => "icmpv6".to_string(),
-        // RFC 9260; the programs know it by its ports only.
-        132 => "sctp".to_string(),
+        protocol::SCTP => "sctp".to_string(),
         other => other.to_string(),
     }
 }

@@ -340,6 +340,9 @@ fn ports(ports: &[PortSpec]) -> Value {
         if let Some(addr) = port.address {
             value["Address"] = json!(addr);
         }
+        if let Some(interface) = &port.interface {
+            value["Interface"] = json!(interface);
+        }
         if !port.allow.is_empty() {
             value["Allow"] = json!(port.allow);
         }

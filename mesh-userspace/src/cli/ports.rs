@@ -22,12 +22,13 @@ pub(super) fn mode_name(mode: PublishMode) -> &'static str {
 /// `*:8000->8000/tcp`, or with the address in place of `*`, neighbours joined to ranges, as Docker has it.
 pub(super) fn column(ports: &[PortSpec]) -> String {
     let mut sorted = ports.to_vec();
-    sorted.sort_by_key(|port| (port.protocol, port.address, port.published, port.target));
+    let order = |port: &PortSpec| (port.protocol, port.address, port.interface.clone(), port.published, port.target);
+    sorted.sort_by_key(order);
     let mut runs: Vec<(PortSpec, u16)> = Vec::new();
     for port in sorted {
         match runs.last_mut() {
             Some((first, more))
-                if (first.protocol, first.address) == (port.protocol, port.address)
+                if (first.protocol, first.place()) == (port.protocol, port.place())
                     && first.published > 0
                     && port.published == first.published + *more + 1
                     && port.target == first.target + *more + 1 =>
@@ -43,10 +44,11 @@ pub(super) fn column(ports: &[PortSpec]) -> String {
     };
     let words = runs.iter().map(|(first, more)| {
         let published = if first.published == 0 { "?".into() } else { range(first.published, *more) };
-        let at = match first.address {
-            Some(IpAddr::V6(addr)) => format!("[{addr}]"),
-            Some(addr) => addr.to_string(),
-            None => "*".to_string(),
+        let at = match first.place() {
+            (Some(IpAddr::V6(addr)), _) => format!("[{addr}]"),
+            (Some(addr), _) => addr.to_string(),
+            (None, Some(interface)) => interface.to_string(),
+            (None, None) => "*".to_string(),
         };
         format!("{at}:{published}->{}/{}", range(first.target, *more), protocol_name(first.protocol))
     });
@@ -65,6 +67,7 @@ mod tests {
         assert_eq!(told("9000-9009:9000-9009/udp"), "*:9000-9009->9000-9009/udp");
         assert_eq!(told("80"), "*:?->80/tcp");
         assert_eq!(told("192.0.2.1:80-81:80-81"), "192.0.2.1:80-81->80-81/tcp");
+        assert_eq!(told("published=80-81,target=80-81,interface=eth1"), "eth1:80-81->80-81/tcp");
         assert_eq!(told("[2001:db8::1]:80:80"), "[2001:db8::1]:80->80/tcp");
     }
 }

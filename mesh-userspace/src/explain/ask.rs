@@ -1,7 +1,7 @@
 //! From addresses to a question: by which hook such a packet would come, and what it looks like.
 
 use mesh_common::family::Family;
-use mesh_common::parse::{Form, Packet, protocol, tcp_flag};
+use mesh_common::parse::{ETHERNET_LEN, Form, Packet, protocol, tcp_flag};
 use mesh_common::schema::{FlowKey, FrontendKey, address_flag, endpoint, frontend_flag};
 use mesh_common::wire::mac;
 
@@ -12,8 +12,8 @@ use super::{Entrance, Frame, Question};
 
 /// A caller's source port where none was said: the first of IANA's dynamic ones (RFC 6335).
 const SOME_PORT: u16 = 49_152;
-/// Bytes of a frame with a SYN, as Linux sends it: Ethernet, IP, TCP with its usual options.
-const SYN_LEN: u32 = 74;
+/// Bytes of a SYN behind the IP header, as Linux sends it: with its usual options.
+const SYN_LEN: u16 = 40;
 /// What stacks send with.
 const TTL: u8 = 64;
 
@@ -22,6 +22,8 @@ const TTL: u8 = 64;
 pub struct Asked<A> {
     /// None: this host.
     pub src: Option<A>,
+    /// What this host's own calls into the overlay come from; None: it has no address of this family.
+    pub own: Option<A>,
     /// 0: any that no flow has.
     pub sport: u16,
     pub dst: A,
@@ -41,13 +43,11 @@ pub fn prepare<F: Family>(
     tables: &impl Tables<F>,
     names: &Names,
 ) -> Result<Prepared<F>, String> {
-    let Some(config) = tables.config().filter(|config| config.mesh0 != 0) else {
+    if tables.config().is_none_or(|config| config.mesh0 == 0) {
         return Err(
             "the programs have not been told about this node yet: 'mesh status' shows what its agent waits for".into(),
         );
-    };
-    let [a, b, c, d] = config.tunnel_addr4;
-    let own = F::from_16([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]);
+    }
     let src = asked.src.filter(|src| !F::is_loopback(*src));
     let is_host = src.is_none_or(|src| {
         tables.address(src).is_some_and(|address| address.flags & address_flag::OWN != 0)
@@ -55,7 +55,9 @@ pub fn prepare<F: Family>(
     });
     let mut before = Vec::new();
     let (mut dst, mut dport) = (asked.dst, asked.dport);
-    let src = src.unwrap_or(own);
+    let src = src.or(asked.own).ok_or_else(|| {
+        format!("this host has no address of its own to call {} from: it is of another family", ip::<F>(dst))
+    })?;
     let entrance = if is_host {
         let is_own =
             F::is_loopback(dst) || tables.address(dst).is_some_and(|address| address.flags & address_flag::OWN != 0);
@@ -98,8 +100,10 @@ pub fn prepare<F: Family>(
         (protocol::TCP, true) => tcp_flag::ACK,
         _ => 0,
     };
-    let packet = Packet { tuple: key(sport), tcp_flags, form, l4: 34, is_piece: false, l4_len: 40 };
-    Ok((Question { entrance, packet, len: SYN_LEN, is_whole: true, ttl: TTL, chance: 0, route }, before))
+    let l4 = ETHERNET_LEN + F::HEADER_LEN;
+    let packet = Packet { tuple: key(sport), tcp_flags, form, l4: l4 as u8, is_piece: false, l4_len: SYN_LEN };
+    let len = l4 as u32 + u32::from(SYN_LEN);
+    Ok((Question { entrance, packet, len, is_whole: true, ttl: TTL, chance: 0, route }, before))
 }
 
 /// Where a host process's socket is pointed when it calls an address of its own node: `hook/host_socket.rs` of the programs.

@@ -17,9 +17,8 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
     /// Carries a packet by its entry: how it goes, and the tuple that it has then.
     pub fn carry(&mut self, going: &Going<F::Addr>) -> Result<(Way, FlowKey<F::Addr>), End> {
         let flow = &going.flow;
-        if flow.deliver == deliver::OUTSIDE && self.question.ttl <= 1 {
-            self.trace.note("the time to live", "ends at this node, the first router on the way out");
-            return Err(End::Refuse(DropReason::HopLimit));
+        if flow.deliver == deliver::OUTSIDE {
+            self.hop()?;
         }
         let peer = if flow.deliver == deliver::TUNNEL { Some(self.target(u32::from(flow.node))?) } else { None };
         let tuple = self.rewritten(flow, going.gateway);
@@ -34,13 +33,24 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         Ok((way, tuple))
     }
 
+    /// The way out is a hop, which a packet outlives or not.
+    pub fn hop(&mut self) -> Result<(), End> {
+        if self.question.ttl > 1 {
+            return Ok(());
+        }
+        self.trace.note("the time to live", "ends at this node, the first router on the way out");
+        Err(End::Refuse(DropReason::HopLimit))
+    }
+
     /// The peer with this number as the target of the packet: it answers, and takes one of this size. Of what came out of the tunnel nobody is told.
     pub fn target(&mut self, node: u32) -> Result<Peer, End> {
         let peer = self.reachable(node)?;
         let most = u32::from(peer.mtu).saturating_sub(outer::LEN as u32);
         let most = if F::ADDR_LEN == 4 { most } else { most.max(IPV6_LEAST) };
         let len = self.question.len.saturating_sub(ETHERNET_LEN as u32);
-        if F::ADDR_LEN == 4 && len > most && self.question.is_whole && self.trace.hook != Hook::FromOverlay {
+        // Over IPv6 the kernel's tunnel cuts nothing (docs/decisions/0035).
+        let stays_whole = self.question.is_whole || peer.is_over_ipv6() != 0;
+        if len > most && stays_whole && self.trace.hook != Hook::FromOverlay {
             self.trace.note("the packet's size", format!("{len} bytes, not to be fragmented; {most} fit the path"));
             return Err(End::Refuse(DropReason::TooBig));
         }
@@ -50,7 +60,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
     /// Through the tunnel, by the way that the frame's length allows.
     pub fn to_peer(&self, peer: &Peer, node: u32, vni: u32) -> Way {
         let fits = self.question.len + outer::LEN as u32 <= u32::from(peer.mtu) + ETHERNET_LEN as u32;
-        Way::Tunnel { node, vni, is_fast: peer.ifindex != 0 && fits }
+        Way::Tunnel { node, vni, is_fast: peer.link() != 0 && fits }
     }
 
     pub fn to_uplink(&mut self, ifindex: u32) -> Result<Way, End> {

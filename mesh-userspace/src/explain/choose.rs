@@ -1,13 +1,13 @@
-//! Decides a new flow to a service: `stage/balance.rs`, `vip.rs`, `ingress.rs`, `owner.rs` and `flow::remember_pair` of the programs.
+//! Decides a new flow to a service: `stage/balance.rs`, `vip.rs`, `direct.rs`, `ingress.rs`, `owner.rs` and `flow::remember_pair` of the programs.
 //!
 //! Invariant: the same arithmetic over the same slots, so that the task named is the one that the next packet gets.
 
 use mesh_common::family::Family;
-use mesh_common::flow::{MOST_TWINS, is_closing, note};
-use mesh_common::parse::Form;
+use mesh_common::flow::{MOST_TWINS, note};
+use mesh_common::parse::{Form, protocol};
 use mesh_common::schema::{
-    AffinityKey, Backend, Endpoint, Flow, FlowKey, Frontend, RingSlot, algorithm, backend_state, deliver, flow_flag,
-    origin, rewrite,
+    AffinityKey, Backend, Config, Endpoint, Flow, FlowKey, Frontend, RingSlot, algorithm, backend_state, deliver,
+    flow_flag, origin, rewrite,
 };
 use mesh_common::snat;
 use mesh_common::verdict::DropReason;
@@ -27,6 +27,23 @@ pub struct WayBack {
     pub node: u32,
     pub vni: u32,
     pub mac: [u8; 6],
+}
+
+impl WayBack {
+    /// To a task of this node.
+    pub fn to_task<A>(caller: &Endpoint<A>) -> WayBack {
+        WayBack { deliver: deliver::TASK, ifindex: caller.ifindex, node: 0, vni: 0, mac: caller.mac }
+    }
+
+    /// To this node's own stack.
+    pub fn to_host(config: &Config) -> WayBack {
+        WayBack { deliver: deliver::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac }
+    }
+
+    /// Through the tunnel to the peer with this number.
+    pub fn to_peer(node: u32, vni: u32, mac: [u8; 6]) -> WayBack {
+        WayBack { deliver: deliver::TUNNEL, ifindex: 0, node, vni, mac }
+    }
 }
 
 /// Where a call came into the cluster.
@@ -52,7 +69,7 @@ pub struct Call<A> {
 type Pair<A> = (Flow<A>, (FlowKey<A>, Flow<A>));
 
 impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
-    fn choose(&mut self, frontend: &Frontend<F::Addr>) -> Result<RingSlot, End> {
+    fn choose(&mut self, frontend: &Frontend<F::Addr>, from: u32) -> Result<RingSlot, End> {
         let packet = self.packet();
         if frontend.turns_len == 0 {
             return Err(End::Refuse(DropReason::NoBackend));
@@ -60,10 +77,9 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if frontend.algorithm == algorithm::CLIENT {
             return self.client_keeps(frontend);
         }
-        if F::ADDR_LEN == 4
-            && !packet.may_open()
+        if !packet.may_open()
             && !self.tables.in_flood()
-            && let Some(chosen) = self.by_twin(frontend)
+            && let Some(chosen) = self.by_own(frontend, from).or_else(|| self.by_twin(frontend))
         {
             return Ok(chosen);
         }
@@ -92,6 +108,15 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             frontend.turns_at + at
         };
         self.slot(slot).ok_or(End::Refuse(DropReason::NoBackend))
+    }
+
+    /// The backend of a call whose entry would not be decided again if that of its answers were there.
+    fn by_own(&mut self, frontend: &Frontend<F::Addr>, from: u32) -> Option<RingSlot> {
+        let own = self.tables.flow(self.packet().tuple)?;
+        let is_call = own.from == from && own.rewrite == rewrite::DESTINATION && own.flags & flow_flag::DEAD == 0;
+        let node = self.tables.backend(own.backend).filter(|it| is_call && it.pool == frontend.pool)?.node;
+        self.trace.note("the entry", format!("{} has this connection", self.names.task(own.backend)));
+        Some(RingSlot { backend: own.backend, node })
     }
 
     /// The backend whose answers to this connection are remembered, though the call is not.
@@ -157,7 +182,6 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
     /// East–west: a task's call to a VIP.
     pub fn vip_flow(
         &mut self,
-        node: u32,
         source: &Endpoint<F::Addr>,
         frontend: &Frontend<F::Addr>,
     ) -> Result<Going<F::Addr>, End> {
@@ -167,48 +191,44 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             Form::IcmpError | Form::EchoReply => return Err(End::Drop(DropReason::IcmpError)),
             _ => {}
         }
-        let mut chosen = self.choose(frontend)?;
+        let mut chosen = self.choose(frontend, source.ifindex)?;
         if chosen.backend == source.number && frontend.turns_len > 1 {
             self.trace.note("the caller itself", "another one, since there is one");
             chosen = self.another(frontend, chosen);
         }
         let number = chosen.backend;
-        let is_hairpin = number == source.number;
         let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
-        let addr = backend_addr::<F>(&backend);
-        let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
-        let is_here = backend.node == node;
-        let mut forward = Flow {
-            addr,
-            from: source.ifindex,
-            rewrite: rewrite::DESTINATION,
-            flags,
-            backend: number,
-            mac: backend.mac,
-            deliver: deliver::TUNNEL,
-            ..blank()
-        };
-        if is_here {
-            (forward.deliver, forward.ifindex) = (deliver::TASK, backend.ifindex);
-        } else {
-            (forward.node, forward.vni) = (backend.node as u16, backend.vni);
+        let back = WayBack::to_task(source);
+        self.accept(number, &backend, 0, source.ifindex, &back, source.gateway, source.number)
+    }
+
+    /// A call to a task by its own address: its flow, where its answers would be taken for another's; else it goes as it is.
+    pub fn direct_flow(
+        &mut self,
+        target: &Endpoint<F::Addr>,
+        from: u32,
+        back: &WayBack,
+        gateway: F::Addr,
+        sender: u32,
+    ) -> Result<Option<Going<F::Addr>>, End> {
+        let packet = self.packet();
+        if packet.form != Form::Ports || !packet.may_open() {
+            return Ok(None);
         }
-        let reverse = Flow {
-            addr: packet.dst,
-            from: if is_here { backend.ifindex } else { origin::peer(backend.node) },
-            port: packet.dport,
-            rewrite: rewrite::SOURCE,
-            deliver: deliver::TASK,
-            flags,
-            ifindex: source.ifindex,
-            mac: source.mac,
-            backend: number,
-            ..blank()
+        let answers = packet.tuple.turned();
+        let meets_another = match self.tables.flow(answers) {
+            Some(other) => other.flags & flow_flag::REVERSE != 0,
+            // One whose task is gone is removed by now.
+            None => {
+                let own = self.tables.flow(packet.tuple);
+                let own = own.filter(|own| own.flags & flow_flag::DEAD == 0 || own.from != from);
+                packet.protocol == protocol::TCP && own.is_some()
+            }
         };
-        let caller = if is_hairpin { source.gateway } else { packet.src };
-        let reply = FlowKey::new(addr, caller, packet.dport, packet.sport, packet.protocol);
-        let (forward, reply) = self.pair(forward, reply, reverse)?;
-        Ok(Going { flow: forward, reply: Some(reply), gateway: source.gateway, sender: source.number, is_new: true })
+        let Some(backend) = self.backend(target.number).filter(|_| meets_another) else { return Ok(None) };
+        self.trace
+            .note(format!("FLOWS[{}]", tuple::<F>(&answers)), "there was a call on these ports: kept apart from it");
+        self.accept(target.number, &backend, 0, from, back, gateway, sender).map(Some)
     }
 
     /// North–south: a call to a frontend, at the node that it entered.
@@ -222,7 +242,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
                 return Err(End::Refuse(DropReason::NotAllowed));
             }
         }
-        let RingSlot { backend: number, node } = self.choose(frontend)?;
+        let RingSlot { backend: number, node } = self.choose(frontend, call.from)?;
         if node == call.node {
             let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
             return self.accept(number, &backend, call.target_port, call.from, &call.back, call.gateway, call.sender);
@@ -253,7 +273,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         }
     }
 
-    /// The owner's part: the node of the task rewrites, and remembers the way back.
+    /// The owner's part: who rewrites remembers the way back.
     #[expect(clippy::too_many_arguments, reason = "as the programs' own, whose order this keeps")]
     pub fn accept(
         &mut self,
@@ -268,9 +288,10 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         let packet = self.packet();
         let addr = backend_addr::<F>(backend);
         let port = if target_port == 0 { packet.dport } else { target_port };
-        let is_hairpin = back.deliver == deliver::TASK && back.ifindex == backend.ifindex;
+        let is_hairpin = back.deliver == deliver::TASK && packet.src == addr;
         let flags = if is_hairpin { flow_flag::HAIRPIN } else { 0 };
-        let forward = Flow {
+        let is_here = backend.ifindex != 0;
+        let mut forward = Flow {
             addr,
             from,
             port,
@@ -282,9 +303,12 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             flags,
             ..blank()
         };
+        if !is_here {
+            (forward.deliver, forward.node, forward.vni) = (deliver::TUNNEL, backend.node as u16, backend.vni);
+        }
         let reverse = Flow {
             addr: packet.dst,
-            from: backend.ifindex,
+            from: if is_here { backend.ifindex } else { origin::peer(backend.node) },
             port: packet.dport,
             rewrite: rewrite::SOURCE,
             deliver: back.deliver,
@@ -313,30 +337,36 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         forward.packets = 1;
         forward.seen = note(0, packet.tcp_flags);
         reverse.flags |= flow_flag::REVERSE;
-        if let Some(other) = self.tables.flow(reply) {
-            let is_ours =
-                (other.addr == reverse.addr && other.port == reverse.port && other.rewrite == reverse.rewrite)
-                    || is_closing(other.seen);
-            if !is_ours {
-                let taken = format!("FLOWS[{}]", tuple::<F>(&reply));
-                reverse.other_port = packet.sport;
-                let hash = packet.hash();
-                let free = (0..4).map(|attempt| snat::candidate(hash, attempt)).find(|port| {
-                    let key = FlowKey::new(reply.src, reply.dst, reply.sport, *port, reply.protocol);
-                    self.tables.flow(key).is_none()
-                });
-                let Some(port) = free else {
-                    self.trace.note(taken, "another flow has the answer's tuple, and four more ports are taken");
-                    return Err(End::Drop(DropReason::TableFull));
-                };
-                self.trace.note(taken, format!("another flow has the answer's tuple: source port {port} instead"));
-                reply = FlowKey::new(reply.src, reply.dst, reply.sport, port, reply.protocol);
+        if let Some(other) = self.tables.flow(reply)
+            && !is_of_the_same(&other, &reverse)
+        {
+            let taken = format!("FLOWS[{}]", tuple::<F>(&reply));
+            reverse.other_port = packet.sport;
+            let hash = packet.hash();
+            let free = (0..4).map(|attempt| snat::candidate(hash, attempt)).find(|port| {
+                let key = FlowKey::new(reply.src, reply.dst, reply.sport, *port, reply.protocol);
+                self.tables.flow(key).is_none_or(|other| is_of_the_same(&other, &reverse))
+            });
+            let Some(port) = free else {
+                self.trace.note(taken, "another flow has the answer's tuple, and four more ports are taken");
+                return Err(End::Drop(DropReason::TableFull));
+            };
+            self.trace.note(taken, format!("another flow has the answer's tuple: source port {port} instead"));
+            reply = FlowKey::new(reply.src, reply.dst, reply.sport, port, reply.protocol);
+            // What has no port keeps none.
+            if packet.sport != 0 {
                 forward.other_port = port;
                 forward.flags |= flow_flag::PORT_CHANGED;
             }
         }
         Ok((forward, (reply, reverse)))
     }
+}
+
+/// An entry is an older one of the same call's answers.
+fn is_of_the_same<A: PartialEq>(other: &Flow<A>, call: &Flow<A>) -> bool {
+    let what = |flow: &Flow<A>| (flow.port, flow.rewrite, flow.other_port);
+    other.addr == call.addr && what(other) == what(call)
 }
 
 /// A flow entry that does nothing yet.

@@ -2,7 +2,7 @@
 
 use mesh_common::family::Family;
 use mesh_common::parse::Form;
-use mesh_common::schema::{address_flag, deliver, endpoint, origin};
+use mesh_common::schema::{address_flag, endpoint, origin};
 use mesh_common::verdict::DropReason;
 
 use super::Way;
@@ -31,24 +31,31 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
                 return Err(End::Drop(DropReason::NoEndpoint));
             }
             if target.ifindex != 0 {
+                if let Some(going) =
+                    self.direct_flow(&target, origin::HOST, &WayBack::to_host(&config), packet.src, 0)?
+                {
+                    return Ok(going);
+                }
                 return Err(End::Sent(Way::Task { ifindex: target.ifindex }));
             }
             let flow = self.to_owner(target.number, target.node, Entry::Host, origin::HOST, 0);
             return Ok(going(flow, true));
         }
         let Some(frontend) = self.vip(packet.dst) else { return Err(End::Refuse(DropReason::NoEndpoint)) };
-        if packet.form == Form::Fragment {
-            return Err(End::Drop(DropReason::Fragment));
-        }
         if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
             return Err(End::Sent(Way::Answer));
+        }
+        match packet.form {
+            Form::Fragment => return Err(End::Drop(DropReason::Fragment)),
+            Form::EchoReply => return Err(End::Drop(DropReason::IcmpError)),
+            _ => {}
         }
         let call = Call {
             entry: Entry::Host,
             from: origin::HOST,
             target_port: 0,
             node: config.node,
-            back: WayBack { deliver: deliver::HOST, ifindex: 0, node: 0, vni: 0, mac: config.mesh0_mac },
+            back: WayBack::to_host(&config),
             gateway: F::Addr::default(),
             sender: 0,
         };

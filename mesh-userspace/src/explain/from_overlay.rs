@@ -1,5 +1,6 @@
 //! What peers send: `hook/from_overlay.rs` of the programs, but for what was turned back, which names a decision that is over.
 
+use mesh_common::ageing;
 use mesh_common::family::Family;
 use mesh_common::parse::Form;
 use mesh_common::schema::{Address, Backend, Config, Flow, address_flag, deliver, endpoint, origin};
@@ -37,12 +38,18 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if let Some(flow) = self.lookup(origin::peer(peer.node))? {
             return Ok(Going { flow, reply: None, gateway: packet.src, sender: 0, is_new: false });
         }
-        match self.endpoint(packet.src) {
-            Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => {}
+        let source = match self.endpoint(packet.src) {
+            Some(source) if source.node == peer.node && source.vni == id && source.kind == endpoint::TASK => source,
             _ => return Err(End::Drop(DropReason::WrongPeer)),
-        }
+        };
         Err(match self.endpoint(packet.dst) {
-            Some(target) if target.vni == id && target.ifindex != 0 => End::Sent(Way::Task { ifindex: target.ifindex }),
+            Some(target) if target.vni == id && target.ifindex != 0 => {
+                let back = WayBack::to_peer(peer.node, id, source.mac);
+                if let Some(going) = self.direct_flow(&target, origin::peer(peer.node), &back, packet.src, 0)? {
+                    return Ok(going);
+                }
+                End::Sent(Way::Task { ifindex: target.ifindex })
+            }
             None if frame.src == mac::GATEWAY => self.turn_back(peer, vni::TURNED_BACK_TASK, DropReason::NoEndpoint),
             _ => End::Drop(DropReason::NoEndpoint),
         })
@@ -69,17 +76,25 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if !from_wire && !matches!(mac::split(frame.src), Some((mac::KIND_HOST | mac::KIND_CLIENT, _))) {
             return Err(End::Drop(DropReason::WireFormat));
         }
-        if let Some(flow) = self.lookup(origin::peer(peer.node))? {
-            return Ok(Going { flow, reply: None, gateway: packet.src, sender: 0, is_new: false });
+        match self.lookup(origin::peer(peer.node))? {
+            Some(flow) if flow.backend == number || !ageing::has_no_state(packet.protocol) => {
+                return Ok(Going { flow, reply: None, gateway: packet.src, sender: 0, is_new: false });
+            }
+            _ => {}
         }
         if packet.form == Form::Fragment {
             return Err(End::Drop(DropReason::Fragment));
         }
         let node = self.endpoint(packet.src).map(|endpoint| endpoint.node);
-        let belongs = if from_wire { node.is_none() } else { node.is_none_or(|node| node == peer.node) };
+        let is_third = |it: &Address| it.node != peer.node && it.flags & address_flag::OWN == 0;
+        let belongs = match node {
+            Some(node) => !from_wire && node == peer.node,
+            None => from_wire || !self.address(packet.src).is_some_and(|it| is_third(&it)),
+        };
         if !belongs {
             return Err(End::Drop(DropReason::WrongPeer));
         }
+        let by_host = !from_wire && node.is_none();
         let backend = match self.backend(number) {
             Some(backend) if backend.node == config.node => backend,
             _ if id == vni::REQUEST_WIRE || id == vni::REQUEST_NODE => {
@@ -88,24 +103,24 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             }
             _ => return Err(End::Drop(DropReason::EndpointGone)),
         };
-        let target_port = self.called_port(&backend, from_wire)?;
+        let target_port = self.called_port(&backend, by_host)?;
         let reply_vni = if from_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
-        let back = WayBack { deliver: deliver::TUNNEL, ifindex: 0, node: peer.node, vni: reply_vni, mac: frame.src };
+        let back = WayBack::to_peer(peer.node, reply_vni, frame.src);
         let from = origin::peer(peer.node);
         let mut going = self.accept(number, &backend, target_port, from, &back, F::Addr::default(), 0)?;
         going.gateway = packet.src;
         Ok(going)
     }
 
-    /// The port a call means at this backend (0: unchanged), if its service has that frontend.
-    fn called_port(&mut self, backend: &Backend, from_wire: bool) -> Result<u16, End> {
+    /// The port a call means at this backend (0: unchanged), if its service has that frontend. Only a host calls VIPs and tasks this way.
+    fn called_port(&mut self, backend: &Backend, by_host: bool) -> Result<u16, End> {
         const NO: End = End::Drop(DropReason::NotPublished);
         let packet = self.packet();
         if let Some(frontend) = self.vip(packet.dst) {
-            return if !from_wire && frontend.pool == backend.pool { Ok(0) } else { Err(NO) };
+            return if by_host && frontend.pool == backend.pool { Ok(0) } else { Err(NO) };
         }
         if self.endpoint(packet.dst).is_some() {
-            let is_named = !from_wire && packet.dst == backend_addr::<F>(backend);
+            let is_named = by_host && packet.dst == backend_addr::<F>(backend);
             return if is_named { Ok(0) } else { Err(NO) };
         }
         match self.published(packet.dst, packet.dport, packet.protocol) {

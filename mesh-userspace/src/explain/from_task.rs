@@ -52,7 +52,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             return Err(End::Drop(DropReason::Multicast));
         }
         if let Some(target) = self.endpoint(packet.dst) {
-            return Err(self.to_endpoint(config, source, &target));
+            return self.to_endpoint(config, source, &target);
         }
         if let Some(frontend) = self.vip(packet.dst) {
             if frontend.vni != source.vni {
@@ -61,7 +61,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             if packet.form == Form::EchoRequest && frontend.turns_len != 0 {
                 return Err(End::Sent(Way::Answer));
             }
-            return self.vip_flow(config.node, source, &frontend);
+            return self.vip_flow(source, &frontend);
         }
         if let Some(address) = self.address(packet.dst) {
             if packet.protocol == protocol::UDP && packet.dport == config.data_port {
@@ -71,8 +71,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             if packet.form == Form::Ports && source.flags & endpoint_flag::INTERNAL == 0 {
                 let published = self.published(packet.dst, packet.dport, packet.protocol);
                 if let Some(frontend) = published.filter(|it| !is_own || it.flags & frontend_flag::NOT_TAKEN == 0) {
-                    let back =
-                        WayBack { deliver: deliver::TASK, ifindex: source.ifindex, node: 0, vni: 0, mac: source.mac };
+                    let back = WayBack::to_task(source);
                     let call = Call {
                         entry: Entry::Client,
                         from: source.ifindex,
@@ -99,27 +98,34 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         self.leave(config, source)
     }
 
-    /// To another task or the gateway of the same network; nothing is remembered.
-    fn to_endpoint(&mut self, config: &Config, source: &Endpoint<F::Addr>, target: &Endpoint<F::Addr>) -> End {
+    /// To another task or the gateway of the same network.
+    fn to_endpoint(
+        &mut self,
+        config: &Config,
+        source: &Endpoint<F::Addr>,
+        target: &Endpoint<F::Addr>,
+    ) -> Result<Going<F::Addr>, End> {
         let packet = self.packet();
         if target.vni != source.vni {
-            return End::Refuse(DropReason::OtherNetwork);
+            return Err(End::Refuse(DropReason::OtherNetwork));
         }
         if target.kind == endpoint::GATEWAY {
-            return match packet.form {
+            return Err(match packet.form {
                 Form::EchoRequest => End::Sent(Way::Answer),
                 Form::Ports if packet.dport == 53 => End::Sent(Way::Host),
                 Form::Ports => End::Refuse(DropReason::ClosedPort),
                 _ => End::Drop(DropReason::Unsupported),
-            };
+            });
+        }
+        let back = WayBack::to_task(source);
+        if let Some(going) = self.direct_flow(target, source.ifindex, &back, source.gateway, source.number)? {
+            return Ok(going);
         }
         if target.node == config.node {
-            return End::Sent(Way::Task { ifindex: target.ifindex });
+            return Err(End::Sent(Way::Task { ifindex: target.ifindex }));
         }
-        match self.target(target.node) {
-            Ok(peer) => End::Sent(self.to_peer(&peer, target.node, target.vni)),
-            Err(end) => end,
-        }
+        let peer = self.target(target.node)?;
+        Err(End::Sent(self.to_peer(&peer, target.node, target.vni)))
     }
 
     /// To the outside: source address and port become the node's.
@@ -134,6 +140,10 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if packet.protocol == protocol::UDP && packet.dport == config.data_port {
             return Err(End::Drop(DropReason::DataPort));
         }
+        if F::is_link_local(packet.dst) {
+            self.trace.note("the destination", "is of the link that it is on, and of no other");
+            return Err(End::Refuse(DropReason::NoRoute));
+        }
         let Some(ifindex) = self.question.route else {
             self.trace.note("the kernel's routes", "none");
             return Err(End::Refuse(DropReason::NoRoute));
@@ -145,6 +155,14 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             return Err(End::Refuse(DropReason::NoRoute));
         };
         let addr = uplink_addr::<F>(&uplink);
+        if addr == F::Addr::default() {
+            self.trace.note(
+                format!("UPLINKS[{ifindex}]"),
+                format!("{} has no address of this family", self.names.link(ifindex)),
+            );
+            return Err(End::Refuse(DropReason::NoRoute));
+        }
+        self.hop()?;
         let hash = packet.hash();
         let dport = if packet.form == Form::EchoRequest { 0 } else { packet.dport };
         let key = |port| FlowKey::new(packet.dst, addr, dport, port, packet.protocol);

@@ -1,7 +1,7 @@
 //! A walk in progress: every question to a map is asked through it, and written down with its answer.
 
 use mesh_common::family::Family;
-use mesh_common::flow::is_closing;
+use mesh_common::flow::{SILENT_S, is_closing, twin};
 use mesh_common::parse::{Packet, protocol};
 use mesh_common::schema::{
     Address, Backend, Config, Endpoint, Flow, FlowKey, Frontend, FrontendKey, Peer, RingSlot, address_flag, algorithm,
@@ -175,7 +175,7 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
             }
             Some(peer) => {
                 let addr = std::net::Ipv6Addr::from(peer.addr).to_canonical();
-                let way = if peer.ifindex != 0 { self.names.link(peer.ifindex) } else { "mesh0".to_string() };
+                let way = if peer.link() != 0 { self.names.link(peer.link()) } else { "mesh0".to_string() };
                 self.trace.note(asked, format!("{} at {addr} by {way}, path MTU {}", self.names.node(node), peer.mtu));
                 Ok(peer)
             }
@@ -202,8 +202,24 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
             self.trace.note(asked, "one that ends: a SYN begins anew");
             return Ok(None);
         }
+        if self.has_lost_answers(&flow) {
+            self.trace.note(asked, "one whose answers' entry is lost: decided again, for the same task");
+            return Ok(None);
+        }
         self.trace.note(asked, self.entry(&flow));
         Ok(Some(flow))
+    }
+
+    /// `flow::has_lost_answers` of the programs, which look after some silence.
+    pub fn has_lost_answers(&self, flow: &Flow<F::Addr>) -> bool {
+        let packet = self.packet();
+        packet.protocol == protocol::TCP
+            && !packet.may_open()
+            && flow.rewrite == rewrite::DESTINATION
+            && flow.addr != packet.dst
+            && flow.flags & (flow_flag::REVERSE | flow_flag::HAIRPIN) == 0
+            && self.tables.now_s().saturating_sub(flow.last_seen_s) >= SILENT_S
+            && twin(&packet.tuple, flow).is_some_and(|answers| self.tables.flow(answers).is_none())
     }
 
     /// A flow entry in words.
@@ -222,7 +238,7 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
         match from {
             origin::WIRE => "the world".to_string(),
             origin::HOST => "this host".to_string(),
-            peer if peer & 0xc000_0000 == origin::PEER => self.names.node(peer & !origin::PEER),
+            peer if origin::is_peer(peer) => self.names.node(origin::number(peer)),
             link => self.names.link(link),
         }
     }

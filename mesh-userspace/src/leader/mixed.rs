@@ -32,6 +32,7 @@ fn says(world: &mut World, number: u32, runtimes: Option<Vec<Runtime>>) {
         runtimes,
         engine_version: answers.then(|| "29.0.0".to_string()),
         without: Default::default(),
+        interfaces: Default::default(),
         warnings: Vec::new(),
     };
     world.observed.nodes.insert(node_id(number), status);

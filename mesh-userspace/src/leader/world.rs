@@ -303,7 +303,8 @@ impl World {
         distinct("interface", cluster.tasks.values().map(Task::interface));
         let ports = cluster.services.values().flat_map(|service| &service.ports);
         let ports = ports.filter(|port| port.mode == PublishMode::Ingress);
-        distinct("published port", ports.map(|port| (port.protocol, port.published, port.address)));
+        let place = |port: &PortSpec| (port.address, port.interface.clone());
+        distinct("published port", ports.map(|port| (port.protocol, port.published, place(port))));
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) const PORT: Keys = Keys {
     ..NONE
 };
 
-pub(super) const PORT_X_MESH: Keys = Keys { read: &["allow"], ..NONE };
+pub(super) const PORT_X_MESH: Keys = Keys { read: &["allow", "interface"], ..NONE };
 
 const OWN_ADDRESS: &str = "tasks' addresses are chosen by mesh, as in Swarm; use the service's name";
 

@@ -10,7 +10,7 @@ use crate::model::{PortSpec, Protocol, PublishMode};
 /// Most ports of one service: each node holds a socket for each.
 pub(super) const MAX_PORTS: usize = 4_096;
 
-/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, `192.0.2.1:80:80`, or `published=,target=,protocol=,mode=,address=,allow=CIDR[;CIDR…]`.
+/// `8000:8000`, `8000:80/udp`, `9000-9009:9000-9009`, `80`, `192.0.2.1:80:80`, or `published=,target=,protocol=,mode=,address=,interface=,allow=CIDR[;CIDR…]`.
 pub fn parse_publish(text: &str) -> Result<Vec<PortSpec>, String> {
     if text.contains('=') { parse_long(text) } else { parse_short(text) }
 }
@@ -67,7 +67,7 @@ pub(super) fn parse_address(text: &str) -> Result<Option<IpAddr>, String> {
 fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
     let (mut published, mut target) = (None, None);
     let (mut protocol, mut mode) = (Protocol::Tcp, PublishMode::Ingress);
-    let (mut address, mut allow) = (None, Vec::new());
+    let (mut address, mut interface, mut allow) = (None, None, Vec::new());
     for field in text.split(',') {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
         match key.trim() {
@@ -82,17 +82,39 @@ fn parse_long(text: &str) -> Result<Vec<PortSpec>, String> {
                 }
             }
             "address" => address = parse_address(value)?,
+            "interface" => interface = Some(parse_interface(value)?),
             "allow" => allow = parse_allow(value.split(';'))?,
             _ => {
                 return Err(format!(
-                    "'{key}' in '{text}': allowed are published, target, protocol, mode, address, allow"
+                    "'{key}' in '{text}': allowed are published, target, protocol, mode, address, interface, allow"
                 ));
             }
         }
     }
     let target = target.ok_or_else(|| format!("'{text}' lacks target=PORT"))?;
+    if address.is_some() && interface.is_some() {
+        return Err(format!("'{text}': {ONE_PLACE}"));
+    }
     let ports = spread(text, published, target, protocol, mode)?;
-    Ok(ports.into_iter().map(|port| PortSpec { address, allow: allow.clone(), ..port }).collect())
+    let with = |port| PortSpec { address, interface: interface.clone(), allow: allow.clone(), ..port };
+    Ok(ports.into_iter().map(with).collect())
+}
+
+/// Said where both are named.
+pub(super) const ONE_PLACE: &str =
+    "a port is published at an address or at an interface's addresses: name one of the two";
+
+/// The interface that a port is published at, on each node that has one of this name (IFNAMSIZ, include/uapi/linux/if.h).
+pub(super) fn parse_interface(text: &str) -> Result<String, String> {
+    const MOST: usize = 15;
+    let is_name = (1..=MOST).contains(&text.len()) && ![".", ".."].contains(&text);
+    if !is_name || text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
+        return Err(format!("'{text}' is no name of an interface: write one as 'ip link' shows it, such as eth1"));
+    }
+    if text == "lo" {
+        return Err("'lo' is each node's loopback: write address=127.0.0.1 or address=::1 instead".to_string());
+    }
+    Ok(text.to_string())
 }
 
 /// Most prefixes of callers of one port.
@@ -141,6 +163,7 @@ fn spread(
         published: published.map_or(0, |(first, _)| first + offset),
         mode,
         address: None,
+        interface: None,
         allow: Vec::new(),
     };
     Ok((0..=count).map(port).collect())
@@ -174,7 +197,11 @@ mod tests {
 
     fn told(text: &str) -> String {
         let port = |port: &PortSpec| {
-            let at = port.address.map_or(String::new(), |addr| format!(" at {addr}"));
+            let at = match port.place() {
+                (Some(addr), _) => format!(" at {addr}"),
+                (_, Some(interface)) => format!(" at {interface}"),
+                _ => String::new(),
+            };
             format!("{}:{} {:?} {:?}{at}", port.published, port.target, port.protocol, port.mode)
         };
         let ports = |ports: Vec<PortSpec>| ports.iter().map(port).collect::<Vec<_>>().join(", ");
@@ -196,6 +223,7 @@ mod tests {
             "8000:80 Tcp Ingress at 2001:db8::1, 8001:81 Tcp Ingress at 2001:db8::1"
         );
         assert_eq!(told("published=80,target=80,address=192.0.2.1"), "80:80 Tcp Ingress at 192.0.2.1");
+        assert_eq!(told("published=80,target=80,interface=eth1"), "80:80 Tcp Ingress at eth1");
         assert_eq!(told("published=53,target=5353,protocol=udp,mode=host"), "53:5353 Udp Host");
     }
 
@@ -235,6 +263,10 @@ mod tests {
             ("[::]:80:80", "'::' is no address of its own"),
             ("[::ffff:192.0.2.1]:80:80", "an IPv4 address written as IPv6"),
             ("published=80,target=80,address=eth0", "'eth0' is not an address"),
+            ("published=80,target=80,interface=a-name-too-long-for-one", "is no name of an interface"),
+            ("published=80,target=80,interface=", "'' is no name of an interface"),
+            ("published=80,target=80,interface=lo", "address=127.0.0.1"),
+            ("published=80,target=80,interface=eth1,address=192.0.2.1", "name one of the two"),
             ("[2001:db8::1:80:80", "is not a port"),
             (":80", "'' is not a port"),
         ] {

@@ -167,7 +167,7 @@ fn port(port: &PortSpec) -> Value {
         "protocol": port.protocol,
         "mode": port.mode,
         "host_ip": port.address,
-        "x-mesh": trimmed(json!({ "allow": port.allow })),
+        "x-mesh": trimmed(json!({ "allow": port.allow, "interface": port.interface })),
     }))
 }
 

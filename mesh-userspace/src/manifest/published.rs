@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::errors::{Place, Problem};
-use super::ports::{MAX_PORTS, parse_address, parse_allow};
+use super::ports::{MAX_PORTS, ONE_PLACE, parse_address, parse_allow, parse_interface};
 use super::reader::{Field, Reader};
 use super::{keys, parse_protocol, parse_publish};
 use crate::model::{PortSpec, Protocol, PublishMode, ServiceSpec};
@@ -25,10 +25,7 @@ pub(super) fn read(field: &Field, reader: &mut Reader) -> Result<Vec<PortSpec>, 
         ports.truncate(MAX_PORTS);
     }
     // The order in which they were written says nothing.
-    ports.sort_by(|a: &PortSpec, b| {
-        let order = |port: &PortSpec| (port.published, port.target, port.protocol, port.mode, port.address);
-        order(a).cmp(&order(b)).then_with(|| a.allow.cmp(&b.allow))
-    });
+    ports.sort_by(|a: &PortSpec, b| a.order().cmp(&b.order()).then_with(|| a.allow.cmp(&b.allow)));
     Ok(ports)
 }
 
@@ -49,10 +46,14 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
         fields.get("host_ip").map(|field| reader.parsed(field, parse_address)).transpose()?.flatten().flatten();
     let published = fields.get("published").map(|field| reader.parsed(field, port)).transpose()?.flatten();
     let protocol = fields.get("protocol").map(|field| reader.parsed(field, parse_protocol)).transpose()?.flatten();
-    let mut allow = Vec::new();
+    let (mut interface, mut allow) = (None, Vec::new());
     if let Some(field) = fields.get("x-mesh") {
         let fields = reader.fields(field.tree, &field.path, keys::PORT_X_MESH)?;
+        interface = fields.get("interface").map(|field| reader.parsed(field, parse_interface)).transpose()?.flatten();
         allow = fields.get("allow").map(|field| read_allow(field, reader)).transpose()?.unwrap_or_default();
+    }
+    if address.is_some() && interface.is_some() {
+        reader.problem(item.problem(ONE_PLACE));
     }
     let modes = [("ingress", PublishMode::Ingress), ("host", PublishMode::Host)];
     let mode = fields.get("mode").map(|field| reader.word(field, &modes)).transpose()?.flatten();
@@ -62,6 +63,7 @@ fn read_long(item: &Field, reader: &mut Reader) -> Result<Option<PortSpec>, Prob
         published: published.unwrap_or(0),
         mode: mode.unwrap_or(PublishMode::Ingress),
         address,
+        interface,
         allow,
     }))
 }
@@ -93,7 +95,11 @@ pub(super) fn check(services: &[(Place, ServiceSpec)], reader: &mut Reader) {
                 name != spec.name && other.mode == PublishMode::Host && port.mode == PublishMode::Host
             };
             if let Some((owner, _)) = there.iter().find(|(name, other)| port.meets(other) && !is_apart(name, other)) {
-                let at = port.address.map_or(String::new(), |addr| format!(" of {addr}"));
+                let at = match port.place() {
+                    (Some(addr), _) => format!(" of {addr}"),
+                    (_, Some(interface)) => format!(" of {interface}"),
+                    _ => String::new(),
+                };
                 let told = format!("port {}{at} is published by service '{owner}' already", port.published);
                 reader.problem(Problem::new(*place, &format!("services.{}.ports", spec.name), told));
             }

@@ -174,7 +174,7 @@ networks:
 fn what_is_printed_means_the_same() {
     let text = with(
         "    environment: ['PRICE=5$$']\n    ports: [{target: 80, published: 8080}, {target: 1, published: 1, host_ip: 192.0.2.1, \
-         x-mesh: {allow: [10.0.0.0/8]}}]\n    deploy: {mode: global}\n",
+         x-mesh: {allow: [10.0.0.0/8]}}, {target: 1, published: 1, x-mesh: {interface: eth1}}]\n    deploy: {mode: global}\n",
     );
     let first = parse("demo.yaml", &text, &variable).unwrap_or_else(|errors| panic!("{errors}"));
     let printed = first.to_yaml();
@@ -418,6 +418,8 @@ fn what_would_lose_data_or_safety_is_refused_the_rest_is_named() {
         ("    network_mode: none\n", "tasks without any network are not there"),
         ("    ports: ['eth0:80:80']\n", "'eth0' is not an address"),
         ("    ports: [{target: 80, host_ip: '::'}]\n", "'::' is no address of its own"),
+        ("    ports: [{target: 80, x-mesh: {interface: lo}}]\n", "'lo' is each node's loopback"),
+        ("    ports: [{target: 80, host_ip: 192.0.2.1, x-mesh: {interface: eth1}}]\n", "name one of the two"),
         ("    configs: [a]\n", "configs are not there yet"),
         ("    volumes: [data:/data]\n", "the volume 'data' is not declared under 'volumes'; none is"),
         ("    volumes: [./a:/a]\n", "the manifest has no folder"),

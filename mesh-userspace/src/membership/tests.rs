@@ -28,6 +28,7 @@ fn node_status(generation: u64) -> NodeStatus {
         runtimes: None,
         engine_version: None,
         without: Default::default(),
+        interfaces: Default::default(),
         warnings: vec![],
     }
 }

@@ -1,7 +1,7 @@
 //! The desired state of the whole cluster at one revision of the store.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -129,6 +129,19 @@ impl Cluster {
         // "mesh", and the node's number.
         let host = 0x6d65_7368 << 32 | u128::from(node.number);
         Some(Ipv6Addr::from(u128::from(prefix.network()) | host))
+    }
+
+    /// The same of IPv4: its advertised address, or one of the pool's last /20, while no network has that. None: there is none to be had.
+    pub fn overlay_addr4(&self, node: &Node) -> Option<Ipv4Addr> {
+        if let IpAddr::V4(addr) = node.advertise_addr {
+            return Some(addr);
+        }
+        let pool = self.settings.as_ref()?.address_pool;
+        // As many addresses as there may be nodes.
+        let last = Ipv4Net::new(pool.broadcast(), pool.prefix_len().max(20)).ok()?;
+        let addr = Ipv4Addr::from(u32::from(last.network()).checked_add(node.number)?);
+        let is_taken = self.networks.values().filter_map(|network| network.subnets.v4).any(|net| net.contains(&addr));
+        (last.contains(&addr) && !is_taken).then_some(addr)
     }
 
     pub fn tasks_of<'a>(&'a self, service: &'a Id) -> impl Iterator<Item = &'a Task> + 'a {

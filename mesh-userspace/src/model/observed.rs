@@ -1,6 +1,7 @@
 //! What nodes report about themselves and their tasks; each record is written by one node only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ pub enum TaskHealth {
 }
 
 /// A node's report about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Start of this agent's life; a restarted agent has a higher one.
     pub generation: u64,
@@ -67,6 +68,9 @@ pub struct NodeStatus {
     /// when nobody sends it new calls any more.
     #[serde(default)]
     pub without: BTreeSet<Id>,
+    /// Addresses of its interfaces that published ports name.
+    #[serde(default)]
+    pub interfaces: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Warnings for `mesh status`.
     pub warnings: Vec<String>,
 }
@@ -84,4 +88,12 @@ pub struct Observed {
     pub agent_gone_since: BTreeMap<Id, UnixMs>,
     /// Node id → since when its echo frames stay unanswered here. Absent: reachable.
     pub unreachable_since: BTreeMap<Id, UnixMs>,
+}
+
+impl Observed {
+    /// Addresses of the interfaces of this name, of these nodes.
+    pub fn addresses_of<'a>(&self, interface: &str, nodes: impl Iterator<Item = &'a Id>) -> BTreeSet<IpAddr> {
+        let statuses = nodes.filter_map(|node| self.nodes.get(node));
+        statuses.filter_map(|status| status.interfaces.get(interface)).flatten().copied().collect()
+    }
 }

@@ -83,6 +83,9 @@ pub struct PortSpec {
     /// The one address of a node that it is published at; None: all of every node.
     #[serde(default)]
     pub address: Option<IpAddr>,
+    /// The interface whose addresses it is published at, on every node that has one of this name; never beside an address.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Prefixes of callers that are let in, sorted; none: everybody.
     #[serde(default)]
     pub allow: Vec<IpNet>,
@@ -91,20 +94,39 @@ pub struct PortSpec {
 impl PortSpec {
     /// Open to everybody, on every node.
     pub fn new(protocol: Protocol, published: u16, target: u16) -> Self {
-        PortSpec { protocol, target, published, mode: PublishMode::Ingress, address: None, allow: Vec::new() }
+        PortSpec {
+            protocol,
+            target,
+            published,
+            mode: PublishMode::Ingress,
+            address: None,
+            interface: None,
+            allow: Vec::new(),
+        }
     }
 
     /// This port, as it was decided, is what a spec wants; who may call it is another matter.
     pub fn is_for(&self, wanted: &PortSpec) -> bool {
         (self.protocol, self.target, self.mode) == (wanted.protocol, wanted.target, wanted.mode)
-            && self.address == wanted.address
+            && self.place() == wanted.place()
             && [0, self.published].contains(&wanted.published)
     }
 
-    /// One call may mean the one and the other.
+    /// Where it is published: the address, or the interface; neither: everywhere.
+    pub fn place(&self) -> (Option<IpAddr>, Option<&str>) {
+        (self.address, self.interface.as_deref())
+    }
+
+    /// In what order ports are listed, whatever the order in which they were written; who may call them is another matter.
+    pub fn order(&self) -> impl Ord + '_ {
+        (self.published, self.target, self.protocol, self.mode, self.place())
+    }
+
+    /// One call may mean the one and the other. Of an address and an interface that has it the address is meant.
     pub fn meets(&self, other: &PortSpec) -> bool {
-        let is_apart = matches!((self.address, other.address), (Some(one), Some(another)) if one != another);
-        (self.protocol, self.published) == (other.protocol, other.published) && !is_apart
+        let (place, another) = (self.place(), other.place());
+        let is_everywhere = place == (None, None) || another == (None, None);
+        (self.protocol, self.published) == (other.protocol, other.published) && (is_everywhere || place == another)
     }
 }
 

@@ -110,6 +110,11 @@ pub fn tc_dnat(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+pub fn tc_dnat_peer(ctx: TcContext) -> i32 {
+    tc::dnat_peer(&ctx)
+}
+
+#[classifier]
 pub fn tc_dnat_tunnel(ctx: TcContext) -> i32 {
     tc::dnat_tunnel(&ctx)
 }

@@ -4,7 +4,7 @@
 //! written directly.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_tunnel_key};
-use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_set_tunnel_key};
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_set_tunnel_key};
 use aya_ebpf::programs::TcContext;
 use mesh_common::hash;
 use mesh_common::schema::Flow;
@@ -87,7 +87,19 @@ pub fn dnat(ctx: &TcContext) -> i32 {
     if rewrite(ctx.skb.skb, bytes, u32::from_ne_bytes(flow.addr)) { redirect(flow) } else { LOST }
 }
 
-/// The same, and the kernel's VXLAN device is told where to.
+/// The same, into the namespace behind a veth.
+#[inline(always)]
+pub fn dnat_peer(ctx: &TcContext) -> i32 {
+    let Some((bytes, flow)) = found(ctx) else { return LOST };
+    bytes.set_macs(flow.mac, mac::GATEWAY);
+    if !rewrite(ctx.skb.skb, bytes, u32::from_ne_bytes(flow.addr)) {
+        return LOST;
+    }
+    // SAFETY: plain values.
+    unsafe { bpf_redirect_peer(flow.ifindex, 0) as i32 }
+}
+
+/// The same as [`dnat`], and the kernel's VXLAN device is told where to.
 #[inline(always)]
 pub fn dnat_tunnel(ctx: &TcContext) -> i32 {
     let Some((bytes, flow)) = found(ctx) else { return LOST };

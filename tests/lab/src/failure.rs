@@ -75,7 +75,7 @@ fn network_of(host: &Host) -> String {
 
 fn views_of(node: &Node) -> String {
     let views: [&[&str]; 6] =
-        [&["status"], &["node", "ls"], &["network", "ls"], &["service", "ls"], &["ps"], &["verify"]];
+        [&["status"], &["node", "ls"], &["network", "ls"], &["service", "ls"], &["ps"], &["doctor"]];
     let mut text = String::new();
     for words in views {
         let output = node.mesh_command(words).and_then(|command| command::run(command, "", LIMIT));

@@ -3,6 +3,7 @@
 //! The client and `outside` are hosts; a [`crate::Node`] is a host that also runs an agent. Verbs of traffic have usual time
 //! limits here, so that scenarios read without numbers; where the limit is the point, use [`Host::run_inside`].
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -139,6 +140,24 @@ impl Host {
         let (host, target) = (host.to_string(), std::fs::File::open(self.namespace.path())?);
         let enter = move || Ok(nix::sched::setns(target, nix::sched::CloneFlags::CLONE_NEWNET)?);
         let ask = move || Ok(traffic::http_get(&host, port, "/", Duration::from_secs(1))?.whoami()?.task);
+        Ok(Probe::start(pace, enter, ask))
+    }
+
+    /// The same by datagrams, all from one socket.
+    pub fn udp_probe(&self, address: impl Into<IpAddr>, port: u16, pace: Duration) -> Result<Probe> {
+        let (to, target) = (SocketAddr::new(address.into(), port), std::fs::File::open(self.namespace.path())?);
+        let enter = move || Ok(nix::sched::setns(target, nix::sched::CloneFlags::CLONE_NEWNET)?);
+        let socket = OnceCell::new();
+        let ask = move || {
+            let talk = match socket.get() {
+                Some(talk) => talk,
+                None => {
+                    let opened = traffic::Talk::to(to, Duration::from_secs(1))?;
+                    socket.get_or_init(|| opened)
+                }
+            };
+            Ok(Whoami::parse(&talk.ask(b"who?")?.0)?.task)
+        };
         Ok(Probe::start(pace, enter, ask))
     }
 

@@ -52,6 +52,13 @@ impl<'a> Inside<'a> {
         self.seen("udp", &host.to_string(), port, times)
     }
 
+    /// `times` datagrams, all from one socket, one each `pace`; every one but one must be answered within a second.
+    pub fn talk(&self, host: impl ToString, port: u16, times: usize, pace: Duration) -> Result<Vec<Seen>> {
+        let (host, port, times, pace) = (host.to_string(), port.to_string(), times.to_string(), pace.as_millis());
+        let text = self.ask(&["talk", &host, &port, &times, &pace.to_string()])?;
+        text.lines().map(|line| line.parse()).collect()
+    }
+
     /// `connected`, `refused`, `unreachable` or `silent`, and how long it took to know.
     pub fn connect(&self, host: impl ToString, port: u16) -> Result<(String, Duration)> {
         let text = self.ask(&["connect", &host.to_string(), &port.to_string()])?;

@@ -267,6 +267,12 @@ impl Node {
         self.switch.run(|| offload::set(&port, offloads))?
     }
 
+    /// Hides VLAN tags from the node's driver on a wire: the switch's port hands them over beside the frames, as a NIC does that takes them off.
+    pub fn hide_tags(&self) -> Result<()> {
+        let port = self.name().to_owned();
+        self.switch.run(|| offload::put_tags_beside_frames(&port))?
+    }
+
     /// The node's processes with their command lines: agent, resolver, supervisors, tasks.
     pub fn processes(&self) -> Vec<(u32, String)> {
         let found = process::belonging_to(&self.dir, std::slice::from_ref(self.namespace()));

@@ -27,6 +27,8 @@ const SET_TSO: u32 = 0x1f;
 const SET_GSO: u32 = 0x24;
 const SET_GRO: u32 = 0x2c;
 const SET_FLAGS: u32 = 0x26;
+/// ETH_FLAG_TXVLAN and ETH_FLAG_RXVLAN there.
+const TAGS_BESIDE: u32 = 1 << 7 | 1 << 8;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 /// Sets the offloads of `device` in the namespace of the calling thread.
@@ -50,6 +52,11 @@ pub fn set(device: &str, offloads: Offloads) -> Result<()> {
 pub fn keep_tags_in_frames(device: &str) -> Result<()> {
     // ETH_FLAG_TXVLAN and ETH_FLAG_RXVLAN off; a veth has none of the other flags.
     one(device, SET_FLAGS, 0).with_context(|| format!("can't leave VLAN tags in the frames of {device}"))
+}
+
+/// Hands VLAN tags of what `device` sends over beside the frames, as a veth does by itself: the receiver's XDP program sees none.
+pub fn put_tags_beside_frames(device: &str) -> Result<()> {
+    one(device, SET_FLAGS, TAGS_BESIDE).with_context(|| format!("can't put VLAN tags beside the frames of {device}"))
 }
 
 fn one(device: &str, command: u32, value: u32) -> Result<()> {

@@ -45,6 +45,12 @@ impl Terminal {
                 if libc::ioctl(terminal, libc::TIOCSCTTY, 0) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
+                // Whoever runs the tests in the background has a shell that ignores these, for itself and all its children.
+                for signal in [libc::SIGINT, libc::SIGQUIT] {
+                    if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
                 Ok(())
             });
         }
@@ -149,6 +155,22 @@ mod tests {
         terminal.until("30 100", SOON).unwrap();
         terminal.line("exit 7").unwrap();
         assert_eq!(terminal.end(SOON).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_program_is_interrupted_although_whoever_started_the_tests_is_not() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        // SAFETY: a bare system call. What a shell does to what it runs in the background.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGINT, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+        let mut terminal = Terminal::start(command).unwrap();
+        terminal.keys("\x03").unwrap();
+        assert_eq!(terminal.end(SOON).unwrap(), 128 + libc::SIGINT);
     }
 
     #[test]

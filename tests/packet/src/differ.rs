@@ -54,7 +54,7 @@ fn wildcards(wanted: &Frame) -> Vec<(&'static str, Vec<&'static str>)> {
         Said::Udp(_) => "udp",
         Said::Icmp(_) => "icmp",
         Said::Vxlan { .. } => "vxlan",
-        Said::Payload { .. } => "payload",
+        Said::Payload { .. } | Said::Quoted { .. } => "payload",
     };
     wanted.layers.iter().map(|layer| (name(layer), layer.wildcards())).collect()
 }

@@ -3,7 +3,7 @@
 //! Written from the inside out, because lengths and checksums need what they cover.
 
 use crate::checksum::{complete, pseudo_header};
-use crate::layer::{Arp, Checksum, Icmp, Ip, Layer, Tcp, Udp};
+use crate::layer::{Arp, Checksum, Icmp, Ip, Layer, Most, Tcp, Udp};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -35,9 +35,21 @@ pub(crate) fn emit(layers: &[Layer]) -> Vec<u8> {
             Layer::Icmp(icmp) => emit_icmp(icmp, before, &inner),
             Layer::Vxlan { vni } => [&[8, 0, 0, 0][..], &(vni.value() << 8).to_be_bytes(), &inner].concat(),
             Layer::Payload { bytes, .. } => [&bytes[..], &inner].concat(),
+            Layer::Quoted { layers, most } => [quote(&emit(layers), *most), inner].concat(),
         };
     }
     inner
+}
+
+/// The beginning of a frame's IP packet.
+fn quote(frame: &[u8], most: Most) -> Vec<u8> {
+    let is_ipv6 = frame[12..14] == [0x86, 0xdd];
+    let most = match most {
+        Most::Behind(bytes) => bytes + if is_ipv6 { 40 } else { 20 },
+        Most::OfRouter if is_ipv6 => 1_280 - 48,
+        Most::OfRouter => 28,
+    };
+    frame[14..].iter().copied().take(most).collect()
 }
 
 fn ether_type(next: Option<&Layer>) -> u16 {

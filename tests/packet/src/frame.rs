@@ -6,7 +6,7 @@
 use crate::differ;
 use crate::emit;
 use crate::field::{Field, Mac};
-use crate::layer::{Arp, Checksum, Fragment, Icmp, Ip, Layer, Tcp, Udp};
+use crate::layer::{Arp, Checksum, Fragment, Icmp, Ip, Layer, Most, Tcp, Udp};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -211,6 +211,16 @@ impl Frame {
         self.with(Layer::Icmp(Icmp { kind, code, rest, checksum: Checksum::Right }))
     }
 
+    /// What an ICMP error quotes: another frame's IP packet, as far as `bytes` behind its header go.
+    pub fn quoting(self, packet: &Frame, bytes: usize) -> Self {
+        self.with(Layer::Quoted { layers: packet.layers.clone(), most: Most::Behind(bytes) })
+    }
+
+    /// The same, as much as who sends it on quotes: eight bytes behind IPv4's header; over IPv6 what leaves the error no longer than 1280 bytes.
+    pub fn about(self, packet: &Frame) -> Self {
+        self.with(Layer::Quoted { layers: packet.layers.clone(), most: Most::OfRouter })
+    }
+
     /// A VXLAN header (RFC 7348) with only the VNI; an inner [`Frame::eth`] follows.
     pub fn vxlan(self, vni: impl Into<Field<u32>>) -> Self {
         self.with(Layer::Vxlan { vni: vni.into() })
@@ -325,27 +335,47 @@ fn ip<A>(source: Field<A>, destination: Field<A>) -> Ip<A> {
     }
 }
 
-/// Cuts an Ethernet frame with an IPv4 packet as a router with this MTU does (RFC 791): the message's checksum stays that of
+/// Cuts a frame as a router with this MTU does (RFC 791), over IPv6 as its sender does (RFC 8200, 4.5): the message's checksum stays that of
 /// the whole.
 ///
 /// # Panics
-/// If the frame is not plain Ethernet with IPv4 without options, or the MTU leaves no room: a mistake in the test.
-pub fn fragments(frame: &[u8], mtu: usize) -> Vec<Vec<u8>> {
-    assert!(frame.len() > 34 && frame[12..14] == [8, 0] && frame[14] == 0x45, "fragments: wants IPv4 without options");
-    let room = (mtu - 20) / 8 * 8;
+/// If it is not plain Ethernet with an IP packet without options, or the MTU leaves no room: a mistake in the test.
+pub fn fragments(whole: &Frame, mtu: usize) -> Vec<Vec<u8>> {
+    let frame = &whole.bytes()[..];
+    let id = whole.layers.iter().find_map(|layer| match layer {
+        Layer::Ipv6(ip) => Some(u32::from(ip.id.value())),
+        _ => None,
+    });
+    let is_ipv6 = frame.len() > 54 && frame[12..14] == [0x86, 0xdd];
+    assert!(
+        is_ipv6 || frame.len() > 34 && frame[12..14] == [8, 0] && frame[14] == 0x45,
+        "fragments: wants IP without options"
+    );
+    let (header, extension) = if is_ipv6 { (40, 8) } else { (20, 0) };
+    let room = (mtu - header - extension) / 8 * 8;
     assert!(room > 0, "fragments: an MTU of {mtu} leaves no room");
-    let (head, message) = frame.split_at(34);
+    let (head, message) = frame.split_at(14 + header);
     let count = message.len().div_ceil(room);
     let pieces = message.chunks(room).enumerate().map(|(place, piece)| {
-        let mut cut = [head, piece].concat();
-        let more = if place + 1 < count { 0x2000 } else { 0 };
-        let offset = u16::try_from(place * room / 8).expect("an IPv4 packet has at most 65535 bytes");
-        cut[16..18].copy_from_slice(&u16::try_from(20 + piece.len()).expect("a piece fits the MTU").to_be_bytes());
-        cut[20..22].copy_from_slice(&(offset | more).to_be_bytes());
-        cut[24..26].fill(0);
-        let checksum = crate::checksum::complete(0, &cut[14..34]);
-        cut[24..26].copy_from_slice(&checksum.to_be_bytes());
-        cut
+        let offset = u16::try_from(place * room).expect("an IP packet has at most 65535 bytes");
+        let is_last = place + 1 == count;
+        let length = |bytes: usize| u16::try_from(bytes).expect("a piece fits the MTU").to_be_bytes();
+        let mut cut = head.to_vec();
+        if is_ipv6 {
+            cut[18..20].copy_from_slice(&length(extension + piece.len()));
+            cut.extend([head[20], 0]);
+            cut[20] = 44;
+            cut.extend((offset | u16::from(!is_last)).to_be_bytes());
+            cut.extend(id.unwrap_or(0).to_be_bytes());
+        } else {
+            cut[16..18].copy_from_slice(&length(header + piece.len()));
+            let more = if is_last { 0 } else { 0x2000 };
+            cut[20..22].copy_from_slice(&((offset / 8) | more).to_be_bytes());
+            cut[24..26].fill(0);
+            let checksum = crate::checksum::complete(0, &cut[14..34]);
+            cut[24..26].copy_from_slice(&checksum.to_be_bytes());
+        }
+        [cut, piece.to_vec()].concat()
     });
     pieces.collect()
 }

@@ -104,6 +104,20 @@ pub enum Layer {
         bytes: Vec<u8>,
         any: bool,
     },
+    /// The beginning of a frame's IP packet, as an ICMP error has it.
+    Quoted {
+        layers: Vec<Layer>,
+        most: Most,
+    },
+}
+
+/// How much of a packet is quoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Most {
+    /// So many bytes behind the IP header.
+    Behind(usize),
+    /// As much as a router quotes at least (RFC 792: eight bytes) or at most (RFC 4443: as long as the error has 1280).
+    OfRouter,
 }
 
 impl Layer {
@@ -135,6 +149,7 @@ impl Layer {
             Layer::Icmp(icmp) => vec![("id", icmp.rest[0].is_any()), ("sequence", icmp.rest[1].is_any())],
             Layer::Vxlan { vni } => vec![("vni", vni.is_any())],
             Layer::Payload { any, .. } => vec![("bytes", *any), ("length", *any)],
+            Layer::Quoted { .. } => Vec::new(),
         };
         fields.into_iter().filter(|(_, any)| *any).map(|(name, _)| name).collect()
     }

@@ -15,11 +15,13 @@ pub mod checksum;
 mod decode;
 mod differ;
 mod emit;
+mod family;
 mod field;
 mod frame;
 mod layer;
 
 pub use decode::{Layer as DecodedLayer, decode};
 pub use differ::differences;
+pub use family::over_ipv6;
 pub use field::{Any, Field, Mac, any};
 pub use frame::{Frame, eth, fragments};

@@ -189,7 +189,7 @@ fn wildcards_of_a_tunnel_belong_to_their_own_header() {
 
 #[test]
 fn a_router_cuts_a_datagram_into_fragments() {
-    let whole = eth(A, B).ipv4("10.0.0.2", "10.0.0.1").id(9).udp(1, 2).payload_of(2000).bytes();
+    let whole = eth(A, B).ipv4("10.0.0.2", "10.0.0.1").id(9).udp(1, 2).payload_of(2000);
     let pieces = fragments(&whole, 1500);
     assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [1514, 562]);
     let field =

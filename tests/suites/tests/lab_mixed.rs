@@ -1,14 +1,16 @@
 //! Tunnel headers written and taken off by program, beside those that the kernel's own VXLAN writes and takes off: a cluster whose nodes do either,
-//! with all that a stack hands over in one piece (64 KB of TCP, bursts of datagrams) and with checksums that nobody has finished.
+//! with all that a stack hands over in one piece (64 KB of TCP, bursts of datagrams) and with checksums that nobody has finished, over IPv4 and over
+//! IPv6 inside.
 //!
 //! ```text
-//! n1  writes by program   takes off by program
+//! n1  writes by program   takes off by program             (one family out of the other from Linux 6.3 on; before, its kernel does)
 //! n2  by the kernel       by program               --fast-path off
 //! n3  by the kernel       by the kernel            --fast-path off, and no program on the underlay's link (--publish-interface)
 //! ```
 //! Judged by every byte that arrives, by the counters of every receiver, and by packet sockets on mesh0, which see what the kernel carries and
 //! nothing of what the programs do.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +26,9 @@ const BULK: u64 = 3_000_000;
 /// Datagrams of a burst: 40 of the largest make a packet of 57 KB.
 const BURST: u32 = 40;
 /// Their sizes: a usual one, and the largest that a task can send (MTU 1450).
-const SIZES: [u16; 2] = [1200, 1422];
+fn sizes(address: IpAddr) -> [u16; 2] {
+    if address.is_ipv4() { [1200, 1422] } else { [1200, 1402] }
+}
 
 #[test]
 fn programs_and_the_kernels_vxlan_understand_each_other() {
@@ -35,7 +39,10 @@ fn programs_and_the_kernels_vxlan_understand_each_other() {
     scenario("programs and the kernel's VXLAN understand each other", lab, |lab| {
         lab.node("n3").namespace().ip("link add pub0 type bridge\nlink set pub0 up")?;
         let swarm = Swarm::form(lab)?;
-        swarm.mesh(["network", "create", "demo"])?;
+        swarm.mesh(["network", "create", "--ipv6", "demo"])?;
+        for (place, host) in [(1, &**lab.node("n1")), (2, &**lab.node("n2")), (9, lab.client())] {
+            host.run(["ip", "-6", "addr", "add", &format!("fd99::{place}/64"), "dev", "eth0", "nodad"])?.ok()?;
+        }
         for (node, number) in NODES.iter().zip(1..) {
             let place = format!("node.hostname=={node}");
             let ports = ["", "/udp"].map(|kind| format!("{}:{PORT}{kind}", PORT + number));
@@ -100,13 +107,15 @@ fn carried_as_said(lab: &Lab, swarm: &Swarm) -> Result<()> {
 fn between_tasks(swarm: &Swarm, from: &str, to: &str) -> Result<()> {
     let task = format!("{}.1", client(from));
     let inside = swarm.inside(&task);
-    let own = *inside.names(&format!("tasks.{}", server(to)))?.first().context("its task has an address")?;
-    for address in [swarm.vip(&server(to))?.into(), own] {
+    let mut addresses = inside.names(&server(to))?;
+    addresses.extend(inside.names(&format!("tasks.{}", server(to)))?);
+    ensure!(addresses.len() == 4, "its VIPs and its task's own, of each family: {addresses:?}");
+    for address in addresses {
         inside.get(address, PORT, 2)?;
         inside.udp(address, PORT, 2)?;
         inside.upload(address, PORT, BULK)?;
         inside.download(address, PORT, BULK)?;
-        for size in SIZES {
+        for size in sizes(address) {
             eventually(SOON, "a burst in which nothing was lost", || inside.burst(address, PORT, BURST, size))
                 .with_context(|| format!("datagrams of {size} bytes to {address}"))?;
         }
@@ -115,17 +124,20 @@ fn between_tasks(swarm: &Swarm, from: &str, to: &str) -> Result<()> {
 }
 
 fn by_a_published_port(lab: &Lab, swarm: &Swarm, entry: &str, to: &str) -> Result<()> {
-    let (entry, port, outside) = (lab.node(entry).address(), published(to), lab.client());
+    let of_ipv6 = format!("fd99::{}", published(entry) - PORT).parse()?;
+    let (port, outside) = (published(to), lab.client());
     let task = swarm.wait_running(&server(to), 1, SOON)?.pop().context("one task")?.id;
-    let (told, answer) = outside.ask(entry, port)?;
-    ensure!(told.task == task && told.caller == answer.local, "{told:?}, asked from {}", answer.local);
-    let (told, local) = outside.udp_ask(entry, port)?;
-    ensure!(told.task == task && told.caller == local, "UDP: {told:?}, asked from {local}");
-    outside.upload(entry, port, BULK)?;
-    outside.download(entry, port, BULK)?;
-    for size in SIZES {
-        eventually(SOON, "a burst in which nothing was lost", || outside.udp_burst(entry, port, BURST, size))
-            .with_context(|| format!("datagrams of {size} bytes"))?;
+    for entry in [IpAddr::V4(lab.node(entry).address()), of_ipv6] {
+        let (told, answer) = eventually(SOON, &format!("an answer at {entry}"), || outside.ask(entry, port))?;
+        ensure!(told.task == task && told.caller == answer.local, "{told:?}, asked from {}", answer.local);
+        let (told, local) = outside.udp_ask(entry, port)?;
+        ensure!(told.task == task && told.caller == local, "UDP: {told:?}, asked from {local}");
+        outside.upload(entry, port, BULK)?;
+        outside.download(entry, port, BULK)?;
+        for size in sizes(entry) {
+            eventually(SOON, "a burst in which nothing was lost", || outside.udp_burst(entry, port, BURST, size))
+                .with_context(|| format!("datagrams of {size} bytes to {entry}"))?;
+        }
     }
     Ok(())
 }
@@ -161,11 +173,11 @@ fn nobody_complains(lab: &Lab, swarm: &Swarm) -> Result<()> {
     let mut counters: Vec<(String, String)> = Vec::new();
     let hosts: Vec<&Host> = lab.hosts();
     for host in hosts {
-        counters.push((host.name().to_owned(), host.run(["cat", "/proc/net/snmp"])?.ok()?));
+        counters.push((host.name().to_owned(), host.run(["cat", "/proc/net/snmp", "/proc/net/snmp6"])?.ok()?));
     }
     for name in NODES.iter().flat_map(|node| [server(node), client(node)]) {
         let task = format!("{name}.1");
-        let said = swarm.inside(&task).run(&["cat", "/proc/net/snmp"])?;
+        let said = swarm.inside(&task).run(&["cat", "/proc/net/snmp", "/proc/net/snmp6"])?;
         counters.push((task, said));
     }
     for (place, text) in &counters {
@@ -175,19 +187,16 @@ fn nobody_complains(lab: &Lab, swarm: &Swarm) -> Result<()> {
     Ok(())
 }
 
-/// Sum of the columns InCsumErrors: a line of names and one of numbers for each protocol (proc(5), /proc/net/snmp).
+/// Sum of the counters InCsumErrors: of IPv4 and of TCP in columns, a line of names and one of numbers for each protocol (proc(5), /proc/net/snmp);
+/// of IPv6 a line each, a name and a number (/proc/net/snmp6).
 fn checksum_errors(text: &str) -> Result<u64> {
-    let mut lines = text.lines();
-    let (mut sum, mut columns) = (0, 0);
-    while let (Some(names), Some(numbers)) = (lines.next(), lines.next()) {
-        for (name, number) in names.split(' ').zip(numbers.split(' ')) {
-            if name == "InCsumErrors" {
-                sum += number.parse::<u64>()?;
-                columns += 1;
-            }
-        }
-    }
-    // ICMP, TCP, UDP and UDP-Lite.
-    ensure!(columns >= 3, "{columns} columns");
-    Ok(sum)
+    let (columns, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains(": "));
+    let pairs = columns.chunks_exact(2).flat_map(|pair| pair[0].split(' ').zip(pair[1].split(' ')));
+    let errors = pairs.filter(|(name, _)| *name == "InCsumErrors").map(|(_, number)| number);
+    let of_ipv6 = lines.iter().filter_map(|line| line.split_once(char::is_whitespace));
+    let of_ipv6 = of_ipv6.filter(|(name, _)| name.ends_with("InCsumErrors")).map(|(_, number)| number.trim());
+    let errors = errors.chain(of_ipv6).map(|number| Ok(number.parse()?)).collect::<Result<Vec<u64>>>()?;
+    // ICMP, TCP, UDP, UDP-Lite; of IPv6 ICMP, UDP, UDP-Lite.
+    ensure!(errors.len() >= 6, "{} counters", errors.len());
+    Ok(errors.iter().sum())
 }

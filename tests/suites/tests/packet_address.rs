@@ -1,14 +1,12 @@
 //! Ports that are published at one address of a node: one number is different services' on different addresses, by every way in; on the loaded programs.
 
-use std::net::IpAddr;
-
 use mesh_common::parse::protocol;
-use mesh_common::schema::{Frontend, algorithm, frontend_flag};
+use mesh_common::schema::{Address, Frontend, address_flag, algorithm, frontend_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, outer, vni};
 use mesh_packet::{Frame, eth};
 use mesh_tests::rig::beside::{self, Beside};
-use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig, UPLINK_MAC};
+use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig, UPLINK_MAC, address};
 use mesh_userspace::plan::maps::{Entry, MapOp, published_key};
 
 const CLIENT: &str = "198.51.100.9";
@@ -105,20 +103,23 @@ fn processes_of_the_host_call_the_service_of_the_address_that_they_name() {
     if let Some(reason) = mesh_lab::cannot_run() {
         return mesh_lab::skip("calls of host processes by address", reason);
     }
-    let (beside, mut dataplane) = Beside::open("addresses");
-    let port = |addr: [u8; 4]| published_key(IpAddr::from(addr), 8_080, protocol::TCP);
-    let ask = Frontend { flags: frontend_flag::BY_ADDRESS, ..Frontend::none(IpAddr::from([0, 0, 0, 0])) };
+    let (beside, mut dataplane) = Beside::in_a_namespace("addresses");
+    let port = |addr: [u8; 4]| published_key(address(addr), 8_080, protocol::TCP);
+    let ask = Frontend { flags: frontend_flag::BY_ADDRESS, ..Frontend::none(address([0; 4])) };
     let frontend = beside::frontend([10, 0, 16, 2]);
     for (key, frontend) in [(port([0; 4]), ask), (port([127, 0, 0, 1]), frontend)] {
         dataplane.apply(&MapOp::Put(Entry::Frontend(key, frontend))).expect("it is written");
     }
+    beside.own_address(SECOND);
+    let own = Address { node: 1, ifindex: 1, flags: address_flag::OWN, pad: [0; 3] };
+    dataplane.apply(&MapOp::Put(Entry::Address(address(SECOND), own))).expect("it is written");
     dataplane.apply(&MapOp::Config(Some(beside::config()))).expect("it is written");
-    // Pointed at the VIP, whose network this namespace has no route to. 0.0.0.0 is 127.0.0.1, for connect(2) on Linux.
+    // Pointed at the VIP, whose network this namespace has no route to. "Every address" is the loopback's, for connect(2) on Linux.
     for addr in ["127.0.0.1", "0.0.0.0"] {
         let told = beside.call(addr);
         assert!(told.contains("Network is unreachable"), "{addr}: {told}");
     }
-    // Nobody's here but the host's, who does not listen.
-    let told = beside.call("127.0.0.2");
+    // At another of its addresses the port is the host's, who does not listen.
+    let told = beside.call("192.0.2.9");
     assert!(told.contains("Connection refused"), "{told}");
 }

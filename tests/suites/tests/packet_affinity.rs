@@ -1,13 +1,11 @@
 //! Services with affinity: a client keeps its backend, whatever it calls of the service and by which node, for a time after its last new flow.
 
+use mesh_common::hash;
 use mesh_common::parse::protocol;
-use mesh_common::schema::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, algorithm, backend_state,
-};
+use mesh_common::schema::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, RingSlot, algorithm, backend_state};
 use mesh_common::wire::{mac, vni};
-use mesh_common::{family::V4, hash};
 use mesh_packet::{Frame, eth};
-use mesh_tests::rig::{HERE, Outcome, PEER_2, ROUTER_MAC, Rig, Service, Task, UPLINK_MAC, ip};
+use mesh_tests::rig::{HERE, Outcome, PEER_2, ROUTER_MAC, Rig, Service, Task, UPLINK_MAC, client_hash, ip};
 
 const VIP: &str = "10.0.16.2";
 const TIMEOUT_S: u32 = 60;
@@ -31,7 +29,7 @@ fn affine(rig: &mut Rig, tasks: &[&Task]) -> Service {
 /// The same service over these tasks.
 fn restaffed(rig: &mut Rig, service: &Service, tasks: &[&Task]) -> Service {
     let service = rig.staffed(service, tasks);
-    rig.put("FRONTENDS4", FrontendKey::vip(ip(VIP)), service.frontend);
+    rig.put_frontend(FrontendKey::vip(ip(VIP)), service.frontend);
     rig.publish(&service, protocol::TCP, 8080, 80);
     rig.publish(&service, protocol::UDP, 8080, 80);
     service
@@ -49,25 +47,24 @@ fn receiver(outcome: &Outcome) -> u32 {
 /// The backend that the ring names for a client.
 fn named(rig: &Rig, service: &Service, client: [u8; 4]) -> u32 {
     let Frontend { ring_at, ring_len, .. } = service.frontend;
-    let slot = ring_at + hash::slot(hash::client::<V4>(client.into()), ring_len);
-    rig.get::<mesh_common::schema::RingSlot>("RINGS", slot).backend
+    let slot = ring_at + hash::slot(client_hash(client), ring_len);
+    rig.get::<RingSlot>("RINGS", slot).backend
 }
 
 fn kept(rig: &Rig, service: &Service, client: [u8; 4]) -> Option<Affinity> {
-    let key = AffinityKey { addr: client, pool: service.pool };
-    rig.read::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4").get(&key, 0).ok()
+    rig.affinity(&AffinityKey { addr: client, pool: service.pool })
 }
 
 /// As if the client's last new flow had begun so many seconds earlier.
 fn age(rig: &mut Rig, service: &Service, client: [u8; 4], seconds: u32) {
     let entry = kept(rig, service, client).expect("the client is remembered");
     let older = Affinity { last_new_s: entry.last_new_s - seconds, ..entry };
-    rig.put("AFFINITY4", AffinityKey { addr: client, pool: service.pool }, older);
+    rig.put_affinity(AffinityKey { addr: client, pool: service.pool }, older);
 }
 
 fn forget_flows(rig: &mut Rig) {
     for (key, _) in rig.flows() {
-        rig.delete::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", key);
+        rig.forget(key);
     }
 }
 
@@ -185,7 +182,7 @@ fn a_number_that_is_another_services_by_now_is_not_kept() {
     let service = affine(&mut rig, &[&one]);
     rig.service("10.0.16.9", &[&stranger]);
     let key = AffinityKey { addr: client(1), pool: service.pool };
-    rig.put("AFFINITY4", key, Affinity { backend: stranger.number, last_new_s: u32::MAX / 2 });
+    rig.put_affinity(key, Affinity { backend: stranger.number, last_new_s: u32::MAX / 2 });
     assert_eq!(receiver(&rig.from_uplink(call(client(1)).tcp(40_000, 8080).syn())), one.number);
 }
 

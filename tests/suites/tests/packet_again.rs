@@ -5,12 +5,11 @@ use mesh_common::schema::deliver;
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, eth};
-use mesh_tests::rig::{HERE, PEER_2, PEER_3, ROUTER_MAC, Rig, Service, Task};
+use mesh_tests::rig::{HERE, MESH0_MAC, PEER_2, PEER_3, ROUTER_MAC, Rig, Service, Task};
 
 const VIP: &str = "10.0.16.2";
 const CLIENT: &str = "198.51.100.9";
 const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const MESH0_MAC: [u8; 6] = mac::of(mac::KIND_MESH0, 1);
 
 fn named(src: [u8; 6], task: &Task) -> Frame {
     eth(src, mac::of(mac::KIND_ENDPOINT, task.number))

@@ -9,7 +9,7 @@ use mesh_common::verdict::{DropReason, Hook, drop_index};
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
 use mesh_tests::rig::beside::{self, Beside};
-use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig, Service, UPLINK_MAC};
+use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig, Service, UPLINK_MAC, address};
 use mesh_userspace::plan::maps::{Entry, Key, MapOp};
 
 const VIP: &str = "10.0.16.2";
@@ -59,7 +59,7 @@ fn only_callers_on_the_list_reach_the_port_and_others_are_told() {
         }
         let datagram = call(STRANGER).udp(40_000, 8080).payload(b"?");
         let told = eth(UPLINK_MAC, ROUTER_MAC).ipv4(HERE, STRANGER).dont_fragment().icmp_error(3, 3, 0);
-        rig.from_uplink(&datagram).refused(DropReason::NotAllowed, &told.payload(&datagram.bytes()[14..42]));
+        rig.from_uplink(&datagram).refused(DropReason::NotAllowed, &told.about(&datagram));
     }
 }
 
@@ -147,7 +147,7 @@ fn lists_are_written_read_back_and_taken_away() {
     if let Some(reason) = mesh_lab::cannot_run() {
         return mesh_lab::skip("lists of allowed callers in the kernel", reason);
     }
-    let (_beside, mut dataplane) = Beside::open("lists");
+    let (_beside, mut dataplane) = Beside::in_a_namespace("lists");
     let [everybody, a_net, of_ipv6] = ["0.0.0.0", "10.0.0.0", "2001:db8::"].map(|addr| addr.parse::<IpAddr>().unwrap());
     let wanted =
         [AllowPrefix::new(3, 9, a_net, 8), AllowPrefix::new(3, 9, everybody, 0), AllowPrefix::new(3, 9, of_ipv6, 32)];
@@ -166,13 +166,13 @@ fn processes_of_the_host_are_callers_by_the_address_that_they_call() {
     if let Some(reason) = mesh_lab::cannot_run() {
         return mesh_lab::skip("calls of host processes", reason);
     }
-    let (beside, mut dataplane) = Beside::open("callers");
+    let (beside, mut dataplane) = Beside::in_a_namespace("callers");
     let frontend = Frontend { allow: LIST, ..beside::frontend([10, 0, 16, 2]) };
-    let key = FrontendKey::<[u8; 4]>::published(8_080, protocol::TCP).with(IpAddr::from);
+    let key = FrontendKey::<[u8; 4]>::published(8_080, protocol::TCP).with(address);
     for op in [MapOp::Put(Entry::Frontend(key, frontend)), MapOp::Config(Some(beside::config()))] {
         dataplane.apply(&op).expect("it is written");
     }
-    // 0.0.0.0 is this host, for connect(2) on Linux.
+    // "Every address" is this host, for connect(2) on Linux.
     for addr in ["127.0.0.1", "0.0.0.0"] {
         let told = beside.call(addr);
         assert!(told.contains("Operation not permitted"), "{addr}: {told}");
@@ -182,9 +182,9 @@ fn processes_of_the_host_are_callers_by_the_address_that_they_call() {
     let drops = PerCpuArray::<MapData, u64>::try_from(Map::PerCpuArray(drops)).expect("their type");
     assert_eq!(drops.get(&counter, 0).expect("a counter").iter().sum::<u64>(), 2, "each refusal is counted");
 
-    dataplane
-        .apply(&MapOp::Put(Entry::Allow(AllowPrefix::new(3, LIST, IpAddr::from([127, 0, 0, 0]), 8))))
-        .expect("it is written");
+    let this_host = address([127, 0, 0, 1]);
+    let whole = if this_host.is_ipv4() { 32 } else { 128 };
+    dataplane.apply(&MapOp::Put(Entry::Allow(AllowPrefix::new(3, LIST, this_host, whole)))).expect("it is written");
     // Let in, the call is on its way to the VIP, whose network this namespace has no route to.
     for addr in ["127.0.0.1", "0.0.0.0"] {
         let told = beside.call(addr);

@@ -11,23 +11,25 @@ mod random;
 mod world;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::os::fd::AsFd;
 
-use mesh_common::family::V4;
-use mesh_common::parse::{self, ETHERNET_LEN};
+use mesh_common::family::{Family, V4, V6};
+use mesh_common::parse::{self, ETHERNET_LEN, ParseIp};
 use mesh_common::schema::{Flow, flow_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::outer;
 use mesh_tests::rig::kernel::{self, Ran, Tunnelled};
 use mesh_tests::rig::{Action, RunOptions};
 use mesh_userspace::explain::{Entrance, Names, Outcome, Question, Tables, Verdict, Way, explain};
+use mesh_userspace::kernel::bpf::Lookups;
 
 use packets::Packet;
 use random::Random;
 use world::World;
 
 /// Packets of a run, and of one world.
-const PACKETS: usize = 100_000;
+const PACKETS: usize = 250_000;
 const OF_A_WORLD: usize = 500;
 /// How often each kind of outcome must be met.
 const OFTEN: usize = 10;
@@ -64,7 +66,46 @@ const REACHABLE: [DropReason; 28] = [
     DropReason::NotAllowed,
 ];
 
-fn reason_of(outcome: &Outcome<V4>) -> Option<DropReason> {
+/// What of a family this test needs.
+trait Tested: ParseIp {
+    const NAME: &str;
+    fn lookups(world: &World) -> &Lookups<Self>;
+    /// The IPv4 address, or the one that is mirrored.
+    fn four(addr: Self::Addr) -> [u8; 4] {
+        let [.., a, b, c, d] = Self::to_16(addr);
+        [a, b, c, d]
+    }
+}
+
+impl Tested for V4 {
+    const NAME: &str = "IPv4";
+    fn lookups(world: &World) -> &Lookups<V4> {
+        &world.lookups
+    }
+}
+
+impl Tested for V6 {
+    const NAME: &str = "IPv6";
+    fn lookups(world: &World) -> &Lookups<V6> {
+        &world.lookups6
+    }
+}
+
+/// What came of a packet, to be counted.
+struct Met {
+    kind: String,
+    /// Flags of the entry that it began.
+    new_flags: u8,
+}
+
+impl Met {
+    fn of<F: Tested>(outcome: &Outcome<F>) -> Met {
+        let new = outcome.flow.as_ref().filter(|_| outcome.is_new);
+        Met { kind: format!("{}: {}", F::NAME, kind(outcome)), new_flags: new.map_or(0, |flow| flow.flags) }
+    }
+}
+
+fn reason_of<F: Family>(outcome: &Outcome<F>) -> Option<DropReason> {
     match outcome.verdict {
         Verdict::Dropped(reason) | Verdict::Refused(reason) => Some(reason),
         _ => None,
@@ -75,7 +116,7 @@ fn reason_of(outcome: &Outcome<V4>) -> Option<DropReason> {
 const ODD: [(u8, &str); 2] = [(flow_flag::HAIRPIN, "hairpin"), (flow_flag::PORT_CHANGED, "source port changed")];
 
 /// A kind of outcome, to be counted.
-fn kind(outcome: &Outcome<V4>) -> String {
+fn kind<F: Family>(outcome: &Outcome<F>) -> String {
     let hook = outcome.hook.name();
     match outcome.verdict {
         Verdict::Delivered(way) => {
@@ -147,28 +188,34 @@ fn what_is_explained_is_what_happens() {
         stage.world.renew(&mut random);
         for at in 0..OF_A_WORLD {
             let packet = packets::any(&mut random, &mut stage.world);
-            let outcome = stage.compare(&packet).unwrap_or_else(|difference| {
+            let compared = if packet.is_ipv6() { stage.compare::<V6>(&packet) } else { stage.compare::<V4>(&packet) };
+            let came = compared.unwrap_or_else(|difference| {
                 panic!("EXPLAIN_SEED={seed}, packet {at}: {packet:#?}\n{difference}");
             });
-            *met.entry(kind(&outcome)).or_default() += 1;
             for (flag, word) in ODD {
-                let has = outcome.flow.is_some_and(|flow| outcome.is_new && flow.flags & flag != 0);
-                *met.entry(word.to_string()).or_default() += usize::from(has);
+                *met.entry(word.to_string()).or_default() += usize::from(came.new_flags & flag != 0);
             }
+            *met.entry(came.kind).or_default() += 1;
         }
     }
     println!("met: {met:#?}");
     if !is_whole {
         return;
     }
-    for reason in REACHABLE {
-        let count: usize =
-            met.iter().filter(|(kind, _)| kind.ends_with(&format!(": {}", reason.name()))).map(|(_, n)| n).sum();
-        assert!(count >= OFTEN, "{} was met {count} times only", reason.name());
+    for family in [V4::NAME, V6::NAME] {
+        for reason in REACHABLE {
+            let is_it = |kind: &str| kind.starts_with(family) && kind.ends_with(&format!(": {}", reason.name()));
+            let count: usize = met.iter().filter(|(kind, _)| is_it(kind)).map(|(_, n)| n).sum();
+            assert!(count >= OFTEN, "{family}: {} was met {count} times only", reason.name());
+        }
+        for kind in DELIVERIES {
+            let count = met.get(&format!("{family}: {kind}")).copied().unwrap_or(0);
+            assert!(count >= OFTEN, "'{family}: {kind}' was met {count} times only");
+        }
     }
-    for kind in DELIVERIES.into_iter().chain(ODD.map(|(_, word)| word)) {
-        let count = met.get(kind).copied().unwrap_or(0);
-        assert!(count >= OFTEN, "'{kind}' was met {count} times only");
+    for (_, word) in ODD {
+        let count = met.get(word).copied().unwrap_or(0);
+        assert!(count >= OFTEN, "'{word}' was met {count} times only");
     }
 }
 
@@ -209,10 +256,15 @@ impl Stage {
     }
 
     /// Explains a packet, then sends it; what differs, in words.
-    fn compare(&self, packet: &Packet) -> Result<Outcome<V4>, String> {
-        let parsed = parse::packet::<V4>(&&packet.bytes[..]).expect("only whole packets are sent here");
-        let (maps, names) = (&self.world.lookups, Names::default());
-        let question = |chance| Question::<V4> {
+    fn compare<F>(&self, packet: &Packet) -> Result<Met, String>
+    where
+        F: Tested + Debug,
+        F::Addr: Debug,
+        Lookups<F>: Tables<F>,
+    {
+        let parsed = parse::packet::<F>(&&packet.bytes[..]).expect("only whole packets are sent here");
+        let (maps, names) = (F::lookups(&self.world), Names::default());
+        let question = |chance| Question::<F> {
             entrance: packet.entrance,
             packet: parsed,
             len: packet.bytes.len() as u32,
@@ -223,7 +275,7 @@ impl Stage {
         };
         // Chance can't be foreseen: what happens must be one of all that it may say.
         let mut outcomes = vec![explain(&question(0), maps, &names)];
-        let is_random = |outcome: &Outcome<V4>| outcome.steps.iter().any(|step| step.asked == "chance");
+        let is_random = |outcome: &Outcome<F>| outcome.steps.iter().any(|step| step.asked == "chance");
         if is_random(&outcomes[0]) {
             let most = self.world.most_backends() as u64;
             // Far more than there are backends, evenly: each is met.
@@ -233,25 +285,30 @@ impl Stage {
         }
         maps.check().map_err(|error| error.to_string())?;
         let hook = outcomes[0].hook;
-        let counted = |outcome: &Outcome<V4>| reason_of(outcome).map_or(0, |reason| self.world.drops_at(hook, reason));
+        let counted = |outcome: &Outcome<F>| reason_of(outcome).map_or(0, |reason| self.world.drops_at(hook, reason));
         let before: Vec<u64> = outcomes.iter().map(counted).collect();
         let ran = self.run(packet, hook);
         let mut first = None;
         for (outcome, before) in outcomes.into_iter().zip(before) {
             let counted = counted(&outcome) - before;
             match self.agrees(&outcome, packet, &ran, counted) {
-                Ok(()) => return Ok(outcome),
+                Ok(()) => return Ok(Met::of(&outcome)),
                 Err(difference) => _ = first.get_or_insert((difference, outcome)),
             }
         }
         let (difference, outcome) = first.expect("there is one outcome at least");
-        let flow = Tables::<V4>::flow(maps, parsed.tuple);
+        let flow = maps.flow(parsed.tuple);
         Err(format!(
             "{difference}\nexplained: {outcome:#?}\nthe program: {ran:02x?}\nits entry: {flow:?}\nparsed: {parsed:?}"
         ))
     }
 
-    fn agrees(&self, outcome: &Outcome<V4>, packet: &Packet, ran: &Ran, counted: u64) -> Result<(), String> {
+    fn agrees<F>(&self, outcome: &Outcome<F>, packet: &Packet, ran: &Ran, counted: u64) -> Result<(), String>
+    where
+        F: Tested + Debug,
+        F::Addr: Debug,
+        Lookups<F>: Tables<F>,
+    {
         let action = Action::of_code(ran.code);
         let is_overlay = outcome.hook == Hook::FromOverlay;
         match outcome.verdict {
@@ -273,7 +330,10 @@ impl Stage {
     }
 
     /// The frame that leaves: the tuple it has, and whom it is for.
-    fn frame_agrees(&self, outcome: &Outcome<V4>, way: Way, ran: &Ran) -> Result<(), String> {
+    fn frame_agrees<F: Tested>(&self, outcome: &Outcome<F>, way: Way, ran: &Ran) -> Result<(), String>
+    where
+        F::Addr: Debug,
+    {
         let is_keyed = ran.mark == 0x6d65_7368 || (outcome.hook == Hook::FromHost && ran.code == 0);
         let mut frame = &ran.frame[..];
         if let Way::Tunnel { node, vni, is_fast } = way {
@@ -294,14 +354,14 @@ impl Stage {
         if way == Way::Answer {
             return Ok(());
         }
-        let left = parse::packet::<V4>(&frame).ok_or("what leaves is malformed")?;
+        let left = parse::packet::<F>(&frame).ok_or("what leaves is malformed")?;
         if left.tuple != outcome.tuple {
             return Err(format!("the tuple that leaves is {:?}", left.tuple));
         }
         let to = &frame[..6];
         let wanted = match (way, &outcome.flow) {
             (Way::Task { .. } | Way::Tunnel { .. } | Way::Uplink { .. }, Some(flow)) => Some(flow.mac),
-            (Way::Task { ifindex }, None) => self.world.mac_at(outcome.tuple.dst.octets(), ifindex),
+            (Way::Task { ifindex }, None) => self.world.mac_at(F::four(outcome.tuple.dst), ifindex),
             _ => None,
         };
         if wanted.is_some_and(|wanted| to != wanted) || frame.len() < ETHERNET_LEN {
@@ -311,13 +371,17 @@ impl Stage {
     }
 
     /// The entries that are left behind.
-    fn entry_agrees(&self, outcome: &Outcome<V4>, packet: &Packet) -> Result<(), String> {
-        let parsed = parse::packet::<V4>(&&packet.bytes[..]).expect("it was read before");
-        let same = |key, wanted: &Flow<_>| -> Result<(), String> {
-            let Some(found) = Tables::<V4>::flow(&self.world.lookups, key) else {
+    fn entry_agrees<F: Tested>(&self, outcome: &Outcome<F>, packet: &Packet) -> Result<(), String>
+    where
+        F::Addr: Debug,
+        Lookups<F>: Tables<F>,
+    {
+        let parsed = parse::packet::<F>(&&packet.bytes[..]).expect("it was read before");
+        let same = |key, wanted: &Flow<F::Addr>| -> Result<(), String> {
+            let Some(found) = F::lookups(&self.world).flow(key) else {
                 return Err(format!("no entry {key:?}, wanted {wanted:?}"));
             };
-            let plain = |flow: &Flow<_>| Flow {
+            let plain = |flow: &Flow<F::Addr>| Flow {
                 last_seen_s: 0,
                 packets: 0,
                 bytes: 0,

@@ -2,10 +2,10 @@
 
 use mesh_common::flow::order;
 use mesh_common::parse::protocol;
-use mesh_common::schema::{Flow, FlowKey, flow_flag};
+use mesh_common::schema::{Address, address_flag, flow_flag};
 use mesh_common::wire::mac;
 use mesh_packet::{Frame, eth};
-use mesh_tests::rig::{HERE, Outcome, ROUTER_MAC, Rig, Task, UPLINK_MAC};
+use mesh_tests::rig::{HERE, Outcome, PEER_2, ROUTER_MAC, Rig, Task, UPLINK_MAC};
 
 const VIP: &str = "10.0.16.2";
 /// The client outside, behind the router.
@@ -156,7 +156,7 @@ fn an_entry_that_was_crowded_out_is_found_again_by_the_ring() {
         rig.flood_is_on();
         let at = open(&mut rig, &client, &backends, port);
         for key in rig.beside().into_keys() {
-            rig.delete::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4", key);
+            rig.forget_beside(key);
         }
         go_on(&mut rig, &client, &backends[at], port);
         answer(&mut rig, &client, &backends[at], port);
@@ -208,7 +208,7 @@ fn two_elsewhere(rig: &mut Rig) -> [Task; 2] {
     let service = rig.service(VIP, &[&backends[0], &backends[1]]);
     rig.publish(&service, protocol::TCP, 8080, 80);
     rig.publish(&service, protocol::UDP, 8080, 80);
-    rig.next_hop(2, mesh_tests::rig::PEER_2, 1_500);
+    rig.next_hop(2, PEER_2, 1_500);
     backends
 }
 
@@ -232,7 +232,7 @@ fn an_ingress_node_needs_no_entries(rig: &mut Rig, comes: fn(&mut Rig, Frame) ->
         rig.flood_is_over();
         assert_eq!(named(&comes(rig, call().tcp(port, 8080).seq(1).ack(1)), &backends), first);
         let key = *rig.flows().keys().find(|key| key.sport == port).expect("a connection that goes on is remembered");
-        rig.delete::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", key);
+        rig.forget(key);
     }
     rig.flood_is_on();
     let segment = || call().tcp(41_000, 8080).seq(1).ack(1);
@@ -261,13 +261,7 @@ fn neither_does_its_driver() {
 fn an_answer_that_must_leave_by_another_link_keeps_its_entry() {
     let Some(mut rig) = Rig::new() else { return };
     two_elsewhere(&mut rig);
-    let elsewhere = mesh_common::schema::Address {
-        node: 1,
-        ifindex: 0,
-        flags: mesh_common::schema::address_flag::OWN,
-        pad: [0; 3],
-    };
-    rig.put("ADDRESSES4", HERE, elsewhere);
+    rig.put_address(HERE, Address { node: 1, ifindex: 0, flags: address_flag::OWN, pad: [0; 3] });
     rig.flood_is_on();
     rig.from_uplink(call().tcp(40_000, 8080).syn());
     assert_eq!((rig.flows().len(), rig.beside().len()), (0, 1));

@@ -4,12 +4,11 @@ use mesh_common::parse::protocol;
 use mesh_common::schema::rewrite;
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
-use mesh_packet::{Frame, any, eth, fragments};
-use mesh_tests::rig::{Action, HERE, Outcome, PEER_2, ROUTER_MAC, Rig, Service, Task, UPLINK_MAC};
+use mesh_packet::{Frame, any, eth};
+use mesh_tests::rig::{self, Action, HERE, MESH0_MAC, Outcome, PEER_2, ROUTER_MAC, Rig, Service, Task, UPLINK_MAC};
 
 const VIP: &str = "10.0.16.2";
 const CLIENT: &str = "198.51.100.9";
-const MESH0_MAC: [u8; 6] = mac::of(mac::KIND_MESH0, 1);
 /// What senders cut to.
 const MTU: usize = 1_400;
 
@@ -20,7 +19,7 @@ fn large(head: Frame, id: u16, sport: u16, dport: u16) -> Frame {
 
 /// Its pieces as their sender makes them.
 fn cut(whole: &Frame) -> Vec<Vec<u8>> {
-    fragments(&whole.bytes(), MTU)
+    rig::cut(whole, MTU)
 }
 
 fn published(rig: &mut Rig, task: &Task) -> Service {

@@ -1,39 +1,25 @@
 //! ICMP errors about flows, in all walks and both ways: who sent a packet is told of it as he sent it, byte by byte, and by whom he called.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::{FlowKey, Frontend, FrontendKey, algorithm, rewrite};
+use mesh_common::schema::{Frontend, FrontendKey, algorithm, rewrite};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
+use mesh_tests::rig::errors::{
+    CLIENT, ROUTER, TOO_BIG, UNREACHABLE, VIP, about, inward, outward, published, tcp, udp, untouched,
+};
 use mesh_tests::rig::kernel::CHECKSUM_COMPLETE;
-use mesh_tests::rig::{HERE, Outcome, PEER_2, ROUTER_MAC, Rig, RunOptions, Service, Task, UPLINK_MAC};
+use mesh_tests::rig::{HERE, MESH0_MAC, PEER_2, ROUTER_MAC, Rig, RunOptions, Task, spoken};
 
-const VIP: &str = "10.0.16.2";
-/// The client outside, behind the router.
-const CLIENT: &str = "198.51.100.9";
-/// A router on the way to it.
-const ROUTER: &str = "203.0.113.1";
-const MESH0_MAC: [u8; 6] = mac::of(mac::KIND_MESH0, 1);
-
-/// Kinds of errors: type, code, MTU.
-const UNREACHABLE: (u8, u8, u16) = (3, 3, 0);
-const TOO_BIG: (u8, u8, u16) = (3, 4, 1_400);
+/// Further kinds of errors: type, code, MTU.
 const EXCEEDED: (u8, u8, u16) = (11, 0, 0);
 const PARAMETER: (u8, u8, u16) = (12, 0, 0);
 
 /// What a packet carries behind its IP header.
 type Over = fn(Frame, u16, u16) -> Frame;
 
-fn tcp(head: Frame, sport: u16, dport: u16) -> Frame {
-    head.tcp(sport, dport).seq(7).ack(9).payload(b"odd bytes")
-}
-
 fn syn(head: Frame, sport: u16, dport: u16) -> Frame {
-    head.tcp(sport, dport).syn().mss(1_400)
-}
-
-fn udp(head: Frame, sport: u16, dport: u16) -> Frame {
-    head.udp(sport, dport).payload(b"a datagram")
+    head.tcp(sport, dport).syn().mss(1_380)
 }
 
 fn bare_udp(head: Frame, sport: u16, dport: u16) -> Frame {
@@ -43,12 +29,6 @@ fn bare_udp(head: Frame, sport: u16, dport: u16) -> Frame {
 /// What flows begin with, and the number of their protocol.
 const CARRIED: [(Over, u8); 3] = [(syn, protocol::TCP), (udp, protocol::UDP), (bare_udp, protocol::UDP)];
 
-/// An error of this kind about a packet, which it quotes as far as `bytes` behind its IP header go.
-fn about(head: Frame, (kind, code, mtu): (u8, u8, u16), packet: &Frame, bytes: usize) -> Frame {
-    let whole = packet.bytes();
-    head.icmp_error(kind, code, mtu).payload(&whole[14..whole.len().min(34 + bytes)])
-}
-
 /// Every kind, quoting eight bytes and all there are: with both the outcome is the same error about the packet as its sender knows it.
 fn every(mut check: impl FnMut((u8, u8, u16), usize)) {
     for kind in [UNREACHABLE, TOO_BIG, EXCEEDED, PARAMETER] {
@@ -56,22 +36,6 @@ fn every(mut check: impl FnMut((u8, u8, u16), usize)) {
             check(kind, bytes);
         }
     }
-}
-
-/// Nothing that an error does is seen in the flow table.
-fn untouched(rig: &mut Rig, run: impl FnOnce(&mut Rig) -> Outcome) -> Outcome {
-    let before = rig.flows();
-    let outcome = run(rig);
-    assert_eq!(rig.flows(), before, "an error proves nothing");
-    outcome
-}
-
-fn published(rig: &mut Rig, task: &Task) -> Service {
-    let service = rig.service(VIP, &[task]);
-    for number in [protocol::TCP, protocol::UDP] {
-        rig.publish(&service, number, 8080, 80);
-    }
-    service
 }
 
 #[test]
@@ -146,15 +110,6 @@ fn a_task_that_calls_itself_is_told_by_the_vip_and_tells_as_the_gateway() {
     rig.from_task(&task, &error).sent(&about(task.gets("10.0.16.1"), UNREACHABLE, &answer, 100));
 }
 
-/// The head of a frame from outside to this node, and back.
-fn inward(src: &str) -> Frame {
-    eth(ROUTER_MAC, UPLINK_MAC).ipv4(src, HERE)
-}
-
-fn outward() -> Frame {
-    eth(UPLINK_MAC, ROUTER_MAC).ipv4(HERE, CLIENT)
-}
-
 #[test]
 fn a_caller_outside_is_told_by_the_address_that_it_called() {
     for (over, _) in CARRIED {
@@ -208,12 +163,12 @@ fn an_ingress_node_that_remembers_no_call_asks_the_ring_whom_to_tell() {
     let backends = [rig.task_there(2, "10.0.16.4"), rig.task_there(3, "10.0.16.5")];
     let service = rig.service(VIP, &[&backends[0], &backends[1]]);
     let maglev = Frontend { algorithm: algorithm::MAGLEV, target_port: 80, ..service.frontend };
-    rig.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(8080, protocol::UDP), maglev);
+    rig.put_frontend(FrontendKey::published(8080, protocol::UDP), maglev);
     let mut owners = Vec::new();
     for port in 40000..40016 {
         let call = rig.from_uplink(udp(inward(CLIENT), port, 8080));
         let (key, flow) = call.new_flow();
-        rig.delete::<FlowKey<[u8; 4]>, mesh_common::schema::Flow<[u8; 4]>>("FLOWS4", key);
+        rig.forget(key);
         let met = udp(outward(), 8080, port);
         let to = eth(ROUTER_MAC, flow.mac).ipv4(ROUTER, HERE);
         rig.from_uplink(about(inward(ROUTER), EXCEEDED, &met, 8)).tunnelled(&about(to, EXCEEDED, &met, 8));
@@ -359,7 +314,7 @@ fn on_the_way_out_routers_tell_the_task() {
         }
         let (answer, met) = (over(inward(SERVER), 443, port), over(task.gets(SERVER), 443, 40000));
         rig.from_uplink(&answer);
-        let told = about(eth(any(), any()).ipv4(HERE, SERVER), UNREACHABLE, &answer, 100);
+        let told = about(eth(any(), any()).ipv4(HERE, SERVER).ttl(63), UNREACHABLE, &answer, 100);
         untouched(&mut rig, |rig| rig.from_task(&task, about(task.to(SERVER), UNREACHABLE, &met, 100))).sent(&told);
     }
 }
@@ -444,91 +399,18 @@ fn the_devices_sum_over_an_error_stays_true() {
 }
 
 #[test]
-fn errors_about_nothing_here_are_left_to_the_host() {
+fn an_error_to_the_outside_takes_the_hop_that_all_take() {
     let Some(mut rig) = Rig::new() else { return };
-    let backend = rig.task_here("10.0.16.4");
-    published(&mut rig, &backend);
-    rig.from_uplink(udp(inward(CLIENT), 40000, 8080));
-    let elsewhere = eth(UPLINK_MAC, ROUTER_MAC).ipv4("198.51.100.1", CLIENT);
-    for error in [
-        // The host's own connection; a published port without that call; another address quoted than the error goes to; no error that is carried.
-        about(inward(ROUTER), TOO_BIG, &tcp(outward(), 22, 40000), 100),
-        about(inward(ROUTER), TOO_BIG, &udp(outward(), 8080, 40001), 100),
-        about(inward(ROUTER), TOO_BIG, &udp(elsewhere, 8080, 40000), 100),
-        about(inward(ROUTER), (5, 1, 0), &udp(outward(), 8080, 40000), 100),
-        about(inward(ROUTER), TOO_BIG, &udp(outward(), 8080, 40000), 2),
-        inward(ROUTER).icmp_error(3, 4, 1_400).payload([0x45; 3]),
-    ] {
-        untouched(&mut rig, |rig| rig.from_uplink(&error)).left_alone();
-    }
-}
-
-#[test]
-fn a_task_tells_only_of_what_it_was_sent() {
-    let Some(mut rig) = Rig::new() else { return };
-    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
-    let (neighbour, stranger) = (rig.task_here("10.0.16.5"), rig.task_here("10.0.32.3"));
-    rig.service(VIP, &[&backend]);
-    rig.from_task(&client, udp(client.to(VIP), 40000, 80));
-    let met = udp(backend.gets("10.0.16.3"), 40000, 80);
-    let sent = udp(client.to(VIP), 40000, 80);
-    for (who, quoted) in
-        [(&neighbour, &met), (&neighbour, &sent), (&stranger, &met), (&stranger, &sent), (&backend, &sent)]
-    {
-        let forged = about(who.to("10.0.16.3"), UNREACHABLE, quoted, 100);
-        untouched(&mut rig, |rig| rig.from_task(who, &forged)).dropped(DropReason::IcmpError);
-    }
-    // Of what it was never sent it may speak to its own network only, and nothing is translated.
-    let invented = |who: &Task| about(who.to("10.0.16.3"), UNREACHABLE, &udp(who.gets("10.0.16.3"), 40000, 80), 100);
-    rig.from_task(&neighbour, invented(&neighbour))
-        .sent(&{ about(client.gets("10.0.16.5"), UNREACHABLE, &udp(neighbour.gets("10.0.16.3"), 40000, 80), 100) });
-    let outcome = rig.from_task(&stranger, invented(&stranger));
-    assert_eq!(outcome.drops.len(), 1, "no way to another network: {outcome:?}");
-    assert_ne!(outcome.action, mesh_tests::rig::Action::Redirect);
-    // To the outside and to a VIP goes nothing that fits no flow.
-    let about_nothing = |dst: &str| about(client.to(dst), UNREACHABLE, &udp(client.gets(dst), 9, 9), 100);
-    for dst in [VIP, CLIENT, "10.0.16.1"] {
-        rig.from_task(&client, about_nothing(dst)).dropped(DropReason::IcmpError);
-    }
-}
-
-#[test]
-fn a_peer_tells_only_of_flows_that_go_its_way() {
-    let Some(mut rig) = Rig::new() else { return };
-    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"));
-    let (other, mine) = (rig.task_there(3, "10.0.16.5"), rig.task_here("10.0.16.8"));
-    let service = rig.service(VIP, &[&backend]);
-    rig.publish(&service, protocol::UDP, 8080, 80);
-    rig.from_task(&client, udp(client.to(VIP), 40000, 80));
-    let met = udp(backend.gets("10.0.16.3"), 40000, 80);
-    let from = |src: &Task| eth(mac::GATEWAY, client.mac).ipv4(src.addr, client.addr);
-    let forged = |rig: &mut Rig, peer, id, error: &Frame, reason| {
-        untouched(rig, |rig| rig.from_overlay(peer, id, error)).dropped(reason);
-    };
-    let peer_3 = [192, 0, 2, 3];
-    forged(&mut rig, peer_3, 4_097, &about(from(&backend), UNREACHABLE, &met, 100), DropReason::WrongPeer);
-    forged(&mut rig, peer_3, 4_097, &about(from(&other), UNREACHABLE, &met, 100), DropReason::IcmpError);
-    forged(&mut rig, PEER_2, 4_098, &about(from(&backend), UNREACHABLE, &met, 100), DropReason::WrongPeer);
-
-    // Requests and answers: about a call that entered elsewhere, or about none.
-    let published = rig.service("10.0.16.7", &[&mine]);
-    rig.publish(&published, protocol::UDP, 8081, 80);
-    let endpoint = mac::of(mac::KIND_ENDPOINT, mine.number);
-    let call = udp(eth(ROUTER_MAC, endpoint).ipv4(CLIENT, PEER_2), 40000, 8081);
-    rig.from_overlay(PEER_2, vni::REQUEST_WIRE, &call).sent(&udp(mine.gets(CLIENT), 40000, 80));
-    let answer = udp(eth(mac::GATEWAY, ROUTER_MAC).ipv4(PEER_2, CLIENT), 8081, 40000);
-    let error = about(eth(ROUTER_MAC, endpoint).ipv4(ROUTER, PEER_2), TOO_BIG, &answer, 100);
-    forged(&mut rig, peer_3, vni::REQUEST_WIRE, &error, DropReason::IcmpError);
-    let of_a_task = about(eth(ROUTER_MAC, endpoint).ipv4(other.addr, PEER_2), TOO_BIG, &answer, 100);
-    forged(&mut rig, PEER_2, vni::REQUEST_WIRE, &of_a_task, DropReason::WrongPeer);
-
-    let outward = |src: [u8; 4]| eth(mac::GATEWAY, ROUTER_MAC).ipv4(src, CLIENT);
-    let quoting = |dst: [u8; 4], port: u16| udp(eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, dst), 40000, port);
-    for (src, quoted, reason) in [
-        (HERE, quoting(HERE, 22), DropReason::ForgedReply),
-        (PEER_2, quoting(PEER_2, 8080), DropReason::ForgedReply),
-        (HERE, quoting(PEER_2, 8080), DropReason::IcmpError),
-    ] {
-        forged(&mut rig, PEER_2, vni::REPLY_WIRE, &about(outward(src), UNREACHABLE, &quoted, 100), reason);
-    }
+    let task = rig.task_here("10.0.16.3");
+    let first = rig.from_task(&task, udp(task.to(CLIENT), 40000, 53));
+    let port = first.new_flows.iter().find(|(_, flow)| flow.rewrite == rewrite::SOURCE).expect("the call's").1.port;
+    let (answer, met) = (udp(inward(CLIENT), 53, port), udp(task.gets(CLIENT), 53, 40000));
+    rig.from_uplink(&answer).sent(&met);
+    let told = |ttl: u8| about(task.to(CLIENT).ttl(ttl), UNREACHABLE, &met, 100);
+    let outcome = rig.from_task(&task, told(2));
+    assert!(outcome.drops.is_empty(), "{outcome:?}");
+    let wanted = about(eth(any(), any()).ipv4(HERE, CLIENT).ttl(1), UNREACHABLE, &answer, 100);
+    assert_eq!(outcome.frame[14..], spoken(&wanted).bytes()[14..]);
+    // And nobody is told of an error.
+    rig.from_task(&task, told(1)).dropped(DropReason::HopLimit);
 }

@@ -1,17 +1,16 @@
 //! Calls from outside, from the host and from tasks to published ports (north–south): the ingress node chooses, the owner rewrites.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::{Frontend, FrontendKey, address_flag, deliver, frontend_flag};
+use mesh_common::schema::{FrontendKey, address_flag, deliver, frontend_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
-use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig};
+use mesh_tests::rig::{HERE, MESH0_MAC, PEER_2, ROUTER_MAC, Rig, clamped_mss};
 
 const VIP: &str = "10.0.16.2";
 /// The client outside, behind the router.
 const CLIENT: &str = "198.51.100.9";
 const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const MESH0_MAC: [u8; 6] = mac::of(mac::KIND_MESH0, 1);
 
 /// These tests run twice: packet_xdp has them too, with the driver's hook before TC.
 fn rig() -> Option<Rig> {
@@ -34,7 +33,8 @@ fn a_published_port_reaches_a_task_here_which_sees_the_caller() {
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
-    rig.from_uplink(call().tcp(40000, 8080).syn().mss(1410)).sent(&backend.gets(CLIENT).tcp(40000, 80).syn().mss(1410));
+    rig.from_uplink(call().tcp(40000, 8080).syn().mss(clamped_mss()))
+        .sent(&backend.gets(CLIENT).tcp(40000, 80).syn().mss(clamped_mss()));
     let reply = backend.to(CLIENT).tcp(80, 40000).syn().ack(1);
     rig.from_task(&backend, &reply).sent(&answer().tcp(8080, 40000).syn().ack(1));
     let data = call().tcp(40000, 8080).seq(1).ack(1).payload(b"GET /");
@@ -88,7 +88,7 @@ fn a_connection_outlives_the_publishing_of_its_port() {
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
     rig.from_uplink(call().tcp(40000, 8080).syn());
-    rig.delete::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4", FrontendKey::published(8080, protocol::TCP));
+    rig.delete_frontend(FrontendKey::published(8080, protocol::TCP));
     let reply = |port: u16| eth(mac::GATEWAY, ROUTER_MAC).ipv4(HERE, CLIENT).tcp(8080, port).ack(1);
     rig.from_overlay(PEER_2, vni::REPLY_WIRE, reply(40000)).sent(&answer().tcp(8080, 40000).ack(1));
     rig.from_overlay(PEER_2, vni::REPLY_WIRE, reply(40001)).dropped(DropReason::ForgedReply);
@@ -116,7 +116,8 @@ fn a_syn_from_outside_is_clamped_to_what_fits_the_tunnel() {
     let backend = rig.task_here("10.0.16.4");
     let service = rig.service(VIP, &[&backend]);
     rig.publish(&service, protocol::TCP, 8080, 80);
-    rig.from_uplink(call().tcp(40000, 8080).syn().mss(1460)).sent(&backend.gets(CLIENT).tcp(40000, 80).syn().mss(1410));
+    rig.from_uplink(call().tcp(40000, 8080).syn().mss(1460))
+        .sent(&backend.gets(CLIENT).tcp(40000, 80).syn().mss(clamped_mss()));
     rig.from_uplink(call().tcp(40001, 8080).syn().mss(536)).sent(&backend.gets(CLIENT).tcp(40001, 80).syn().mss(536));
     rig.from_uplink(call().tcp(40002, 8080).syn()).sent(&backend.gets(CLIENT).tcp(40002, 80).syn());
 }
@@ -131,7 +132,7 @@ fn the_mss_is_clamped_wherever_it_stands_among_the_options() {
     for (n, before) in [nop, scale, timestamps].iter().enumerate() {
         let port = 40000 + n as u16;
         let syn = call().tcp(port, 8080).syn().tcp_option(before).mss(1460);
-        let wanted = backend.gets(CLIENT).tcp(port, 80).syn().tcp_option(before).mss(1410);
+        let wanted = backend.gets(CLIENT).tcp(port, 80).syn().tcp_option(before).mss(clamped_mss());
         rig.from_uplink(&syn).sent(&wanted);
     }
 }
@@ -156,8 +157,23 @@ fn a_published_port_without_tasks_refuses_the_caller_outside() {
     let rst = answer().dont_fragment().tcp(8080, 40000).rst().ack(1).window(any());
     rig.from_uplink(call().tcp(40000, 8080).syn().mss(1460)).refused(DropReason::NoBackend, &rst);
     let udp = call().udp(40000, 8080).payload_of(50);
-    let unreachable = answer().dont_fragment().icmp_error(3, 3, 0).payload(&udp.bytes()[14..42]);
+    let unreachable = answer().dont_fragment().icmp_error(3, 3, 0).about(&udp);
     rig.from_uplink(&udp).refused(DropReason::NoBackend, &unreachable);
+}
+
+#[test]
+fn nobody_is_told_who_is_not_one() {
+    let Some(mut rig) = rig() else { return };
+    let service = rig.service(VIP, &[]);
+    rig.publish(&service, protocol::UDP, 8080, 80);
+    // To a group of the link, from a group, from nobody (RFC 1122, 3.2.2; RFC 4443, 2.4).
+    for head in [
+        eth(ROUTER_MAC, "01:00:5e:00:00:01").ipv4(CLIENT, HERE),
+        eth(ROUTER_MAC, UPLINK_MAC).ipv4("239.1.2.3", HERE),
+        eth(ROUTER_MAC, UPLINK_MAC).ipv4("0.0.0.0", HERE),
+    ] {
+        rig.from_uplink(head.udp(40000, 8080).payload(b"?")).dropped(DropReason::NoBackend);
+    }
 }
 
 #[test]
@@ -192,8 +208,8 @@ fn what_is_not_ours_is_left_to_the_host() {
     ] {
         rig.from_uplink(&frame).left_alone();
     }
-    let whole = call().udp(40000, 8080).payload_of(2_000).bytes();
-    for cut in mesh_packet::fragments(&whole, 1_400) {
+    let whole = call().udp(40000, 8080).payload_of(2_000);
+    for cut in mesh_tests::rig::cut(&whole, 1_400) {
         rig.from_uplink(&cut).left_alone();
     }
     let syn = call().tcp(40000, 8080).syn().bytes();
@@ -343,8 +359,8 @@ fn a_later_fragment_of_the_host_to_a_vip_is_dropped() {
     let Some(mut rig) = rig() else { return };
     let backends = [rig.task_there(2, "10.0.16.4"), rig.task_there(3, "10.0.16.5")];
     rig.service(VIP, &[&backends[0], &backends[1]]);
-    let whole = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, VIP).udp(40000, 53).payload_of(2_000).bytes();
-    let cuts = mesh_packet::fragments(&whole, 1_400);
+    let whole = eth(MESH0_MAC, MESH0_MAC).ipv4(HERE, VIP).udp(40000, 53).payload_of(2_000);
+    let cuts = mesh_tests::rig::cut(&whole, 1_400);
     rig.from_host(&cuts[1]).dropped(DropReason::Fragment);
 }
 
@@ -364,7 +380,7 @@ fn a_second_uplink_address_is_served_too_and_answers_by_its_own_link() {
     rig.publish(&service, protocol::TCP, 8080, 80);
     let ifindex = rig.devices().uplink;
     let own = mesh_common::schema::Address { node: 1, ifindex, flags: address_flag::OWN, pad: [0; 3] };
-    rig.put("ADDRESSES4", [192u8, 0, 2, 100], own);
+    rig.put_address([192, 0, 2, 100], own);
     let reply = eth(mac::GATEWAY, ROUTER_MAC).ipv4("192.0.2.100", CLIENT).tcp(8080, 1).ack(1);
     rig.from_overlay(PEER_2, vni::REPLY_WIRE, &reply)
         .sent(&eth(UPLINK_MAC, ROUTER_MAC).ipv4("192.0.2.100", CLIENT).tcp(8080, 1).ack(1));

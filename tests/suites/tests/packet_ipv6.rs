@@ -1,64 +1,19 @@
 //! IPv6: packet in, packet out, on the loaded programs. Inside a network, here and between nodes; published ports; this host's own calls.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::{
-    Address, Backend, Endpoint, Flow, FlowKey, Frontend, FrontendKey, address_flag, algorithm, endpoint,
-};
+use mesh_common::schema::{Frontend, FrontendKey, algorithm};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, eth};
-use mesh_tests::rig::{PEER_2, PEER_3, ROUTER_MAC, Rig, Task, UPLINK_MAC};
+use mesh_tests::rig::{
+    Dual, GATEWAY6 as GATEWAY, HERE6 as HERE, PEER_2, PEER_3, ROUTER_MAC, Rig, Task, UPLINK_MAC, ip6,
+};
 
-const GATEWAY: &str = "fd00:16::1";
 const VIP: &str = "fd00:16::2";
 const VNI: u32 = 4_097;
-/// This node's address on its uplink, and somebody outside.
-const HERE: &str = "2001:db8:1::1";
+/// Somebody outside.
 const OUTSIDE: &str = "2001:db8:9::9";
 const ROUTERS: &str = "33:33:00:00:00:02";
-
-fn octets(text: &str) -> [u8; 16] {
-    text.parse::<std::net::Ipv6Addr>().expect("an IPv6 address").octets()
-}
-
-/// A task of the rig with an IPv6 address beside its other one.
-struct Dual {
-    task: Task,
-    addr: &'static str,
-}
-
-impl Dual {
-    fn to(&self, dst: &str) -> Frame {
-        eth(self.task.mac, mac::GATEWAY).ipv6(self.addr, dst)
-    }
-
-    fn gets(&self, src: &str) -> Frame {
-        eth(mac::GATEWAY, self.task.mac).ipv6(src, self.addr)
-    }
-}
-
-fn endpoint_of(task: Option<&Task>, vni: u32) -> Endpoint<[u8; 16]> {
-    Endpoint {
-        vni,
-        number: task.map_or(0, |task| task.number),
-        node: task.map_or(1, |task| task.node),
-        ifindex: task.map_or(0, |task| task.ifindex),
-        gateway: octets(GATEWAY),
-        mac: task.map_or(mac::GATEWAY, |task| task.mac),
-        kind: if task.is_some() { endpoint::TASK } else { endpoint::GATEWAY },
-        flags: 0,
-        prefix_len: 64,
-        pad: [0; 3],
-    }
-}
-
-fn dual(rig: &mut Rig, task: Task, addr: &'static str) -> Dual {
-    rig.put("ENDPOINTS6", octets(GATEWAY), endpoint_of(None, VNI));
-    rig.put("ENDPOINTS6", octets(addr), endpoint_of(Some(&task), task.vni));
-    let backend: Backend = rig.read::<u32, Backend>("BACKENDS").get(&task.number, 0).expect("every task is one");
-    rig.put("BACKENDS", task.number, Backend { addr6: octets(addr), ..backend });
-    Dual { task, addr }
-}
 
 /// A client and two tasks of a service with VIPs of both families, all here.
 fn world() -> Option<(Rig, Dual, Dual, Dual)> {
@@ -70,24 +25,16 @@ fn world() -> Option<(Rig, Dual, Dual, Dual)> {
 fn served(mut rig: Rig, tasks: [Task; 3]) -> Option<(Rig, Dual, Dual, Dual)> {
     let service = rig.service("10.0.16.2", &[&tasks[1], &tasks[2]]);
     let [client, one, other] = tasks;
-    let client = dual(&mut rig, client, "fd00:16::3");
-    let (one, other) = (dual(&mut rig, one, "fd00:16::4"), dual(&mut rig, other, "fd00:16::5"));
-    let frontend: Frontend<[u8; 16]> = service.frontend.with(|_| octets(VIP));
-    assert_eq!(frontend.algorithm, algorithm::ROUND_ROBIN);
-    rig.put("FRONTENDS6", FrontendKey::vip(octets(VIP)), frontend);
+    let client = rig.dual(client, "fd00:16::3");
+    let (one, other) = (rig.dual(one, "fd00:16::4"), rig.dual(other, "fd00:16::5"));
+    assert_eq!(service.frontend.algorithm, algorithm::ROUND_ROBIN);
+    rig.vip6(&service, VIP);
     Some((rig, client, one, other))
-}
-
-type Flow6 = (FlowKey<[u8; 16]>, Flow<[u8; 16]>);
-
-fn flows(rig: &Rig) -> Vec<Flow6> {
-    let table = rig.read::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("FLOWS6");
-    table.iter().map(|entry| entry.expect("the table can be read")).collect()
 }
 
 /// A neighbour message (RFC 4861, 4.3 and 4.4) of this type, about `target`, with an option that names `named`.
 fn neighbour(head: Frame, kind: u8, target: &str, option: u8, named: Option<[u8; 6]>) -> Frame {
-    let mut body = octets(target).to_vec();
+    let mut body = ip6(target).to_vec();
     if let Some(named) = named {
         body.extend_from_slice(&[option, 1]);
         body.extend_from_slice(&named);
@@ -102,7 +49,7 @@ fn asks(from: &Dual, src: &str, target: &str) -> Frame {
 
 /// The bytes of its answer: solicited and override.
 fn answer(to: &Dual, dst: &str, target: &str) -> Frame {
-    let mut body = octets(target).to_vec();
+    let mut body = ip6(target).to_vec();
     body.extend_from_slice(&[2, 1]);
     body.extend_from_slice(&mac::GATEWAY);
     eth(mac::GATEWAY, to.task.mac).ipv6(target, dst).ttl(255).icmp_message(136, 0, [0x6000, 0]).payload(body)
@@ -165,7 +112,7 @@ fn echo_to_gateway_and_vip_is_answered_and_remembers_nothing() {
         let ask = client.to(addr).icmp_echo(7, 1).payload_of(57);
         rig.from_task(&client.task, &ask).sent(&client.gets(addr).icmp_echo_reply(7, 1).payload_of(57));
     }
-    assert!(flows(&rig).is_empty());
+    assert!(rig.flows6().is_empty());
 }
 
 #[test]
@@ -178,7 +125,7 @@ fn a_task_of_the_same_network_gets_the_packet_unchanged() {
         wanted[6..12].copy_from_slice(&mac::GATEWAY);
         assert_eq!(outcome.frame, wanted);
     }
-    assert!(flows(&rig).is_empty());
+    assert!(rig.flows6().is_empty());
 }
 
 #[test]
@@ -191,18 +138,24 @@ fn a_task_sends_from_its_own_address_and_mac_only() {
     let forged = eth(one.task.mac, mac::GATEWAY).ipv6(client.addr, one.addr).udp(1, 2);
     rig.from_task(&client.task, &forged).dropped(DropReason::SpoofedMac);
     rig.from_task(&client.task, client.to("ff02::fb").udp(5353, 5353)).dropped(DropReason::Multicast);
-    rig.from_task(&client.task, client.to("2001:db8::9").udp(1, 53)).dropped(DropReason::NoRoute);
-    rig.from_task(&client.task, client.to("fe80::9").udp(1, 53)).dropped(DropReason::NoRoute);
+    for nowhere in ["2001:db8::9", "fe80::9"] {
+        let sent = client.to(nowhere).udp(1, 53).payload_of(1_300);
+        // As much of it as leaves the error 1280 bytes (RFC 4443, 2.4).
+        let told = client.gets(nowhere).icmp_error(1, 4, 0).about(&sent);
+        assert_eq!(told.bytes().len(), 14 + 1_280);
+        rig.from_task(&client.task, &sent).refused(DropReason::NoRoute, &told);
+    }
 }
 
 #[test]
 fn another_networks_task_is_out_of_reach() {
     let Some((mut rig, client, ..)) = world() else { return };
     let task = rig.task_here("10.0.32.3");
-    let stranger = dual(&mut rig, task, "fd00:32::3");
-    // Counted as refused; of IPv6 nobody is told so far.
-    rig.from_task(&client.task, client.to(stranger.addr).tcp(1, 2).syn()).dropped(DropReason::OtherNetwork);
-    rig.from_task(&client.task, client.to("fd00:16::99").tcp(1, 2).syn()).dropped(DropReason::NoEndpoint);
+    let stranger = rig.dual(task, "fd00:32::3");
+    for (there, reason) in [(stranger.addr, DropReason::OtherNetwork), ("fd00:16::99", DropReason::NoEndpoint)] {
+        let rst = client.gets(there).tcp(2, 1).rst().ack(1).window(0);
+        rig.from_task(&client.task, client.to(there).tcp(1, 2).syn()).refused(reason, &rst);
+    }
 }
 
 #[test]
@@ -215,7 +168,7 @@ fn calls_to_a_vip_reach_a_task_and_its_answers_come_from_the_vip() {
     rig.from_task(&client.task, data(client.to(VIP))).sent(&data(one.gets(client.addr)));
     let datagram = |frame: Frame| frame.udp(40000, 53).payload_of(33);
     rig.from_task(&client.task, datagram(client.to(VIP))).sent(&datagram(other.gets(client.addr)));
-    assert_eq!(flows(&rig).len(), 4);
+    assert_eq!(rig.flows6().len(), 4);
 }
 
 #[test]
@@ -234,17 +187,16 @@ fn a_call_goes_through_the_tunnel_and_its_answer_comes_back() {
     let Some(mut rig) = Rig::new() else { return };
     let tasks = [rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"), rig.task_there(2, "10.0.16.5")];
     let Some((mut rig, client, there, _)) = served(rig, tasks) else { return };
-    let outcome = rig.from_task(&client.task, client.to(VIP).tcp(40000, 80).syn());
-    assert!(outcome.is_keyed, "through mesh0");
-    there.gets(client.addr).tcp(40000, 80).syn().assert_matches(&outcome.frame);
+    let call = client.to(VIP).tcp(40000, 80).syn();
+    rig.from_task(&client.task, &call).tunnelled(&there.gets(client.addr).tcp(40000, 80).syn());
     let answer = |frame: Frame| frame.tcp(80, 40000).syn().ack(1);
     let back = eth(mac::GATEWAY, client.task.mac).ipv6(there.addr, client.addr);
     rig.from_overlay(PEER_2, VNI, answer(back.clone())).sent(&answer(client.gets(VIP)));
     // By its own address, to and fro: nothing is remembered.
-    let direct = rig.from_task(&client.task, client.to(there.addr).udp(1, 2));
-    assert!(direct.is_keyed);
+    let direct = client.to(there.addr).udp(1, 2);
+    rig.from_task(&client.task, &direct).tunnelled(&there.gets(client.addr).udp(1, 2));
     rig.from_overlay(PEER_2, VNI, back.clone().udp(2, 1)).sent(&client.gets(there.addr).udp(2, 1));
-    assert_eq!(flows(&rig).len(), 2);
+    assert_eq!(rig.flows6().len(), 2);
     // It lives on node 2 and nowhere else, and on this network.
     rig.from_overlay(PEER_3, VNI, back.clone().udp(2, 1)).dropped(DropReason::WrongPeer);
     rig.from_overlay(PEER_2, VNI + 1, back.udp(2, 1)).dropped(DropReason::WrongPeer);
@@ -280,13 +232,12 @@ fn extension_headers_are_carried_up_to_a_bound() {
 /// The service answers at port 8080 of any node, by its tasks' port 80.
 fn publish(rig: &mut Rig) {
     let frontends = rig.read::<FrontendKey<[u8; 16]>, Frontend<[u8; 16]>>("FRONTENDS6");
-    let vip = frontends.get(&FrontendKey::vip(octets(VIP)), 0).expect("the service has a VIP");
+    let vip = frontends.get(&FrontendKey::vip(ip6(VIP)), 0).expect("the service has a VIP");
     for protocol in [protocol::TCP, protocol::UDP] {
         let key = FrontendKey::<[u8; 16]>::published(8080, protocol);
         rig.put("FRONTENDS6", key, Frontend { target_port: 80, ..vip });
     }
-    let uplink = rig.devices().uplink;
-    rig.put("ADDRESSES6", octets(HERE), Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
+    rig.own_address6(HERE);
 }
 
 #[test]
@@ -314,7 +265,7 @@ fn a_published_port_reaches_a_task_elsewhere_and_its_answer_leaves_by_the_uplink
     let call = eth(ROUTER_MAC, UPLINK_MAC).ipv6(OUTSIDE, HERE).udp(40000, 8080).payload(b"?");
     let inner = eth(ROUTER_MAC, mac::of(mac::KIND_ENDPOINT, there.task.number)).ipv6(OUTSIDE, HERE);
     rig.from_uplink(&call).tunnelled(&inner.udp(40000, 8080).payload(b"?"));
-    assert_eq!(flows(&rig).len(), 1, "only the choice is kept");
+    assert_eq!(rig.flows6().len(), 1, "only the choice is kept");
     let back = |src, dst| eth(src, dst).ipv6(HERE, OUTSIDE).udp(8080, 40000).payload(b"!");
     let arrived = back(mac::GATEWAY, ROUTER_MAC);
     rig.from_overlay(PEER_2, vni::REPLY_WIRE, &arrived).sent(&back(UPLINK_MAC, ROUTER_MAC));
@@ -327,10 +278,9 @@ fn the_owner_rewrites_and_answers_through_the_ingress_node() {
     let named = eth(ROUTER_MAC, mac::of(mac::KIND_ENDPOINT, one.task.number)).ipv6(OUTSIDE, "2001:db8:1::2");
     let arrived = named.tcp(40000, 8080).syn();
     rig.from_overlay(PEER_2, vni::REQUEST_WIRE, &arrived).sent(&one.gets(OUTSIDE).tcp(40000, 80).syn());
-    let outcome = rig.from_task(&one.task, one.to(OUTSIDE).tcp(80, 40000).syn().ack(1));
-    assert!(outcome.is_keyed, "through mesh0");
+    let reply = one.to(OUTSIDE).tcp(80, 40000).syn().ack(1);
     let answer = eth(mac::GATEWAY, ROUTER_MAC).ipv6("2001:db8:1::2", OUTSIDE);
-    answer.tcp(8080, 40000).syn().ack(1).assert_matches(&outcome.frame);
+    rig.from_task(&one.task, &reply).tunnelled(&answer.tcp(8080, 40000).syn().ack(1));
 }
 
 #[test]
@@ -345,4 +295,17 @@ fn this_hosts_own_call_to_a_vip_is_balanced_and_its_answer_goes_up_the_stack() {
     rig.from_task(&one.task, &reply).sent(&up);
     let forwarded = eth(mesh0, mesh0).ipv6(OUTSIDE, VIP).tcp(40000, 80).syn();
     rig.from_host(&forwarded).dropped(DropReason::FromOutside);
+}
+
+#[test]
+fn a_task_alone_reaches_itself_and_sees_the_gateway() {
+    let Some(mut rig) = Rig::new() else { return };
+    let task = rig.task_here("10.0.16.4");
+    let service = rig.service("10.0.16.2", &[&task]);
+    let one = rig.dual(task, "fd00:16::4");
+    rig.vip6(&service, VIP);
+    let call = |head: Frame| head.tcp(40000, 80).syn();
+    rig.from_task(&one.task, call(one.to(VIP))).sent(&call(one.gets(GATEWAY)));
+    let answer = |head: Frame| head.tcp(80, 40000).syn().ack(1);
+    rig.from_task(&one.task, answer(one.to(GATEWAY))).sent(&answer(one.gets(VIP)));
 }

@@ -1,19 +1,23 @@
 //! bpftool is a first-class reader (decision 15): every pinned map that it can dump shows fields by name.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use mesh_common::schema::LAYOUT_VERSION;
-use mesh_common::verdict::Hook;
-use mesh_userspace::kernel::bpf::{Attachment, BpfError, Dataplane, FlowSizes, TcWay, XdpAttachment};
-use mesh_userspace::kernel::net::filters::{self as filters_of, Clsact};
+use aya::programs::{SchedClassifier, loaded_programs};
+use mesh_common::schema::program;
+use mesh_common::verdict::DropReason;
+use mesh_lab::eventually;
+use mesh_packet::eth;
+use mesh_tests::rig::beside::{Beside, SMALL};
+use mesh_tests::rig::{RunOptions, kernel};
+use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 29] = [
+const FIELDS: [(&str, &[&str], &[&str]); 30] = [
     (
         "CONFIG",
         &[],
@@ -56,43 +60,12 @@ const FIELDS: [(&str, &[&str], &[&str]); 29] = [
     ("WATCHED", &[], &["second", "told", "lost"]),
     // A ring buffer has no entries to be dumped.
     ("EVENTS", &[], &[]),
+    // Of programs bpftool shows the numbers.
+    ("PROGRAMS", &[], &[]),
 ];
 
-/// Flow tables of these tests.
-const SMALL: FlowSizes = FlowSizes { table: 4_096, overflow: 1_024 };
-
-/// A data plane pinned beside everybody else's, and a cgroup of its own to hook; both are gone afterwards.
-struct Beside {
-    bpf: PathBuf,
-    cgroup: PathBuf,
-}
-
-impl Beside {
-    fn new(name: &str) -> Beside {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let cgroup2 =
-            mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
-        let name = format!("mesh-test-{name}-{}", std::process::id());
-        let cgroup = Path::new(cgroup2.split(' ').nth(1).unwrap()).join(&name);
-        std::fs::create_dir(&cgroup).unwrap();
-        Beside { bpf: Path::new("/sys/fs/bpf").join(name), cgroup }
-    }
-
-    fn open(&self, flows: FlowSizes) -> Result<Dataplane, BpfError> {
-        self.open_by(TcWay::Tcx, flows)
-    }
-
-    fn open_by(&self, way: TcWay, flows: FlowSizes) -> Result<Dataplane, BpfError> {
-        Dataplane::open(&self.bpf, &self.cgroup, flows, way, Box::new(Clsact))
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = Dataplane::purge(&self.bpf); // what is left is looked for by the test
-        let _ = std::fs::remove_dir(&self.cgroup);
-    }
-}
+/// A TC program's verdict: dropped (TC_ACT_SHOT of linux/pkt_cls.h).
+const SHOT: i32 = 2;
 
 fn bpftool(arguments: &[&str]) -> Value {
     let output = Command::new("bpftool").arg("-j").args(arguments).output().expect("bpftool runs");
@@ -131,7 +104,7 @@ fn bpftool_shows_the_fields_of_every_map_by_name() {
         assert!(name.len() <= 15, "{name}: the kernel would cut it");
         let (_, key_fields, value_fields) =
             FIELDS.iter().find(|(known, _, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the list"));
-        if name == "EVENTS" {
+        if name == "EVENTS" || name == "PROGRAMS" {
             seen.push(name);
             continue;
         }
@@ -269,174 +242,83 @@ fn a_restart_with_another_size_keeps_the_flow_table_and_its_flows() {
 }
 
 #[test]
-fn a_link_whose_device_went_does_not_keep_the_next_agent_from_starting() {
+fn a_restart_renews_the_programs_behind_the_hooks_and_no_packet_misses_one() {
     if let Some(reason) = mesh_lab::cannot_run() {
-        return mesh_lab::skip("links of devices that went", reason);
+        return mesh_lab::skip("programs behind the hooks", reason);
     }
-    // A network namespace of the thread's own: devices come and go without anybody noticing.
-    let play = || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let ip = |words: &str| {
-            assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
-        };
-        let beside = Beside::new("severed");
-        let attached = |dataplane: &Dataplane| dataplane.attachments().len();
-        let device = |name: &str| Attachment::new(Hook::FromTask, name, 770);
-        ip("link add mvone index 770 type veth peer name one");
-        let mut first = beside.open(SMALL).unwrap();
-        first.ensure(&device("mvone")).unwrap();
-        assert_eq!(attached(&first), 1);
-        drop(first); // the agent is gone, its pins stay
-        ip("link del mvone");
-        ip("link add mvtwo index 770 type veth peer name two");
-        let mut second = beside.open(SMALL).unwrap();
-        assert_eq!(attached(&second), 0, "the link was another device's");
-        second.ensure(&device("mvtwo")).unwrap();
-        assert!(second.attachments().iter().all(|(_, is_live)| *is_live));
+    if Command::new("bpftool").arg("version").output().is_err() {
+        return mesh_lab::skip("programs behind the hooks", "there is no bpftool: apt-get install bpftool");
+    }
+    let beside = Beside::new("behind");
+    let first = beside.open(SMALL).unwrap();
+    let (programs, map) = (first.dir().join("progs"), first.dir().join("maps/PROGRAMS"));
+    let pinned = |name: &str| SchedClassifier::from_pin(programs.join(name)).unwrap();
+    let ids = || program::ALL.map(|(_, name)| pinned(name).info().unwrap().id());
+    // Of the program at an index of the map, as bpftool shows it.
+    let at = |index: u32| -> u32 {
+        let key = index.to_ne_bytes().map(|byte| byte.to_string());
+        let words = ["map", "lookup", "pinned", map.to_str().unwrap(), "key"];
+        let shown = bpftool(&words.into_iter().chain(key.iter().map(String::as_str)).collect::<Vec<_>>());
+        let bytes = shown["value"].as_array().unwrap_or_else(|| panic!("nothing at {index}: {shown}")).iter();
+        let byte = |byte: &Value| u8::from_str_radix(byte.as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
+        u32::from_ne_bytes(bytes.map(byte).collect::<Vec<_>>().try_into().unwrap())
     };
-    std::thread::scope(|scope| scope.spawn(play).join().unwrap());
-}
-
-#[test]
-fn a_filter_is_found_again_swapped_looked_after_and_taken_away() {
-    if let Some(reason) = mesh_lab::cannot_run() {
-        return mesh_lab::skip("filters of clsact", reason);
-    }
-    let play = || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        // In a word `_` is a space.
-        let run = |words: &str| -> String {
-            let mut words = words.split(' ');
-            let program = words.next().unwrap();
-            let output = Command::new(program).args(words.map(|word| word.replace('_', " "))).output().unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        let filters = |device: &str| run(&format!("tc filter show dev {device} ingress"));
-        let qdiscs = |device: &str| run(&format!("tc qdisc show dev {device}"));
-        let program = |device: &str| -> String {
-            let shown = filters(device);
-            shown.split_whitespace().skip_while(|word| *word != "id").nth(1).unwrap_or_default().to_owned()
-        };
-        let beside = Beside::new("filters");
-        run("ip link add one index 780 type veth peer name far");
-        run("ip link add two index 781 type veth peer name away");
-        run("tc qdisc add dev two clsact");
-        run("tc filter add dev two ingress prio 9 bpf bytecode 1,6_0_0_0,");
-        let wanted: BTreeSet<Attachment> =
-            [("one", 780), ("two", 781)].map(|(name, index)| Attachment::new(Hook::FromUplink, name, index)).into();
-        let live = |dataplane: &Dataplane| dataplane.attachments().iter().filter(|(_, is_live)| *is_live).count();
-
-        let mut first = beside.open_by(TcWay::Clsact, SMALL).unwrap();
-        assert_eq!(first.attach(&wanted).len(), 0);
-        assert_eq!(live(&first), 2);
-        assert!(
-            filters("one").contains("direct-action") && filters("one").contains("mesh:from_uplink"),
-            "{}",
-            filters("one")
-        );
-        assert_eq!(
-            filters("two").matches(" bpf chain 0 handle").count(),
-            2,
-            "beside the other one: {}",
-            filters("two")
-        );
-        let before = program("one");
-        drop(first); // the agent is gone, its filters stay
-        assert_eq!(program("one"), before);
-
-        let mut second = beside.open_by(TcWay::Clsact, SMALL).unwrap();
-        assert_ne!(program("one"), before, "the next agent's program is in the filter");
-        assert_eq!(filters("one").matches(" bpf chain 0 handle").count(), 1, "{}", filters("one"));
-        assert_eq!(second.attach(&wanted).len(), 0);
-        assert_eq!(live(&second), 2);
-
-        run("tc qdisc del dev one clsact");
-        assert_eq!(live(&second), 1, "somebody took one away");
-        assert_eq!(second.attach(&wanted).len(), 0);
-        assert_eq!(live(&second), 2, "the next round puts it again");
-        drop(second);
-
-        let mut third = beside.open_by(TcWay::Tcx, SMALL).unwrap();
-        assert_eq!(third.attach(&wanted).len(), 0);
-        assert_eq!(live(&third), 2);
-        assert!(filters("one").is_empty() && !qdiscs("one").contains("clsact"), "links took over: {}", qdiscs("one"));
-        assert_eq!(filters("two").matches(" bpf chain 0 handle").count(), 1, "what was there before us stays");
-        drop(third);
-
-        let mut fourth = beside.open_by(TcWay::Clsact, SMALL).unwrap();
-        assert_eq!(fourth.attach(&wanted).len(), 0);
-        assert_eq!(live(&fourth), 2, "and back");
-        let pins = std::fs::read_dir(fourth.dir().join("links")).unwrap().flatten();
-        assert!(!pins.into_iter().any(|pin| pin.file_name().to_string_lossy().starts_with("from_uplink")));
-        assert_eq!(fourth.attach(&BTreeSet::new()).len(), 0);
-        assert!(!qdiscs("one").contains("clsact") && qdiscs("two").contains("clsact"), "{}", qdiscs("two"));
-
-        run("tc filter add dev two ingress prio 3 handle 0x6d657368 bpf bytecode 1,6_0_0_0,");
-        let refused = fourth.attach(&wanted);
-        assert!(refused.len() == 1 && refused[0].to_string().contains("somebody else"), "{refused:?}");
-        assert_eq!(live(&fourth), 1);
-        let (removed, failed) = filters_of::remove_all();
-        assert_eq!((removed.len(), failed.len()), (1, 0), "{removed:?} {failed:?}");
-        assert_eq!(
-            filters("two").matches(" bpf chain 0 handle").count(),
-            2,
-            "a stranger at our place is no filter of ours"
-        );
+    let behind = || program::ALL.map(|(index, _)| at(index));
+    // A task looks for routers: that ends in the half for IPv6 without a word, whatever is in the tables.
+    let task = [2, 0, 0, 0, 0, 2];
+    let frame = eth(task, [0x33, 0x33, 0, 0, 0, 2]).ipv6("fe80::77", "ff02::2").ttl(255).icmp_error(133, 0, 0).bytes();
+    let run = |hook: &SchedClassifier| {
+        kernel::test_run(hook.fd().unwrap().as_fd(), &frame, RunOptions::default()).expect("it runs").code
     };
-    std::thread::scope(|scope| scope.spawn(play).join().unwrap());
-}
+    let missed = |dataplane: &Dataplane| -> u64 {
+        let drops = dataplane.drops().unwrap();
+        drops.iter().filter(|(_, reason, _)| *reason == DropReason::HelperFailed).map(|(.., count)| count).sum()
+    };
+    let (hook, before) = (pinned("from_task"), ids());
+    assert_eq!(behind(), before);
+    drop(first); // the agent is gone, its pins stay
+    assert_eq!((behind(), run(&hook)), (before, SHOT), "the kernel empties the map of whom nobody refers to");
 
-#[test]
-fn an_xdp_link_follows_its_mode_and_its_device() {
-    if let Some(reason) = mesh_lab::cannot_run() {
-        return mesh_lab::skip("links of XDP programs", reason);
-    }
-    let play = || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let ip = |words: &str| -> String {
-            let output = Command::new("ip").args(words.split(' ')).output().unwrap();
-            assert!(output.status.success(), "ip {words}");
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        let beside = Beside::new("xdp");
-        let on = |name: &str, is_native| -> BTreeSet<XdpAttachment> {
-            [XdpAttachment { interface: name.into(), ifindex: 771, is_native }].into()
-        };
-        let pins = || -> Vec<String> {
-            let links = std::fs::read_dir(beside.bpf.join(format!("v{LAYOUT_VERSION}/links"))).unwrap();
-            links.flatten().map(|pin| pin.file_name().to_string_lossy().into_owned()).collect()
-        };
-        let has = |name: &str| pins().iter().any(|pin| pin == name);
-        ip("link add one index 771 type veth peer name far");
-        let mut first = beside.open(SMALL).unwrap();
-        assert_eq!(first.attach_xdp(&on("one", true)), []);
-        assert!(ip("link show one").contains(" xdp ") && has("xdp_uplink-771"), "{:?}", pins());
-        let pin = beside.bpf.join(format!("v{LAYOUT_VERSION}/links/xdp_uplink-771"));
-        let detached = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(&pin).status().unwrap();
-        assert!(detached.success() && !ip("link show one").contains("xdp"), "somebody cuts it off by force");
-        assert_eq!(first.attach_xdp(&on("one", true)), []);
-        assert!(ip("link show one").contains(" xdp "), "the next round makes it anew");
-        drop(first); // the agent is gone, its pins stay
-
-        let mut second = beside.open(SMALL).unwrap();
-        assert!(ip("link show one").contains(" xdp "), "the link is adopted");
-        assert_eq!(second.attach_xdp(&on("one", false)), []);
-        assert!(ip("link show one").contains(" xdpgeneric "), "{}", ip("link show one"));
-        assert!(has("xdp_uplink_generic-771") && !has("xdp_uplink-771"), "{:?}", pins());
-        for turn in 0..40 {
-            let refused = second.attach_xdp(&on("one", turn % 2 == 0));
-            assert_eq!(refused, [], "turn {turn}: the device is free as soon as the other link is taken away");
+    let is_over = AtomicBool::new(false);
+    let second = std::thread::scope(|scope| {
+        let watched = scope.spawn(|| {
+            let mut runs = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                run(&hook);
+                runs += 1;
+            }
+            runs
+        });
+        for _ in 0..2 {
+            drop(beside.open(SMALL).unwrap());
         }
-        drop(second);
+        let last = beside.open(SMALL).unwrap();
+        is_over.store(true, Ordering::Relaxed);
+        let runs = watched.join().unwrap();
+        assert!(runs > 1_000, "{runs} packets say little");
+        assert_eq!(missed(&last), 0, "of {runs} packets");
+        last
+    });
+    let after = ids();
+    assert_eq!(behind(), after);
+    assert!(after.iter().all(|id| !before.contains(id)), "{after:?} are the first agent's");
 
-        ip("link del one");
-        ip("link add two index 771 type veth peer name far");
-        let mut third = beside.open(SMALL).unwrap();
-        assert!(!has("xdp_uplink_generic-771"), "the link was another device's: {:?}", pins());
-        assert_eq!(third.attach_xdp(&on("two", true)), []);
-        assert_eq!(third.attach_xdp(&BTreeSet::new()), []);
-        assert!(!ip("link show two").contains("xdp") && !has("xdp_uplink-771"), "{:?}", pins());
+    let index = program::FROM_TASK6.to_ne_bytes().map(|byte| byte.to_string());
+    let words = ["map", "delete", "pinned", map.to_str().unwrap(), "key"];
+    bpftool(&words.into_iter().chain(index.iter().map(String::as_str)).collect::<Vec<_>>());
+    assert_eq!((run(&hook), run(&pinned("from_task"))), (SHOT, SHOT), "who misses it lets nothing pass");
+    assert_eq!(missed(&second), 2, "and says so");
+    drop(second);
+    let third = beside.open(SMALL).expect("it is put back");
+    assert_eq!((run(&hook), missed(&third)), (SHOT, 2));
+
+    let (hooks, last) = (pinned("from_task").info().unwrap().id(), ids());
+    drop((third, hook, beside));
+    let gone = || {
+        let left = loaded_programs().flatten().map(|program| program.id());
+        let left: Vec<u32> = left.filter(|id| *id == hooks || last.contains(id)).collect();
+        anyhow::ensure!(left.is_empty(), "{left:?} are loaded still, of {last:?} behind {hooks}");
+        Ok(())
     };
-    std::thread::scope(|scope| scope.spawn(play).join().unwrap());
+    eventually(Duration::from_secs(10), "the programs to go, although they are in a map that they use", gone).unwrap();
 }

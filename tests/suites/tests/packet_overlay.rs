@@ -49,7 +49,7 @@ fn a_stranger_who_tunnels_over_ipv6_is_not_heard() {
     let Some((mut rig, backend)) = published() else { return };
     let there = rig.task_there(2, "10.0.16.5");
     let inner = eth(mac::GATEWAY, backend.mac).ipv4(there.addr, backend.addr).udp(1, 2);
-    rig.from_overlay_over_ipv6(4_097, &inner).dropped(DropReason::UnknownPeer);
+    rig.from_overlay_over_ipv6("2001:db8:1::2", 4_097, &inner).dropped(DropReason::UnknownPeer);
 }
 
 #[test]
@@ -92,6 +92,63 @@ fn a_task_of_another_network_or_of_nobody_is_not_reached() {
         assert_eq!(outcome.drops.len(), 1, "{dst}");
     }
     rig.from_overlay(PEER_2, 4_097, inner("10.0.16.99")).dropped(DropReason::NoEndpoint);
+}
+
+#[test]
+fn a_member_that_lies_reaches_no_other_network_by_requests() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (here, there) = (rig.task_here("10.0.16.4"), rig.task_there(2, "10.0.32.5"));
+    let neighbour = rig.task_there(2, "10.0.16.5");
+    let service = rig.service("10.0.16.2", &[&here]);
+    rig.publish(&service, protocol::UDP, 8080, 80);
+    let asks = |kind, number, src: [u8; 4], dst: &str, port| {
+        eth(mac::of(kind, number), mac::of(mac::KIND_ENDPOINT, here.number)).ipv4(src, dst).udp(1, port).payload(b"?")
+    };
+    // Its tasks have a way to those of their own network, which is not this one; at a published port they are anybody.
+    for task in [&there, &neighbour] {
+        for kind in [mac::KIND_CLIENT, mac::KIND_HOST] {
+            for dst in ["10.0.16.4", "10.0.16.2"] {
+                let lie = asks(kind, task.number, task.addr, dst, 80);
+                rig.from_overlay(PEER_2, vni::REQUEST_NODE, lie).dropped(DropReason::NotPublished);
+            }
+        }
+        let call = asks(mac::KIND_CLIENT, task.number, task.addr, "192.0.2.2", 8080);
+        rig.from_overlay(PEER_2, vni::REQUEST_NODE, call).sent(&here.gets(&task.ip()).udp(1, 80).payload(b"?"));
+    }
+    // Its host may call any task, by its own addresses, which only it knows all of.
+    for src in [PEER_2, [203, 0, 113, 9]] {
+        let call = asks(mac::KIND_HOST, 0, src, "10.0.16.4", 80);
+        let src = std::net::Ipv4Addr::from(src).to_string();
+        rig.from_overlay(PEER_2, vni::REQUEST_NODE, call).sent(&here.gets(&src).udp(1, 80).payload(b"?"));
+    }
+    let lie = asks(mac::KIND_HOST, 0, PEER_3, "10.0.16.4", 80);
+    rig.from_overlay(PEER_2, vni::REQUEST_NODE, lie).dropped(DropReason::WrongPeer);
+}
+
+#[test]
+fn datagrams_follow_the_ingress_nodes_choice_and_connections_stay() {
+    let Some(mut rig) = Rig::new() else { return };
+    let tasks = [rig.task_here("10.0.16.4"), rig.task_here("10.0.16.5")];
+    let service = rig.service("10.0.16.2", &[&tasks[0], &tasks[1]]);
+    for number in [protocol::UDP, protocol::TCP] {
+        rig.publish(&service, number, 8080, 80);
+    }
+    let names = |task: &Task| eth(ROUTER_MAC, mac::of(mac::KIND_ENDPOINT, task.number)).ipv4(CLIENT, "192.0.2.2");
+    for turn in [0, 0, 1, 1, 0] {
+        let task = &tasks[turn];
+        let outcome = rig.from_overlay(PEER_2, vni::REQUEST_WIRE, names(task).udp(40_000, 8080).payload(b"?"));
+        outcome.sent(&task.gets(CLIENT).udp(40_000, 80).payload(b"?"));
+        // Answers of either find back, so that none is lost that was on its way.
+        for answers in &tasks[..=turn] {
+            let answer = answers.to(CLIENT).udp(80, 40_000).payload(b"!");
+            let inner = eth(mac::GATEWAY, ROUTER_MAC).ipv4("192.0.2.2", CLIENT).udp(8080, 40_000).payload(b"!");
+            rig.from_task(answers, answer).tunnelled(&inner);
+        }
+    }
+    rig.from_overlay(PEER_2, vni::REQUEST_WIRE, names(&tasks[0]).tcp(40_000, 8080).syn());
+    // An ingress node that forgot whom it had goes by the ring, which may name another one.
+    let data = |head: Frame, port| head.tcp(40_000, port).seq(1).ack(1).payload(b"more");
+    rig.from_overlay(PEER_2, vni::REQUEST_WIRE, data(names(&tasks[1]), 8080)).sent(&data(tasks[0].gets(CLIENT), 80));
 }
 
 #[test]
@@ -174,8 +231,8 @@ fn a_second_chance_is_served_as_a_request() {
 fn a_later_fragment_of_a_request_is_dropped() {
     let Some((mut rig, backend)) = published() else { return };
     let endpoint = mac::of(mac::KIND_ENDPOINT, backend.number);
-    let whole = eth(mac::HOST, endpoint).ipv4(PEER_2, VIP).udp(40000, 53).payload_of(2_000).bytes();
-    let cuts = mesh_packet::fragments(&whole, 1_400);
+    let whole = eth(mac::HOST, endpoint).ipv4(PEER_2, VIP).udp(40000, 53).payload_of(2_000);
+    let cuts = mesh_tests::rig::cut(&whole, 1_400);
     rig.from_overlay(PEER_2, vni::REQUEST_NODE, &cuts[1]).dropped(DropReason::Fragment);
 }
 

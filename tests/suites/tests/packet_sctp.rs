@@ -1,9 +1,12 @@
 //! SCTP (single-homed): forwarded and balanced, and published by another port than it is served on, with a right CRC32c.
 
 use mesh_common::parse::protocol;
+use mesh_common::schema::Peer;
+use mesh_common::verdict::DropReason;
+use mesh_common::verdict::Hook;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, any, eth};
-use mesh_tests::rig::{HERE, PEER_2, ROUTER_MAC, Rig, UPLINK_MAC};
+use mesh_tests::rig::{Action, HERE, PEER_2, ROUTER_MAC, Rig, RunOptions, UPLINK_MAC, cut, header_len, spoken};
 
 const VIP: &str = "10.0.16.2";
 const CLIENT: &str = "198.51.100.9";
@@ -76,6 +79,16 @@ fn a_published_port_may_be_another_than_the_target() {
 }
 
 #[test]
+fn a_fragment_of_which_the_end_is_not_seen_gets_no_other_port() {
+    let Some(mut rig) = Rig::new() else { return };
+    let backend = rig.task_here("10.0.16.4");
+    let service = rig.service(VIP, &[&backend]);
+    rig.publish(&service, protocol::SCTP, 9000, 3868);
+    let whole = sctp(eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE).id(7), 40000, 9000, 2_000);
+    rig.from_uplink(&cut(&whole, 1_400)[0]).dropped(DropReason::Fragment);
+}
+
+#[test]
 fn the_owner_renumbers_for_another_node() {
     let Some(mut rig) = Rig::new() else { return };
     let backend = rig.task_here("10.0.16.4");
@@ -97,6 +110,25 @@ fn the_way_out_has_a_right_checksum_too() {
     let Some(mut rig) = Rig::new() else { return };
     let task = rig.task_here("10.0.16.3");
     let outcome = rig.from_task(&task, sctp(task.to(CLIENT), 40000, 3868, 333));
-    let port = u16::from_be_bytes([outcome.frame[34], outcome.frame[35]]);
-    sctp(eth(any(), any()).ipv4(HERE, CLIENT).ttl(63), port, 3868, 333).assert_matches(&outcome.frame);
+    let l4 = 14 + header_len();
+    let port = u16::from_be_bytes([outcome.frame[l4], outcome.frame[l4 + 1]]);
+    let wanted = sctp(eth(any(), any()).ipv4(HERE, CLIENT).ttl(63), port, 3868, 333);
+    spoken(&wanted).assert_matches(&outcome.frame);
+}
+
+#[test]
+fn chunks_that_are_cut_apart_before_the_wire_are_not_too_big() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, there) = (rig.task_here("10.0.16.3"), rig.task_there(2, "10.0.16.4"));
+    rig.service(VIP, &[&there]);
+    rig.path(2, PEER_2, 1_400);
+    // Without a next hop: the fast way is no way for them, which a test run would not show.
+    rig.set("PEERS", 2u32, Peer { ifindex: 0, ..rig.peer(2) });
+    // What a stack hands over as one packet of several: not so long each, but a packet for each chunk (include/linux/skbuff.h).
+    const GSO_BY_FRAGS: u32 = 0xffff;
+    for dst in [VIP, "10.0.16.4"] {
+        let packets = sctp(client.to(dst).dont_fragment(), 40000, 3868, 1_440);
+        let run = |gso_size| RunOptions { ifindex: client.ifindex, gso_size, ..RunOptions::default() };
+        rig.run(Hook::FromTask, &packets, run(GSO_BY_FRAGS)).acted_as(Action::Redirect);
+    }
 }

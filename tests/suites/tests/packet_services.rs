@@ -1,6 +1,5 @@
 //! Calls from tasks to VIPs (east–west): the client's node chooses, rewrites and remembers; on the loaded programs.
 
-use mesh_common::family::V4;
 use mesh_common::flow::{is_closing, order};
 use mesh_common::parse::protocol;
 use mesh_common::schema::{Flow, FlowKey, algorithm, deliver, flow_flag, rewrite};
@@ -8,7 +7,7 @@ use mesh_common::snat;
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::mac;
 use mesh_packet::any;
-use mesh_tests::rig::{FlowEntry, Outcome, PEER_2, Rig, Task, ip};
+use mesh_tests::rig::{FlowEntry, HERE, Outcome, PEER_2, Rig, Task, flow_hash, of_ipv4_alone};
 use mesh_userspace::kernel::bpf::clock;
 
 const VIP: &str = "10.0.16.2";
@@ -114,7 +113,7 @@ fn a_segment_without_a_flow_goes_where_the_ring_says() {
     let segment = client.to(VIP).tcp(40000, 8000).seq(5).ack(6).payload(b"x");
     let first = receiver(&rig.from_task(&client, &segment));
     for (key, _) in rig.flows() {
-        rig.delete::<_, mesh_common::schema::Flow<[u8; 4]>>("FLOWS4", key);
+        rig.forget(key);
     }
     assert_eq!(receiver(&rig.from_task(&client, &segment)), first);
 }
@@ -125,12 +124,12 @@ fn maglev_sends_a_tuple_to_the_same_backend_every_time() {
     let mut service = rig.service("10.0.16.6", &[&one, &other]);
     service.frontend.algorithm = algorithm::MAGLEV;
     let key = mesh_common::schema::FrontendKey::vip([10, 0, 16, 6]);
-    rig.put("FRONTENDS4", key, service.frontend);
+    rig.put_frontend(key, service.frontend);
     let mut ask = |n: u16| receiver(&rig.from_task(&client, client.to("10.0.16.6").tcp(41000 + n, 80).syn()));
     let first: Vec<u32> = (0..16).map(&mut ask).collect();
     assert!(first.contains(&one.number) && first.contains(&other.number), "{first:?}");
     for (key, _) in rig.flows() {
-        rig.delete::<_, mesh_common::schema::Flow<[u8; 4]>>("FLOWS4", key);
+        rig.forget(key);
     }
     let mut ask = |n: u16| receiver(&rig.from_task(&client, client.to("10.0.16.6").tcp(41000 + n, 80).syn()));
     assert_eq!((0..16).map(&mut ask).collect::<Vec<u32>>(), first);
@@ -141,7 +140,7 @@ fn random_sends_calls_to_all_and_keeps_each_where_it_is() {
     let Some((mut rig, client, one, other)) = three_here() else { return };
     let mut service = rig.service("10.0.16.6", &[&one, &other]);
     service.frontend.algorithm = algorithm::RANDOM;
-    rig.put("FRONTENDS4", mesh_common::schema::FrontendKey::vip([10, 0, 16, 6]), service.frontend);
+    rig.put_frontend(mesh_common::schema::FrontendKey::vip([10, 0, 16, 6]), service.frontend);
     let ask = |rig: &mut Rig, port| receiver(&rig.from_task(&client, client.to("10.0.16.6").tcp(port, 80).syn()));
     let first: Vec<u32> = (41_000..41_064).map(|port| ask(&mut rig, port)).collect();
     // Chance fails these once in 2^60 runs.
@@ -204,11 +203,11 @@ fn a_service_without_tasks_has_no_open_port_and_no_echo() {
     rig.service(VIP, &[]);
     for size in [0, 1, 600] {
         let udp = client.to(VIP).udp(40000, 53).payload_of(size);
-        let answer = client.gets(VIP).dont_fragment().icmp_error(3, 3, 0).payload(&udp.bytes()[14..42]);
+        let answer = client.gets(VIP).dont_fragment().icmp_error(3, 3, 0).about(&udp);
         rig.from_task(&client, &udp).refused(DropReason::NoBackend, &answer);
     }
     let echo = client.to(VIP).icmp_echo(7, 1).payload_of(56);
-    let answer = client.gets(VIP).dont_fragment().icmp_error(3, 1, 0).payload(&echo.bytes()[14..42]);
+    let answer = client.gets(VIP).dont_fragment().icmp_error(3, 1, 0).about(&echo);
     rig.from_task(&client, &echo).refused(DropReason::NoBackend, &answer);
 }
 
@@ -254,8 +253,8 @@ fn a_flow_to_an_unreachable_node_is_reset_by_the_address_that_was_called() {
 #[test]
 fn a_later_fragment_to_a_vip_before_the_first_one_is_dropped() {
     let Some((mut rig, client, _, _)) = three_here() else { return };
-    let whole = client.to(VIP).udp(40000, 53).payload_of(2_000).bytes();
-    let cuts = mesh_packet::fragments(&whole, 1_400);
+    let whole = client.to(VIP).udp(40000, 53).payload_of(2_000);
+    let cuts = mesh_tests::rig::cut(&whole, 1_400);
     rig.from_task(&client, &cuts[1]).dropped(DropReason::Fragment);
     assert!(rig.from_task(&client, &cuts[0]).drops.is_empty(), "the first carries the ports");
     assert!(rig.from_task(&client, &cuts[1]).drops.is_empty(), "of those behind it, too");
@@ -282,7 +281,7 @@ fn a_service_reaches_its_tasks_by_any_protocol() {
 
 #[test]
 fn ip_options_change_nothing() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = of_ipv4_alone("IPv6 has extension headers, of which packet_ipv6 is") else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
     rig.service(VIP, &[&backend]);
     let options = [0x94, 4, 0, 0]; // router alert, RFC 2113
@@ -331,9 +330,7 @@ fn a_full_table_keeps_its_flows_and_turns_no_new_one_away() {
     assert_eq!(rig.flows().len(), kept);
 
     // The sweeper's hand reaches them too.
-    let spilled = |rig: &Rig| -> Vec<FlowEntry> {
-        rig.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4").iter().map(|entry| entry.expect("an entry")).collect()
-    };
+    let spilled = |rig: &Rig| -> Vec<FlowEntry> { rig.beside().into_iter().collect() };
     let before = spilled(&rig);
     assert_eq!(before.len(), 128 - kept, "both directions of every flow are somewhere");
     let (key, flow) = before[0];
@@ -351,7 +348,7 @@ fn a_flow_whose_reply_tuple_is_anothers_by_now_ends_alone() {
     let first = rig.flows();
     let (calling, answering): (Vec<_>, Vec<_>) = first.keys().copied().partition(|key| key.src == client.addr);
     // As the overflow evicts: one direction alone. Then the same port calls another service of the same task.
-    rig.delete::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4", answering[0]);
+    rig.forget(answering[0]);
     rig.from_task(&client, client.to("10.0.16.6").tcp(40000, 8000).syn());
     assert_eq!(rig.flows().len(), 3);
     assert_eq!(rig.sweep(&calling[0], order::EXPIRE, first[&calling[0]].last_seen_s + 1_000), 1);
@@ -382,9 +379,9 @@ fn a_caller_for_whom_every_source_port_is_taken_is_counted() {
     let by_vip = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn());
     let (key, flow) = by_vip.new_flows.iter().find(|(key, _)| key.src == backend.addr).copied().expect("the answer's");
     let call = || client.to("192.0.2.1").tcp(40000, 8080).syn();
-    let hash = mesh_common::hash::tuple::<V4>(client.addr.into(), ip("192.0.2.1").into(), 40000, 8080, protocol::TCP);
+    let hash = flow_hash(&FlowKey::new(client.addr, HERE, 40000, 8080, protocol::TCP));
     for attempt in 0..4 {
-        rig.put("FLOWS4", FlowKey { dport: snat::candidate(hash, attempt), ..key }, flow);
+        rig.put_flow(FlowKey { dport: snat::candidate(hash, attempt), ..key }, flow);
     }
     rig.from_task(&client, call()).dropped(DropReason::TableFull);
 }
@@ -409,7 +406,7 @@ fn a_flow_lives_while_either_of_its_directions_does() {
     let (key, flow) = rig.from_task(&client, client.to(VIP).tcp(40000, 8000).syn()).new_flow();
     let (reply, reverse) = rig.flows().into_iter().find(|(other, _)| *other != key).expect("both directions are there");
     // The answers went on for an hour, the calls did not.
-    rig.put("FLOWS4", reply, Flow { last_seen_s: flow.last_seen_s + 3_600, packets: 9, ..reverse });
+    rig.put_flow(reply, Flow { last_seen_s: flow.last_seen_s + 3_600, packets: 9, ..reverse });
     for (order, second) in [(order::EXPIRE, flow.last_seen_s + 3_605), (order::GIVE_UP, flow.last_seen_s + 3_599)] {
         assert_eq!(rig.sweep(&key, order, second), 0, "by the calling side");
         assert_eq!(rig.sweep(&reply, order, second), 0, "by the answering side");

@@ -3,14 +3,14 @@
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::mac;
 use mesh_packet::{any, eth};
-use mesh_tests::rig::{HERE, Rig};
+use mesh_tests::rig::{HERE, Rig, of_ipv4_alone};
 
 /// The gateway of the network that most tests use.
 const GATEWAY: &str = "10.0.16.1";
 
 #[test]
 fn arp_for_any_address_is_answered_with_the_gateways_mac() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = of_ipv4_alone("ARP is IPv4's") else { return };
     let task = rig.task_here("10.0.16.3");
     for target in [GATEWAY, "10.0.16.2", "10.0.16.9"] {
         let ask = eth(task.mac, "ff:ff:ff:ff:ff:ff").arp_request(task.mac, task.addr, target);
@@ -21,7 +21,7 @@ fn arp_for_any_address_is_answered_with_the_gateways_mac() {
 
 #[test]
 fn arp_with_anothers_address_or_mac_is_dropped() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = of_ipv4_alone("ARP is IPv4's") else { return };
     let (task, other) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
     let ask = |ether: [u8; 6], sender: [u8; 6], addr: [u8; 4]| {
         eth(ether, "ff:ff:ff:ff:ff:ff").arp_request(sender, addr, GATEWAY)
@@ -34,7 +34,7 @@ fn arp_with_anothers_address_or_mac_is_dropped() {
 
 #[test]
 fn arp_that_asks_nothing_of_us_is_ignored() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = of_ipv4_alone("ARP is IPv4's") else { return };
     let task = rig.task_here("10.0.16.3");
     // Probes and announcements of its own address (RFC 5227), and answers.
     rig.from_task(&task, eth(task.mac, "ff:ff:ff:ff:ff:ff").arp_request(task.mac, task.addr, task.addr)).ignored();
@@ -44,7 +44,7 @@ fn arp_that_asks_nothing_of_us_is_ignored() {
 
 #[test]
 fn arp_of_another_hardware_or_cut_short_is_malformed() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = of_ipv4_alone("ARP is IPv4's") else { return };
     let task = rig.task_here("10.0.16.3");
     let whole = eth(task.mac, "ff:ff:ff:ff:ff:ff").arp_request(task.mac, task.addr, GATEWAY).bytes();
     let mut infiniband = whole.clone();
@@ -94,9 +94,9 @@ fn a_task_of_the_same_network_elsewhere_is_reached_through_the_tunnel() {
 fn a_fragment_between_tasks_goes_its_way() {
     let Some(mut rig) = Rig::new() else { return };
     let (one, other) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
-    let whole = one.to("10.0.16.4").udp(40000, 53).payload_of(2_000).bytes();
-    let wanted = other.gets("10.0.16.3").udp(40000, 53).payload_of(2_000).bytes();
-    for (cut, want) in mesh_packet::fragments(&whole, 1_400).iter().zip(mesh_packet::fragments(&wanted, 1_400)) {
+    let whole = one.to("10.0.16.4").udp(40000, 53).payload_of(2_000);
+    let wanted = other.gets("10.0.16.3").udp(40000, 53).payload_of(2_000);
+    for (cut, want) in mesh_tests::rig::cut(&whole, 1_400).iter().zip(mesh_tests::rig::cut(&wanted, 1_400)) {
         let outcome = rig.from_task(&one, cut);
         assert_eq!(outcome.frame, want);
         assert!(outcome.drops.is_empty());
@@ -121,7 +121,7 @@ fn another_network_is_unreachable_for_datagrams() {
     let task = rig.task_here("10.0.16.3");
     rig.task_here("10.0.32.3");
     let udp = task.to("10.0.32.3").udp(40000, 53).payload_of(40);
-    let answer = task.gets("10.0.32.3").dont_fragment().icmp_error(3, 3, 0).payload(&udp.bytes()[14..42]);
+    let answer = task.gets("10.0.32.3").dont_fragment().icmp_error(3, 3, 0).about(&udp);
     rig.from_task(&task, &udp).refused(DropReason::OtherNetwork, &answer);
 }
 
@@ -184,7 +184,7 @@ fn the_gateway_serves_dns_and_refuses_other_ports() {
 
 #[test]
 fn the_data_port_of_no_node_can_be_reached() {
-    let Some(mut rig) = Rig::new() else { return };
+    let Some(mut rig) = of_ipv4_alone("the tunnel is") else { return };
     let task = rig.task_here("10.0.16.3");
     for node in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
         let tunnel =

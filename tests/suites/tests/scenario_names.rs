@@ -46,6 +46,8 @@ fn every_name_resolves_for_those_who_may_know_it() {
         if swarm.node().run(["sh", "-c", "command -v getent"])?.success() {
             let found = inside.run(&["getent", "hosts", &vip.to_string()])?;
             ensure!(found.contains("whoami"), "{found}");
+        } else {
+            mesh_lab::skip("names of addresses, asked by a task", "there is no getent");
         }
 
         step("names of the world are asked for at the node's own resolvers");

@@ -130,3 +130,66 @@ fn one_number_is_several_services_port() {
         Ok(())
     });
 }
+
+#[test]
+fn a_port_of_an_interface_follows_its_addresses() {
+    scenario("a port of an interface follows its addresses", Lab::builder(), |lab| {
+        let swarm = Swarm::form(lab)?;
+        swarm.mesh(["network", "create", "demo"])?;
+        let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| lab.node(name));
+        let [a, b, c, _] = n1.address().octets();
+        let [first, second, of_n3] = [99, 98, 97].map(|last| Ipv4Addr::new(a, b, c, last));
+        step("n1 and n3 have an interface web0 beside eth0");
+        for (node, addr) in [(n1, first), (n3, of_n3)] {
+            let lines = ["link add web0 type veth peer name plug", "link set plug up", "link set web0 up"];
+            for line in lines.into_iter().chain([&*format!("address add {addr}/32 dev web0")]) {
+                node.namespace().ip(line)?;
+            }
+        }
+
+        step("one number is the port of one service at eth0, and of another at web0, on every node that has one");
+        let create = |name: &str, at: &str, on: &str| -> Result<String> {
+            let (at, on) = (format!("published=8080,target=8000,{at}"), format!("node.hostname=={on}"));
+            swarm.create_whoami(name, &["--network", "demo", "-p", &at, "--constraint", &on])?;
+            Ok(swarm.wait_running(name, 1, SOON)?.pop().context("one task")?.id)
+        };
+        let one = create("one", "interface=eth0", "n2")?;
+        let other = create("other", "interface=web0", "n1")?;
+        let listed = swarm.mesh(["service", "ls"])?;
+        ensure!(listed.contains("web0:8080->8000/tcp") && listed.contains("eth0:8080->8000/tcp"), "{listed}");
+        let answers_soon = |addr: Ipv4Addr, task: &str| {
+            eventually(SOON, &format!("{addr} to be known"), || {
+                for caller in [lab.client(), n2] {
+                    ensure!(answers(caller, addr, 8080)? == task, "{} calls {addr}", caller.name());
+                }
+                Ok(())
+            })
+        };
+        for node in lab.nodes() {
+            answers_soon(node.address(), &one)?;
+        }
+        answers_soon(first, &other)?;
+        answers_soon(of_n3, &other)?;
+
+        step("an address comes and another one goes: the port follows");
+        n1.namespace().ip(&format!("address add {second}/32 dev web0"))?;
+        answers_soon(second, &other)?;
+        n1.namespace().ip(&format!("address del {first}/32 dev web0"))?;
+        n1.namespace().ip(&format!("address add {first}/24 dev eth0"))?;
+        answers_soon(first, &one)?;
+
+        step("whoever wants the same interface, or the number everywhere, is told who has it");
+        for at in ["published=8080,target=80,interface=web0", "8080:80"] {
+            let words = ["service", "create", "--runtime", "exec", "--name", "third", "-p", at, "sleep", "60"];
+            let said = n1.mesh(words)?.complaint()?;
+            ensure!(said.contains("8080/tcp") && (said.contains("'one'") || said.contains("'other'")), "{said}");
+        }
+
+        step("who names an address has it there, and the interface's service again when he goes");
+        let named = create("named", &format!("address={second}"), "n3")?;
+        answers_soon(second, &named)?;
+        swarm.mesh(["service", "rm", "named"])?;
+        answers_soon(second, &other)?;
+        Ok(())
+    });
+}

@@ -33,6 +33,12 @@ fn calls_to_a_task_that_just_died_reach_another() {
             ensure!(!listed.contains(&doomed.name), "{listed}");
             Ok(())
         })?;
+        eventually(SOON, "n2's programs know it, too, which are told after", || {
+            let begun = Instant::now();
+            lab.client().ask(lab.node("n1").address(), 8000)?;
+            ensure!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+            Ok(())
+        })?;
         all_reach(lab, &left, asker)
     });
 }

@@ -35,6 +35,7 @@ situations! {
     drain_then_leave
     internal_network
     one_port_two_addresses
+    one_port_two_interfaces
     publish_a_port
     restart_keeps_places
     rolling_update

@@ -25,6 +25,8 @@ const CLASS_STORE: [u8; 2] = [2, 3];
 const FRAME: u8 = 10;
 /// Source register of a call: of a function of the object.
 const TO_FUNCTION: u8 = 1;
+/// The helper that goes on in another program (`bpf_tail_call`), which has a stack of its own.
+const TAIL_CALL: i32 = 12;
 
 /// A function by section and offset.
 type Place = (usize, u64);
@@ -34,6 +36,8 @@ struct Function {
     name: String,
     depth: u32,
     calls: BTreeSet<Place>,
+    /// It goes on in another program.
+    jumps: bool,
 }
 
 /// The deepest chain of one program.
@@ -49,13 +53,28 @@ pub fn check(object: &[u8]) -> Result<()> {
     let deepest = chains(object)?;
     let too_deep: Vec<String> = deepest.iter().filter(|chain| chain.bytes > LIMIT).map(Chain::told).collect();
     if too_deep.is_empty() {
-        return Ok(());
+        return no_jumps_below(object);
     }
     bail!(
         "too much stack for Linux 6.1, which has {LIMIT} bytes for a chain of calls, each frame rounded up to {STEP}:\n  {}\nKeep less over calls, or make \
          the chain shorter (docs/decisions/0006-real-calls.md)",
         too_deep.join("\n  ")
     )
+}
+
+/// Fails where a called function goes on in another program: chains that may end so have 256 bytes only, and pay at each call (check_max_stack_depth).
+fn no_jumps_below(object: &[u8]) -> Result<()> {
+    let file = ElfFile64::<object::Endianness>::parse(object).context("reading the object")?;
+    let functions = functions(&file)?;
+    let called: BTreeSet<&Place> = functions.values().flat_map(|function| &function.calls).collect();
+    let jumps = called.iter().filter_map(|place| functions.get(place)).filter(|function| function.jumps);
+    match jumps.map(|function| function.name.as_str()).collect::<Vec<_>>()[..] {
+        [] => Ok(()),
+        ref names => bail!(
+            "tail calls in functions that are called: {}. Make them in the hook itself (docs/decisions/0033-programs-behind-hooks.md)",
+            names.join(", ")
+        ),
+    }
 }
 
 /// Of each program the deepest chain.
@@ -117,17 +136,16 @@ fn functions<H: FileHeader<Endian = object::Endianness>>(
         {
             let (from, size) = (symbol.address(), symbol.size());
             let body = code.get(from as usize..(from + size) as usize).context("a function past its section")?;
-            let (depth, calls) = read(body, (index, from), &elsewhere);
             let name = plain(symbol.name().unwrap_or("?"));
-            functions.insert((index, from), Function { name, depth, calls });
+            functions.insert((index, from), read(name, body, (index, from), &elsewhere));
         }
     }
     Ok(functions)
 }
 
-/// Depth of the stack and calls of a function.
-fn read(body: &[u8], (section, from): Place, elsewhere: &BTreeMap<u64, Place>) -> (u32, BTreeSet<Place>) {
-    let (mut depth, mut calls) = (0u32, BTreeSet::new());
+/// A function as its code says.
+fn read(name: String, body: &[u8], (section, from): Place, elsewhere: &BTreeMap<u64, Place>) -> Function {
+    let (mut depth, mut calls, mut jumps) = (0u32, BTreeSet::new(), false);
     let mut reaches = |offset: i32| depth = depth.max(offset.min(0).unsigned_abs());
     let mut of_frame = None;
     let mut instructions = body.chunks_exact(8).enumerate();
@@ -140,6 +158,7 @@ fn read(body: &[u8], (section, from): Place, elsewhere: &BTreeMap<u64, Place>) -
                 let here = (section, (at + 8).wrapping_add_signed(i64::from(constant(instruction)) * 8));
                 calls.insert(elsewhere.get(&at).copied().unwrap_or(here));
             }
+            CALL if source == 0 && constant(instruction) == TAIL_CALL => jumps = true,
             // The address of something on the stack: r10 is copied, then moved.
             ADD_CONSTANT if of_frame == Some(destination) => reaches(constant(instruction)),
             _ if code & 7 == CLASS_LOAD && source == FRAME => reaches(offset),
@@ -151,7 +170,7 @@ fn read(body: &[u8], (section, from): Place, elsewhere: &BTreeMap<u64, Place>) -
             instructions.next(); // its second half
         }
     }
-    (depth, calls)
+    Function { name, depth, calls, jumps }
 }
 
 fn constant(instruction: &[u8]) -> i32 {
@@ -198,9 +217,12 @@ mod tests {
             instruction(ADD_CONSTANT, 0x03, 0, -4000), // not the stack
         ]
         .concat();
-        assert_eq!(read(&body, (4, 800), &BTreeMap::new()), (80, [(4, 800 + 6 * 8 + 24)].into()));
-        let elsewhere = [(800 + 5 * 8, (1, 16))].into();
-        assert_eq!(read(&body, (4, 800), &elsewhere).1, [(1, 16)].into());
+        let found = |elsewhere| read("f".into(), &body, (4, 800), &elsewhere);
+        let function = found(BTreeMap::new());
+        assert_eq!((function.depth, function.calls, function.jumps), (80, [(4, 800 + 6 * 8 + 24)].into(), false));
+        assert_eq!(found([(800 + 5 * 8, (1, 16))].into()).calls, [(1, 16)].into());
+        let jump = instruction(CALL, 0x00, 0, TAIL_CALL);
+        assert!(read("f".into(), &jump, (4, 0), &BTreeMap::new()).jumps);
     }
 
     #[test]
@@ -214,8 +236,10 @@ mod tests {
             (16, function("deep", 160, &[24])),
             (24, function("leaf", 0, &[])),
         ];
-        let functions =
-            all.into_iter().map(|(at, (name, depth, calls))| ((1, at), Function { name, depth, calls })).collect();
+        let functions = all
+            .into_iter()
+            .map(|(at, (name, depth, calls))| ((1, at), Function { name, depth, calls, jumps: false }))
+            .collect();
         let chain = deepest(&functions, (1, 0));
         assert_eq!(chain.bytes, 64 + 224, "{chain:?}");
         let functions: BTreeMap<Place, Function> = functions;

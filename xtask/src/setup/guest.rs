@@ -27,18 +27,29 @@ pub fn ensure(workspace: &Workspace, consent: Consent) -> Result<Kernel> {
         bail!("Debian 12's kernel is emulated for x86_64 only, and this is {}", std::env::consts::ARCH);
     }
     debian::ensure_installed(&PACKAGES, "to run Debian 12's kernel in a machine of its own", consent)?;
+    let refresh = || {
+        consent.obtain("refreshing the package lists, for Debian 12's kernel", "apt-get update")?;
+        debian::update()
+    };
     if !debian::known(&[KERNEL]) {
-        debian::update()?;
+        refresh()?;
     }
+    match found(workspace) {
+        Err(_) => {
+            // Lists older than the mirror name files that are gone.
+            refresh()?;
+            found(workspace)
+        }
+        kernel => kernel,
+    }
+}
+
+/// The newest build, unpacked before or now.
+fn found(workspace: &Workspace) -> Result<Kernel> {
     let name = build()?;
     let root = workspace.tools().join(format!("linux-{name}"));
-    if !root.is_dir() && unpack(workspace, &name, &root).is_err() {
-        // Lists older than the mirror name files that are gone.
-        debian::update()?;
-        let name = build()?;
-        let root = workspace.tools().join(format!("linux-{name}"));
+    if !root.is_dir() {
         unpack(workspace, &name, &root)?;
-        return Ok(Kernel::at(&root, &name));
     }
     Ok(Kernel::at(&root, &name))
 }

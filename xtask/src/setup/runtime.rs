@@ -11,7 +11,7 @@ use super::{Consent, debian};
 use crate::process;
 
 /// Program, Debian package.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("curl", "curl"),
@@ -19,6 +19,7 @@ const TOOLS: [(&str, &str); 7] = [
     ("tcpdump", "tcpdump"),
     ("ps", "procps"),
     ("busybox", "busybox-static"),
+    ("traceroute", "traceroute"),
 ];
 /// What Debian's docker.io would start on a machine with systemd. Tests start Engines of their own; the machine gets none.
 const ENGINE_UNITS: [&str; 3] = ["docker.service", "docker.socket", "containerd.service"];

@@ -1,10 +1,11 @@
 //! `cargo xtask tidy`: the house's rules that a compiler doesn't know (docs/architecture.md tells them to people).
 //!
-//! Reads the files that git has or would take, judges each for itself, prints `path:line: what is wrong; what to do`.
+//! Reads the files that git has or would take, judges each for itself and pages by the tests that they name, prints `path:line: what is wrong; what to do`.
 //! Changes nothing.
 
 mod habits;
 mod layers;
+mod pages;
 mod source;
 
 use std::fmt;
@@ -53,8 +54,8 @@ pub struct Options {
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let files = files(options.root.as_ref().unwrap_or(&workspace.root))?;
-    let findings: Vec<Finding> =
-        files.iter().flat_map(|file| [layers_of(file), habits::check(file)].concat()).collect();
+    let of_each = files.iter().flat_map(|file| [layers_of(file), habits::check(file)].concat());
+    let findings: Vec<Finding> = of_each.chain(pages::check(&files)).collect();
     for finding in &findings {
         println!("{finding}");
     }

@@ -8,7 +8,7 @@ mod guest;
 mod image;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -51,16 +51,16 @@ pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result
     for (walk, _) in said.walks.iter().filter(|(_, is_well)| *is_well) {
         println!("{walk}: as it should be on Linux {}", said.release);
     }
-    if options.record {
-        std::fs::write(&page, recorded.with(&counted).page()).with_context(|| format!("writing {}", page.display()))?;
-        println!("written to {PAGE}");
-    }
     let mut wrong = judge(&counted);
     let failed = said.walks.iter().filter(|(_, is_well)| !is_well);
     wrong.extend(failed.map(|(walk, _)| format!("{walk} failed on Linux {}: what it said stands above", said.release)));
     wrong.extend(said.not_run.iter().map(|what| format!("not run on Linux {}, where it must: {what}", said.release)));
     if !wrong.is_empty() {
         bail!("the packet programs are not right for every kernel:\n  {}", wrong.join("\n  "));
+    }
+    if options.record {
+        std::fs::write(&page, recorded.with(&counted).page()).with_context(|| format!("writing {}", page.display()))?;
+        println!("written to {PAGE}");
     }
     Ok(())
 }
@@ -88,7 +88,12 @@ fn counted(line: &str) -> Result<(String, Result<Count, String>)> {
 /// What can't stay as it is.
 fn judge(counted: &Table) -> Vec<String> {
     let mut wrong = Vec::new();
+    let all: BTreeSet<&String> = counted.kernels.values().flat_map(BTreeMap::keys).collect();
     for (kernel, counts) in &counted.kernels {
+        let missing = all.iter().filter(|program| !counts.contains_key(**program));
+        wrong.extend(missing.map(|program| {
+            format!("{program} was not counted on Linux {kernel}: what mesh-verifier said there stands above")
+        }));
         for (program, count) in counts {
             match count {
                 Err(reason) => wrong.push(format!("{program} is refused by Linux {kernel}: {reason}")),
@@ -121,5 +126,14 @@ mod tests {
         let wrong = judge(&Table { kernels: [("6.1".into(), counts)].into() });
         assert!(wrong.len() == 2 && wrong[0].contains("544") && wrong[1].contains("sweep"), "{wrong:?}");
         assert!(counted(r#"{"program":"x"}"#).is_err() && counted("{}").is_err());
+    }
+
+    #[test]
+    fn a_program_that_one_kernel_says_nothing_of_is_missed() {
+        let count = || Ok(Count { walked: 9, machine_bytes: 9 });
+        let both = [("from_task".to_owned(), count()), ("sweep".to_owned(), count())];
+        let one = [("sweep".to_owned(), count())];
+        let wrong = judge(&Table { kernels: [("6.1".into(), one.into()), ("6.18".into(), both.into())].into() });
+        assert!(wrong.len() == 1 && wrong[0].contains("from_task was not counted on Linux 6.1"), "{wrong:?}");
     }
 }

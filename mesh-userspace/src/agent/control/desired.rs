@@ -12,7 +12,7 @@ use crate::leader::{Ctx, command};
 use crate::model::{Cluster, Id, NetworkSpec, ServiceSpec};
 
 pub async fn create_network(member: &Member, spec: NetworkSpec) -> Result<Created, ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.network_create(&spec).await).await,
         Seat::Here(keeper) => {
             let made =
@@ -24,7 +24,7 @@ pub async fn create_network(member: &Member, spec: NetworkSpec) -> Result<Create
 }
 
 pub async fn remove_network(member: &Member, network: &Id) -> Result<(), ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.network_remove(network.as_str()).await).await,
         Seat::Here(keeper) => {
             lead::command(member, keeper, |cluster, _| command::remove_network(cluster, network.as_str()))
@@ -36,7 +36,7 @@ pub async fn remove_network(member: &Member, network: &Id) -> Result<(), ApiErro
 
 pub async fn create_service(member: &Member, spec: ServiceSpec) -> Result<Created, ApiError> {
     refuse_not_yet(&spec)?;
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.service_create(&spec).await).await,
         Seat::Here(keeper) => {
             let made =
@@ -49,7 +49,7 @@ pub async fn create_service(member: &Member, spec: ServiceSpec) -> Result<Create
 
 pub async fn update_service(member: &Member, service: &Id, update: ServiceUpdate) -> Result<(), ApiError> {
     refuse_not_yet(&update.spec)?;
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.service_update(service.as_str(), &update).await).await,
         Seat::Here(keeper) => {
             let decide = |cluster: &Cluster, ctx: &mut Ctx| {
@@ -61,7 +61,7 @@ pub async fn update_service(member: &Member, service: &Id, update: ServiceUpdate
 }
 
 pub async fn scale_services(member: &Member, items: Vec<ScaleItem>) -> Result<(), ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.service_scale(&items).await).await,
         Seat::Here(keeper) => {
             let wanted: Vec<(String, u32)> = items.into_iter().map(|item| (item.service, item.replicas)).collect();
@@ -71,7 +71,7 @@ pub async fn scale_services(member: &Member, items: Vec<ScaleItem>) -> Result<()
 }
 
 pub async fn rollback_service(member: &Member, service: &Id) -> Result<(), ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.service_rollback(service.as_str()).await).await,
         Seat::Here(keeper) => {
             lead::command(member, keeper, |cluster, ctx| command::rollback_service(cluster, service.as_str(), ctx))
@@ -82,7 +82,7 @@ pub async fn rollback_service(member: &Member, service: &Id) -> Result<(), ApiEr
 }
 
 pub async fn remove_service(member: &Member, service: &Id) -> Result<(), ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.service_remove(service.as_str()).await).await,
         Seat::Here(keeper) => {
             lead::command(member, keeper, |cluster, _| command::remove_service(cluster, service.as_str()))
@@ -94,7 +94,7 @@ pub async fn remove_service(member: &Member, service: &Id) -> Result<(), ApiErro
 
 pub async fn deploy_stack(member: &Member, request: StackDeploy) -> Result<StackAnswer, ApiError> {
     request.stack.services.iter().try_for_each(refuse_not_yet)?;
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.stack_deploy(&request).await).await,
         Seat::Here(keeper) => {
             let before = member.desired.get();
@@ -108,7 +108,7 @@ pub async fn deploy_stack(member: &Member, request: StackDeploy) -> Result<Stack
 }
 
 pub async fn remove_stack(member: &Member, name: &str) -> Result<StackAnswer, ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.stack_remove(name).await).await,
         Seat::Here(keeper) => {
             let before = member.desired.get();

@@ -79,7 +79,7 @@ pub async fn leave(agent: &Arc<Agent>, request: LeaveRequest) -> Result<(), ApiE
     }
     let told = match &member.keeper {
         Some(_) => Ok(()),
-        None => match seat(&member) {
+        None => match seat(&member).await {
             Ok(Seat::There(client)) => client.leave_cluster(request.force).await,
             Ok(Seat::Here(_)) => Ok(()),
             Err(error) => Err(error),

@@ -10,7 +10,7 @@ use crate::leader::{Ctx, command};
 use crate::model::{Cluster, Id};
 
 pub async fn join_token(member: &Member, request: JoinTokenRequest) -> Result<JoinTokenAnswer, ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => client.join_token(&request).await,
         Seat::Here(keeper) => {
             let cluster = member.desired.get();
@@ -27,7 +27,7 @@ pub async fn join_token(member: &Member, request: JoinTokenRequest) -> Result<Jo
 }
 
 pub async fn update_node(member: &Member, node: &Id, update: NodeUpdate) -> Result<(), ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.node_update(node.as_str(), &update).await).await,
         Seat::Here(keeper) => {
             let update = command::NodeUpdate {
@@ -44,7 +44,7 @@ pub async fn update_node(member: &Member, node: &Id, update: NodeUpdate) -> Resu
 }
 
 pub async fn remove_node(member: &Member, node: &Id, force: bool) -> Result<(), ApiError> {
-    match seat(member)? {
+    match seat(member).await? {
         Seat::There(client) => caught_up(member, client.node_remove(node.as_str(), force).await).await,
         Seat::Here(keeper) => {
             let observed = member.observed();

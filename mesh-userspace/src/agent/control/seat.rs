@@ -23,12 +23,15 @@ pub async fn member_of(agent: &Agent) -> Result<Arc<Member>, ApiError> {
     })
 }
 
-/// The store's node, for a change.
-pub fn seat(member: &Member) -> Result<Seat<'_>, ApiError> {
+/// The store's node, for a change. That it is away was true when it was last asked, so it is asked again before a change is refused.
+pub async fn seat(member: &Member) -> Result<Seat<'_>, ApiError> {
     if let Some(keeper) = &member.keeper {
         return Ok(Seat::Here(keeper));
     }
-    if let Some(away) = store_away(member) {
+    if store_away(member).is_some()
+        && !member.desired.is_back(&member.dialer).await
+        && let Some(away) = store_away(member)
+    {
         return Err(ApiError::unavailable(format!("{away}; changes wait until it is back")));
     }
     let cluster = member.desired.get();

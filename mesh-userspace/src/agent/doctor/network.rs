@@ -1,7 +1,7 @@
 //! Facts of the host's network.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,26 +42,21 @@ pub async fn gather(args: &Settings, net: &HostNet, cgroup: Option<&str>, member
             None => Vec::new(),
         },
         xdp: member.and_then(|member| member.kernel.xdp()),
-        ipsec: cluster.as_ref().zip(me).and_then(|(cluster, me)| ipsec(net, cluster, me, data_port)),
+        ipsec: cluster.as_ref().zip(me).map(|(cluster, me)| ipsec(net, cluster, me, data_port)),
     }
 }
 
-/// None where the data path is no IPv4.
-fn ipsec(net: &HostNet, cluster: &Cluster, me: &Node, data_port: u16) -> Option<Result<Ipsec, String>> {
-    let IpAddr::V4(from) = me.data_path_addr else { return None };
-    let of_ipv4 = |node: &Node| match node.data_path_addr {
-        IpAddr::V4(addr) if node.id != me.id => Some((addr, node.name.clone())),
-        _ => None,
-    };
-    let names: BTreeMap<Ipv4Addr, String> = cluster.nodes.values().filter_map(of_ipv4).collect();
-    let peers: Vec<Ipv4Addr> = names.keys().copied().collect();
-    Some(net.protected(from, data_port, &peers).map_err(|error| error.to_string()).map(|protected| {
+fn ipsec(net: &HostNet, cluster: &Cluster, me: &Node, data_port: u16) -> Result<Ipsec, String> {
+    let others = cluster.nodes.values().filter(|node| node.id != me.id);
+    let names: BTreeMap<IpAddr, String> = others.map(|node| (node.data_path_addr, node.name.clone())).collect();
+    let peers: Vec<IpAddr> = names.keys().copied().collect();
+    net.protected(me.data_path_addr, data_port, &peers).map_err(|error| error.to_string()).map(|protected| {
         let of = |wanted| {
             let those = protected.iter().filter(move |(_, protection)| **protection == wanted);
             those.filter_map(|(peer, _)| names.get(peer).cloned()).collect()
         };
         Ipsec { protected: of(Protection::Ipsec), blocked: of(Protection::Blocked) }
-    }))
+    })
 }
 
 /// The ports that nodes talk on, and who has them; where somebody else has one, which are free.

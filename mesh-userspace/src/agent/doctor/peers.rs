@@ -16,7 +16,7 @@ use crate::agent::{now, peers};
 use crate::doctor::{Api, PathMtu, Peer, Peers};
 use crate::kernel::net::{NetError, namespace};
 use crate::model::{Node, Task};
-use crate::plan::net::OVERHEAD_V4;
+use crate::plan::net::overhead;
 
 /// A node that is away does not refuse: it is silent.
 const API_PATIENCE: Duration = Duration::from_secs(3);
@@ -27,7 +27,8 @@ const DNS_PORT: u16 = 53;
 pub async fn gather(member: &Arc<Member>) -> Option<Peers> {
     let cluster = member.desired.get();
     let settings = cluster.settings.as_ref()?;
-    let overlay_mtu = member.kernel.overlay_mtu();
+    let data_path = cluster.nodes.get(&member.id).map(|node| node.data_path_addr);
+    let overlay_mtu = data_path.and_then(|addr| member.kernel.overlay_mtu(addr));
     let mut asking = JoinSet::new();
     for node in cluster.nodes.values().filter(|node| node.id != member.id) {
         let (member, node) = (member.clone(), node.clone());
@@ -37,7 +38,7 @@ pub async fn gather(member: &Arc<Member>) -> Option<Peers> {
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Peers {
         overlay_mtu,
-        outer_mtu: overlay_mtu.map(|mtu| mtu + OVERHEAD_V4),
+        outer_mtu: overlay_mtu.zip(data_path).map(|(mtu, addr)| mtu + overhead(addr)),
         data_port: settings.data_path_port,
         peers: found,
         names: names(member).await,

@@ -1,13 +1,14 @@
 //! What a round is told of this host: its links, addresses, peers' ways, and what could not be had.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use mesh_common::schema;
 
 use super::{Kernel, Troubles, lock};
 use crate::agent::member::Member;
 use crate::kernel::net::NetError;
+use crate::model::Cluster;
 use crate::plan::maps::{Facts, NextHop};
 use crate::plan::net::{self, MESH0, NetImage, Underlay, Uplink};
 
@@ -85,11 +86,11 @@ impl Kernel {
         image: &NetImage,
         peers: &[IpAddr],
         troubles: &mut Troubles,
-    ) -> BTreeMap<Ipv4Addr, NextHop> {
-        let (true, Some(mesh0), IpAddr::V4(from)) = (self.fast_path, image.mesh0, data_path) else {
+    ) -> BTreeMap<IpAddr, NextHop> {
+        let (true, Some(mesh0)) = (self.fast_path, image.mesh0) else {
             return BTreeMap::new();
         };
-        self.net.next_hops(from, mesh0.port, &of_ipv4(peers)).await.unwrap_or_else(|error| {
+        self.net.next_hops(data_path, mesh0.port, peers).await.unwrap_or_else(|error| {
             troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
             BTreeMap::new()
         })
@@ -102,16 +103,27 @@ impl Kernel {
         image: &NetImage,
         peers: &[IpAddr],
         troubles: &mut Troubles,
-    ) -> BTreeSet<Ipv4Addr> {
-        let (Some(mesh0), IpAddr::V4(from)) = (image.mesh0, data_path) else { return BTreeSet::new() };
-        let peers = of_ipv4(peers);
-        match self.net.protected(from, mesh0.port, &peers) {
+    ) -> BTreeSet<IpAddr> {
+        let Some(mesh0) = image.mesh0 else { return BTreeSet::new() };
+        match self.net.protected(data_path, mesh0.port, peers) {
             Ok(protected) => protected.into_keys().collect(),
             Err(error) => {
                 troubles.warnings.push(format!("{error}; packets to other nodes go the slower way, through {MESH0}"));
-                peers.into_iter().collect()
+                peers.iter().copied().collect()
             }
         }
+    }
+
+    /// Addresses of the links that ports are published at by name: for all nodes to know.
+    pub(super) async fn interfaces(&self, cluster: &Cluster) -> Result<BTreeMap<String, BTreeSet<IpAddr>>, NetError> {
+        let ports = cluster.services.values().flat_map(|service| &service.ports);
+        let named: BTreeSet<&String> = ports.filter_map(|port| port.interface.as_ref()).collect();
+        if named.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let uplinks = self.uplinks().await?.into_iter().filter(|uplink| named.contains(&uplink.name));
+        let addresses = |uplink: &Uplink| uplink.addrs.iter().map(|net| net.addr()).filter(names_one_link).collect();
+        Ok(uplinks.map(|uplink| (uplink.name.clone(), addresses(&uplink))).collect())
     }
 
     /// Links that published ports answer on: those with an Ethernet header.
@@ -119,14 +131,6 @@ impl Kernel {
         let uplinks = self.net.uplinks(&self.publish_interfaces).await?;
         Ok(uplinks.into_iter().filter(|uplink| uplink.has_ethernet).collect())
     }
-}
-
-fn of_ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
-    let of_ipv4 = |addr: &IpAddr| match addr {
-        IpAddr::V4(addr) => Some(*addr),
-        IpAddr::V6(_) => None,
-    };
-    addresses.iter().filter_map(of_ipv4).collect()
 }
 
 fn as_map_value(uplink: &Uplink) -> schema::Uplink {

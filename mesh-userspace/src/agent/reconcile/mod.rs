@@ -22,6 +22,7 @@ mod facts;
 mod sweeping;
 mod unhealthy;
 
+use sweeping::Partings;
 use unhealthy::Unhealthy;
 
 use super::member::Member;
@@ -33,7 +34,7 @@ use crate::doctor::Xdp;
 use crate::kernel::bpf::{Attachment, BpfError, Dataplane, Events, FlowTable, Lookups, clock};
 use crate::kernel::net::{HostNet, NetError, namespace};
 use crate::model::{Cluster, Id, NodeStatus, Observed, Task};
-use crate::plan::maps::{self, Facts, MapOp, Programmed};
+use crate::plan::maps::{self, Facts, Programmed};
 use crate::plan::net::{self, MESH0, NetImage, NetOp, Underlay, Uplink};
 
 /// A round at least so often.
@@ -160,9 +161,9 @@ impl Kernel {
         Some((echo.sequence, echo.answered_ns))
     }
 
-    /// Largest packet of a task, once the underlay is known.
-    pub fn overlay_mtu(&self) -> Option<u32> {
-        lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::OVERHEAD_V4))
+    /// Largest packet of a task of a node with this data path address, once the underlay is known.
+    pub fn overlay_mtu(&self, data_path: IpAddr) -> Option<u32> {
+        lock(&self.underlay).map(|underlay| underlay.mtu.saturating_sub(net::overhead(data_path)))
     }
 
     /// The flow table, to look at.
@@ -280,7 +281,11 @@ impl Kernel {
         let mut troubles = Troubles::default();
         let mut without = BTreeSet::new();
         match self.apply(member, &cluster, &observed, &mut troubles).await {
-            Ok(()) => {
+            Ok(partings) => {
+                // Before it is told that this round is applied: then a task that leaves is signalled.
+                if partings.leaves {
+                    self.sweep_once().await;
+                }
                 *lock(&self.applied) = cluster.revision;
                 without = lock(&self.unhealthy).follow(&observed.tasks);
             }
@@ -288,6 +293,14 @@ impl Kernel {
         }
         // Last, for a resolver that hangs must not hold up packets; still within the round, so that a task that starts finds its zone.
         troubles.warnings.extend(self.names.round(&cluster, &observed, &member.id).await);
+        let interfaces = match self.interfaces(&cluster).await {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                troubles.warnings.push(error.to_string());
+                // What was said before may still be so.
+                observed.nodes.get(&member.id).map(|status| status.interfaces.clone()).unwrap_or_default()
+            }
+        };
         let is_new = {
             let mut last = lock(&self.troubles);
             let is_new = *last != troubles;
@@ -307,6 +320,7 @@ impl Kernel {
             runtimes: Some(runtimes),
             engine_version,
             without,
+            interfaces,
             warnings: [troubles.warnings, lock(&self.notes).clone(), member.adoption.warnings()].concat(),
         });
     }
@@ -327,7 +341,7 @@ impl Kernel {
         cluster: &Arc<Cluster>,
         observed: &Arc<Observed>,
         troubles: &mut Troubles,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Partings> {
         let Some(node) = cluster.nodes.get(&member.id) else {
             anyhow::bail!(
                 "this node is not (or no longer) a member of the cluster: leave with 'mesh swarm leave --force' and join again"
@@ -413,7 +427,7 @@ impl Kernel {
         observed: &Arc<Observed>,
         facts: &Facts,
         troubles: &mut Troubles,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Partings> {
         let mut programmed = lock(&self.programmed);
         let maps::Round { ops, refused, .. } = programmed.round(cluster, observed, facts);
         troubles.warnings.extend(refused.iter().map(ToString::to_string));
@@ -426,16 +440,12 @@ impl Kernel {
                 return Err(error.into());
             }
         }
-        let is_lost = |op: &MapOp| match op {
-            MapOp::Delete(maps::Key::Backend(_)) => true,
-            MapOp::Put(maps::Entry::Peer(_, peer)) => peer.flags & schema::peer_flag::UNREACHABLE != 0,
-            _ => false,
-        };
+        let partings = Partings::of(&ops, programmed.tables());
         programmed.done(&ops);
-        if ops.iter().any(is_lost) {
+        if partings.lost {
             self.sweep_now.notify_one();
         }
-        Ok(())
+        Ok(partings)
     }
 
     /// Follows names that are too many for a round, for ever.

@@ -4,6 +4,7 @@
 //! A case that broke something stays here as a file; its name says what it tries.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -46,7 +47,7 @@ fn by_all(body: &[u8]) -> Vec<Result<(), String>> {
 }
 
 /// `mesh stack deploy` of every stack that the suites know.
-fn deploys() -> Vec<Vec<u8>> {
+static DEPLOYS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/suites/stacks");
     let mut files: Vec<_> = std::fs::read_dir(folder).expect("the stacks").flatten().map(|file| file.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
@@ -55,7 +56,7 @@ fn deploys() -> Vec<Vec<u8>> {
     let understood = files.iter().map(read).filter_map(|text| manifest::parse("s.yaml", &text, &|_| None).ok());
     let stacks = understood.filter_map(|manifest| manifest.stack("s").ok());
     stacks.map(|stack| serde_json::to_vec(&StackDeploy { stack, prune: true }).expect("a request")).collect()
-}
+});
 
 #[test]
 fn named_cases_are_refused_in_words() {
@@ -110,9 +111,8 @@ proptest! {
         which in any::<Index>(),
         damages in proptest::collection::vec(any::<(Index, u8, Index, u8)>(), 1..5),
     ) {
-        let deploys = deploys();
-        prop_assert!(deploys.len() >= 3);
-        let mut body = which.get(&deploys).clone();
+        prop_assert!(DEPLOYS.len() >= 3);
+        let mut body = which.get(&DEPLOYS).clone();
         damaged(&mut body, &damages);
         by_all(&body);
     }

@@ -36,7 +36,8 @@ pub fn explain_query(facts: &Facts, request: &ExplainRequest) -> Result<ExplainQ
         End::Service(service) => Some(task_of(facts, service, &me)?),
     };
     let targets = match facts.end(to.name)? {
-        End::Host => vec![(IpAddr::from([127, 0, 0, 1]), None)],
+        // `::1` is itself, whatever else means this host is 127.0.0.1.
+        End::Host => vec![(to.name.parse().ok().filter(IpAddr::is_ipv6).unwrap_or(IpAddr::from([127, 0, 0, 1])), None)],
         End::Addrs(addrs) => addrs,
         End::Service(service) => {
             let is_outside = sources
@@ -193,7 +194,12 @@ impl Facts {
                 )));
             };
             let src = sources.and_then(|addrs| addrs.first()).map(|(addr, _)| *addr);
-            let called = port.address.unwrap_or(me.advertise_addr);
+            let of_interface = port.interface.as_ref().and_then(|interface| {
+                let here = self.observed.addresses_of(interface, [&me.id].into_iter());
+                here.into_iter()
+                    .find(|addr| sources.is_none_or(|of| of.iter().all(|(src, _)| src.is_ipv4() == addr.is_ipv4())))
+            });
+            let called = port.address.or(of_interface).unwrap_or(me.advertise_addr);
             return self.query(src, from, called, port.published, number.unwrap_or(protocol::TCP), later);
         }
         if service.spec.endpoint_mode == EndpointMode::Dnsrr {
@@ -227,8 +233,14 @@ impl Facts {
         protocol: u8,
         is_later: bool,
     ) -> Result<ExplainQuery, ApiError> {
+        let own = self.self_node().and_then(|node| match dst {
+            IpAddr::V4(_) => [node.advertise_addr, node.data_path_addr].into_iter().find(IpAddr::is_ipv4),
+            IpAddr::V6(_) => self.cluster.overlay_addr6(node).map(IpAddr::V6),
+        });
+        let protocol = if protocol == protocol::ICMP && dst.is_ipv6() { protocol::ICMPV6 } else { protocol };
         Ok(ExplainQuery {
             src,
+            own,
             sport: from.port.unwrap_or(0),
             dst,
             dport,
@@ -293,7 +305,16 @@ mod tests {
         assert_eq!(tuple("n1", "whoami:80"), wanted("host", 0, "10.0.16.2", 80, 6));
         assert_eq!(tuple("198.51.100.7", "whoami"), wanted("198.51.100.7", 0, "192.168.99.1", 8000, 6));
         assert_eq!(tuple("whoami.1", "n2:8000"), wanted("10.0.16.17", 0, "192.168.99.2", 8000, 6));
+        assert_eq!(tuple("host", "[::1]:8000"), wanted("host", 0, "::1", 8000, 6));
+        assert_eq!(tuple("2001:db8::7", "2001:db8::1"), wanted("2001:db8::7", 0, "2001:db8::1", 0, 58));
         assert_eq!(tuple("[2001:db8::7]:9", "[2001:db8::1]:80"), wanted("2001:db8::7", 9, "2001:db8::1", 80, 6));
+    }
+
+    #[test]
+    fn this_host_calls_from_an_address_of_the_family() {
+        let own = |to: &str| query("host", to).unwrap_or_else(|error| panic!("{to}: {error}")).own;
+        assert_eq!(own("127.0.0.1:8000"), Some(IpAddr::from([192, 168, 99, 1])));
+        assert!(own("[::1]:8000").is_none_or(|addr| addr.is_ipv6()));
     }
 
     #[test]

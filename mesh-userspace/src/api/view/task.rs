@@ -123,11 +123,18 @@ pub(super) fn task_row(facts: &Facts, task: &Task) -> TaskRow {
 /// Published ports of the service that some node could not take because the host itself uses them: `tcp/8500 on n3`. A published port
 /// is every node's, so each task tells of all of them.
 fn not_taken(facts: &Facts, service: &Service) -> Vec<String> {
-    let reported = |port: &PortSpec| match port.address {
-        Some(addr) => format!("{}/{}", protocol(port.protocol), SocketAddr::new(addr, port.published)),
-        None => format!("{}/{}", protocol(port.protocol), port.published),
+    let reported = |port: &PortSpec| {
+        let named = match port.place() {
+            (Some(addr), _) => vec![addr],
+            (_, Some(interface)) => {
+                facts.observed.addresses_of(interface, facts.cluster.nodes.keys()).into_iter().collect()
+            }
+            _ => return vec![format!("{}/{}", protocol(port.protocol), port.published)],
+        };
+        let at = |addr| format!("{}/{}", protocol(port.protocol), SocketAddr::new(addr, port.published));
+        named.into_iter().map(at).collect()
     };
-    let published: Vec<String> = service.ports.iter().map(reported).collect();
+    let published: Vec<String> = service.ports.iter().flat_map(reported).collect();
     let nodes = facts.cluster.nodes.values().filter_map(|node| Some((node, facts.observed.nodes.get(&node.id)?)));
     nodes
         .flat_map(|(node, status)| {

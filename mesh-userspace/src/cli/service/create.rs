@@ -43,7 +43,7 @@ pub(crate) struct Create {
     /// Network it is on: NAME, or name=NAME,alias=OTHER; repeatable
     #[arg(long, value_parser = parse_network)]
     network: Vec<NetworkAttachment>,
-    /// 8000:80[/udp], 9000-9009:9000-9009, 80, 192.0.2.1:80:80, or published=,target=,protocol=,mode=,address=,allow=CIDR[;CIDR…]; repeatable
+    /// 8000:80[/udp], 9000-9009:9000-9009, 80, 192.0.2.1:80:80, or published=,target=,protocol=,mode=,address=,interface=,allow=CIDR[;CIDR…]; repeatable
     #[arg(short, long, value_name = "PORT", value_parser = Ports::parse)]
     publish: Vec<Ports>,
     /// 'global': one task on every node

@@ -13,7 +13,7 @@ use crate::cli::fault::Fault;
 use crate::cli::node::split_label;
 use crate::cli::{Screen, progress};
 use crate::manifest::split_words;
-use crate::model::{Mount, NetworkAttachment, Protocol, Runtime, ServiceSpec, TaskSpec, Ulimit};
+use crate::model::{Mount, NetworkAttachment, PortSpec, Protocol, Runtime, ServiceSpec, TaskSpec, Ulimit};
 
 #[derive(Debug, Args)]
 pub(crate) struct Update {
@@ -21,6 +21,7 @@ pub(crate) struct Update {
     env_add: Vec<String>,
     #[arg(long, value_name = "K")]
     env_rm: Vec<String>,
+    /// Publish a port, or change who may call one (allow=); a list of callers stays unless another is given
     #[arg(long, value_name = "PORT", value_parser = Ports::parse)]
     publish_add: Vec<Ports>,
     /// Target port [/protocol] that is no longer published
@@ -175,10 +176,18 @@ impl Update {
         spec.networks.retain(|attachment| !networks_gone.contains(&attachment.network));
         spec.networks.extend(self.network_add);
         spec.ports.retain(|port| !self.publish_rm.contains(&(port.target, port.protocol)));
-        for port in self.publish_add.into_iter().flat_map(|ports| ports.0) {
-            // The same port with other callers takes the place of the one before.
-            spec.ports.retain(|had| !(had.is_for(&port) && had.published == port.published));
-            spec.ports.push(port);
+        for mut port in self.publish_add.into_iter().flat_map(|ports| ports.0) {
+            // The same port with other callers takes the place of the one before. Without a word about callers it is no change: nobody opens a
+            // port to everybody by leaving something out.
+            let is_same = |had: &PortSpec| had.is_for(&port) && had.published == port.published;
+            let Some(at) = spec.ports.iter().position(is_same) else {
+                spec.ports.push(port);
+                continue;
+            };
+            if port.allow.is_empty() {
+                port.allow = std::mem::take(&mut spec.ports[at].allow);
+            }
+            spec.ports[at] = port;
         }
         change_map(&mut spec.labels, &self.label_add, &self.label_rm);
         self.flags.apply(spec)
@@ -309,6 +318,19 @@ mod tests {
         less.task.container.entrypoint = None;
         less.task.container.init = None;
         assert_eq!(less, spec);
+    }
+
+    #[test]
+    fn a_list_of_callers_is_changed_by_another_and_never_by_silence() {
+        let spec = ServiceSpec::new("web", Runtime::Docker);
+        let listed =
+            updated(&spec, &["--publish-add=published=80,target=8080,allow=10.1.0.0/16", "--publish-add=81:81"]);
+        assert_eq!(updated(&listed, &["--publish-add=80:8080"]), listed);
+        let other = updated(&listed, &["--publish-add=published=80,target=8080,allow=10.2.0.0/16"]);
+        let lists = |spec: &ServiceSpec| spec.ports.iter().map(|port| format!("{:?}", port.allow)).collect::<Vec<_>>();
+        assert_eq!(lists(&other), ["[10.2.0.0/16]", "[]"]);
+        let open = updated(&listed, &["--publish-rm=8080", "--publish-add=80:8080"]);
+        assert_eq!(lists(&open), ["[]", "[]"], "said in so many words");
     }
 
     #[test]

@@ -138,6 +138,7 @@ fn with_health_and_engines(observed: &mut Observed) {
         runtimes: Some(vec![Runtime::Exec]),
         engine_version: engine.map(str::to_string),
         without: Default::default(),
+        interfaces: Default::default(),
         warnings: Vec::new(),
     };
     observed.nodes = [(fixture::id(0xa1), status(Some("29.0.1"))), (fixture::id(0xb2), status(None))].into();

@@ -1,23 +1,22 @@
 //! The flow tables from outside, one a family: walked some entries at a time, swept through the program `sweep`, which looks again before it acts.
 //!
 //! Of a walk nothing is kept but counters, so that memory does not grow with the table. Invariant: a call of the program obeys at most
-//! `order::MOST` orders and a call of the kernel reads at most `CHUNK` entries, so nobody waits for a sweep. Must not: delete anything itself.
+//! `order::MOST` orders and a call of the kernel reads at most `CHUNK` entries, so no packet waits for a sweep. Must not: delete anything itself.
 
-use std::collections::HashSet;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use mesh_common::ageing::least_silence_s;
+use aya::programs::SchedClassifier;
 use mesh_common::family::Bytes;
-use mesh_common::flood;
 use mesh_common::flow::order;
-use mesh_common::schema::{Flood, Flow, FlowKey, flow_flag};
-use nix::time::{ClockId, clock_gettime};
+use mesh_common::schema::{Flood, Flow, FlowKey};
 
+use super::ends::{End, Standing};
+use super::flood::FloodSeen;
+use super::orders::{Orders, Pass, thread_time};
 use super::pin::chain;
 use super::pressure::{self, Census, Limits};
 use super::size::FlowSizes;
@@ -40,13 +39,16 @@ pub struct Swept {
     /// Found by the walk.
     pub entries: usize,
     pub expired: usize,
+    /// Marked: the next packet is refused, or chooses again.
     pub killed: usize,
     /// Removed although they could have stayed: the table was nearly full.
     pub given_up: usize,
     /// Entries that found the table full or began in a flood, and live beside it.
     pub spilled: usize,
-    /// The longest that one call of the kernel took, a walk's or the program's, in time of its thread.
+    /// The longest that one call of the program took, in time of its thread.
     pub slowest_call: Duration,
+    /// The same of one read of the kernel's. It has no bound but the table: the kernel looks for `CHUNK` entries, however many empty buckets lie between.
+    pub slowest_read: Duration,
     /// All of it, in time of its thread.
     pub cost: Duration,
 }
@@ -59,12 +61,9 @@ impl Swept {
     }
 }
 
-/// Entries that one call of the kernel reads: about a tenth of a millisecond, most of it waiting for memory.
-const CHUNK: usize = 256;
-/// An established entry is looked at for its other direction in one of so many sweeps: at 5 s a sweep, within six minutes.
-const AUDIT_TURNS: u32 = 64;
-/// Seconds an established entry is silent before it is looked at so.
-const AUDIT_S: u32 = 60;
+/// Entries that one call of the kernel reads: about a tenth of a millisecond where they lie close, most of it waiting for memory; two nanoseconds more
+/// for each empty bucket.
+pub(super) const CHUNK: usize = 256;
 /// Seconds without a new one before an empty overflow is taken for over: a program may be about to write.
 const OVERFLOW_SETTLES_S: u32 = 10;
 /// Seconds since the last packet by a copy that is to be deleted: none is in a program's hands any more.
@@ -78,7 +77,6 @@ pub struct FlowTable {
     overflowed: Mutex<Array<MapData, u32>>,
     floods: PerCpuArray<MapData, Flood>,
     sweep: SchedClassifier,
-    sweeps: AtomicU32,
     given_up: AtomicU64,
 }
 
@@ -92,46 +90,6 @@ struct Store<A> {
     overflowed_at: u32,
     is_crowded: AtomicBool,
     of: PhantomData<A>,
-}
-
-/// What the programs have counted of new flows, over all CPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FloodSeen {
-    /// CPUs on which a flood is on.
-    pub cpus: usize,
-    /// New flows a second on those.
-    pub rate: u64,
-    /// Entries written beside the table in floods, ever.
-    pub spilled: u64,
-    /// Entries that proved themselves and came into the table, ever.
-    pub promoted: u64,
-}
-
-impl FloodSeen {
-    fn of(cpus: &[Flood], now_s: u32) -> Self {
-        let mut sum = FloodSeen::default();
-        for flood in cpus {
-            if flood::is_on(flood, now_s) {
-                sum.cpus += 1;
-                sum.rate += u64::from(flood::rate(flood, now_s));
-            }
-            sum.spilled += flood.spilled;
-            sum.promoted += flood.promoted;
-        }
-        sum
-    }
-
-    /// What the user is told while it is on.
-    pub fn warning(&self, threshold: u32) -> Option<String> {
-        let FloodSeen { cpus, rate, spilled, promoted } = self;
-        let on = if *cpus == 1 { "1 CPU" } else { &format!("{cpus} CPUs") };
-        (*cpus != 0).then(|| {
-            format!(
-                "a flood of new flows: {rate} a second on {on}, more than --flood-threshold {threshold} each. Connections that stand go on; \
-                 new ones are kept apart until they prove themselves ({spilled} entries apart so far, {promoted} proven)"
-            )
-        })
-    }
 }
 
 impl Dataplane {
@@ -151,7 +109,6 @@ impl Dataplane {
             overflowed: Mutex::new(overflowed),
             floods,
             sweep: sweep.map_err(|error| failed("FLOWS4", &error))?,
-            sweeps: AtomicU32::new(0),
             given_up: AtomicU64::new(0),
         })
     }
@@ -302,13 +259,12 @@ impl FlowTable {
         Ok(found)
     }
 
-    /// Removes flows that were silent too long at `now_s` (the programs' clock), and marks those whose backend is not in reach. That is asked
-    /// after an entry was read: a backend that came meanwhile must not be taken for one that is gone. Where the table is nearly full, others
-    /// give way (`pressure`).
-    pub fn sweep(&self, now_s: u32, is_in_reach: impl Fn(u32) -> bool) -> Result<Swept, BpfError> {
-        let turn = self.sweeps.fetch_add(1, Ordering::Relaxed) % AUDIT_TURNS;
-        let one = self.sweep_of(&self.v4, now_s, turn, &is_in_reach)?;
-        let other = self.sweep_of(&self.v6, now_s, turn, &is_in_reach)?;
+    /// Removes flows that were silent too long at `now_s` (the programs' clock), and marks those that an end of theirs is gone from, and datagrams' whose
+    /// backend leaves. How an end stands is asked after an entry was read: a task that came meanwhile must not be taken for one that is gone.
+    /// Where the table is nearly full, others give way (`pressure`).
+    pub fn sweep(&self, now_s: u32, standing: impl Fn(End) -> Standing) -> Result<Swept, BpfError> {
+        let one = self.sweep_of(&self.v4, now_s, &standing)?;
+        let other = self.sweep_of(&self.v6, now_s, &standing)?;
         Ok(Swept {
             entries: one.entries + other.entries,
             expired: one.expired + other.expired,
@@ -316,6 +272,7 @@ impl FlowTable {
             given_up: one.given_up + other.given_up,
             spilled: one.spilled + other.spilled,
             slowest_call: one.slowest_call.max(other.slowest_call),
+            slowest_read: one.slowest_read.max(other.slowest_read),
             cost: one.cost + other.cost,
         })
     }
@@ -324,12 +281,11 @@ impl FlowTable {
         &self,
         store: &Store<A>,
         now_s: u32,
-        turn: u32,
-        is_in_reach: impl Fn(u32) -> bool,
+        standing: impl Fn(End) -> Standing,
     ) -> Result<Swept, BpfError> {
         let [table, overflow] = store.names;
         let began = thread_time();
-        let mut pass = Pass::<A, _>::new(&self.sweep, now_s, turn, is_in_reach);
+        let mut pass = Pass::<A, _>::new(&self.sweep, now_s, standing);
         let mut census = Census::default();
         pass.over(&store.table, table, |key, flow| census.count(key, flow, now_s))?;
         let expired_here = pass.expired()?;
@@ -382,147 +338,6 @@ impl FlowTable {
     }
 }
 
-/// One walk that asks the program about whatever may be over.
-struct Pass<'p, A, R> {
-    expire: Orders<'p, A>,
-    kill: Orders<'p, A>,
-    is_in_reach: R,
-    /// Backends that were in reach when this pass asked; one that goes meanwhile brings about another pass.
-    known: HashSet<u32>,
-    now_s: u32,
-    turn: u32,
-    slowest: Duration,
-}
-
-impl<'p, A: Bytes + aya::Pod, R: Fn(u32) -> bool> Pass<'p, A, R> {
-    fn new(program: &'p SchedClassifier, now_s: u32, turn: u32, is_in_reach: R) -> Self {
-        let (expire, kill) = (Orders::new(program), Orders::new(program));
-        Pass { expire, kill, is_in_reach, known: HashSet::new(), now_s, turn, slowest: Duration::ZERO }
-    }
-
-    fn over(
-        &mut self,
-        map: &MapData,
-        name: &'static str,
-        mut each: impl FnMut(&FlowKey<A>, &Flow<A>),
-    ) -> Result<(), BpfError> {
-        let mut walk = batch::Walk::<FlowKey<A>, Flow<A>>::new(map, CHUNK);
-        let mut last_known = 0;
-        loop {
-            let began = thread_time();
-            let step = walk.step().map_err(unread(name))?;
-            self.slowest = self.slowest.max(thread_time().saturating_sub(began));
-            let Some((keys, flows)) = step else { return Ok(()) };
-            for (key, flow) in keys.iter().zip(flows) {
-                each(key, flow);
-                let may_have_gone =
-                    flow.backend != last_known && flow.backend != 0 && !self.known.contains(&flow.backend);
-                if may_have_gone && !(self.is_in_reach)(flow.backend) {
-                    if flow.flags & flow_flag::DEAD == 0 {
-                        self.kill.give(key, order::KILL, 0)?;
-                        continue;
-                    }
-                } else if may_have_gone {
-                    self.known.insert(flow.backend);
-                    last_known = flow.backend;
-                }
-                if self.is_witness(key, flow) {
-                    self.expire.give(key, order::EXPIRE, self.now_s)?;
-                }
-            }
-        }
-    }
-
-    /// The program is to look at this flow.
-    fn is_witness(&self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-        let silent_s = self.now_s.saturating_sub(flow.last_seen_s);
-        match least_silence_s(key, flow) {
-            Some(least_s) => silent_s > least_s,
-            // It says nothing of an end: is its other direction still there?
-            None => silent_s > AUDIT_S && u32::from(key.sport ^ key.dport) % AUDIT_TURNS == self.turn,
-        }
-    }
-
-    /// Entries removed so far.
-    fn expired(&mut self) -> Result<usize, BpfError> {
-        self.expire.send()?;
-        Ok(self.expire.acted)
-    }
-
-    fn end(mut self) -> Result<Swept, BpfError> {
-        self.expire.send()?;
-        self.kill.send()?;
-        let slowest_call = self.slowest.max(self.expire.slowest).max(self.kill.slowest);
-        Ok(Swept { expired: self.expire.acted, killed: self.kill.acted, slowest_call, ..Swept::default() })
-    }
-}
-
-/// Orders on their way to the program, about flows of one family.
-struct Orders<'p, A> {
-    program: &'p SchedClassifier,
-    packet: Vec<u8>,
-    acted: usize,
-    slowest: Duration,
-    of: PhantomData<A>,
-}
-
-impl<'p, A: Bytes> Orders<'p, A> {
-    fn new(program: &'p SchedClassifier) -> Self {
-        let mut packet = Vec::with_capacity(order::FIRST_AT + order::MOST * order::RECORD);
-        packet.resize(order::FIRST_AT - 2, 0);
-        packet.extend_from_slice(&A::ETHERTYPE.to_be_bytes());
-        Orders { program, packet, acted: 0, slowest: Duration::ZERO, of: PhantomData }
-    }
-
-    fn give(&mut self, key: &FlowKey<A>, order: u8, second: u32) -> Result<(), BpfError> {
-        self.packet.extend_from_slice(&key.src.to_16());
-        self.packet.extend_from_slice(&key.dst.to_16());
-        self.packet.extend_from_slice(&key.sport.to_ne_bytes());
-        self.packet.extend_from_slice(&key.dport.to_ne_bytes());
-        self.packet.extend_from_slice(&[key.protocol, 0, 0, 0, order, 0, 0, 0]);
-        self.packet.extend_from_slice(&second.to_ne_bytes());
-        if self.packet.len() < order::FIRST_AT + order::MOST * order::RECORD { Ok(()) } else { self.send() }
-    }
-
-    /// Has the program look at what was ordered.
-    fn send(&mut self) -> Result<(), BpfError> {
-        if self.packet.len() == order::FIRST_AT {
-            return Ok(());
-        }
-        let failed = |reason: String| BpfError::Map { attempt: "sweep", map: "FLOWS4", reason };
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&self.packet);
-        let began = thread_time();
-        let result = self.program.test_run(options).map_err(|error| failed(chain(&error)))?;
-        self.slowest = self.slowest.max(thread_time().saturating_sub(began));
-        self.acted += result.return_value as usize;
-        self.packet.truncate(order::FIRST_AT);
-        Ok(())
-    }
-}
-
-/// What this thread has had of a CPU: another's turn is no part of a call.
-fn thread_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-fn unread(map: &'static str) -> impl Fn(std::io::Error) -> BpfError {
+pub(super) fn unread(map: &'static str) -> impl Fn(std::io::Error) -> BpfError {
     move |error| BpfError::Map { attempt: "read", map, reason: error.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_told_with_its_rate_while_it_is_on_and_no_longer() {
-        let on = |second, count| Flood { second, count, before: 200, is_on: 1, spilled: 40, promoted: 10 };
-        let cpus = [on(7, 500), on(6, 300), Flood { spilled: 1, ..Flood::default() }];
-        let seen = FloodSeen::of(&cpus, 7);
-        assert_eq!(seen, FloodSeen { cpus: 2, rate: 800, spilled: 81, promoted: 20 });
-        let told = seen.warning(100).expect("it is on");
-        assert!(told.contains("800 a second on 2 CPUs") && told.contains("--flood-threshold 100"), "{told}");
-        let later = FloodSeen::of(&cpus, 9);
-        assert_eq!((later.cpus, later.spilled, later.warning(100)), (0, 81, None));
-    }
 }

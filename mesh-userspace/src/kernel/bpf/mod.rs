@@ -7,10 +7,14 @@
 mod attach;
 mod batch;
 pub mod clock;
+mod ends;
 mod events;
 mod filters;
+mod flood;
 mod flows;
+mod jumps;
 mod lookups;
+mod orders;
 mod pin;
 mod pressure;
 mod size;
@@ -29,9 +33,11 @@ use mesh_common::verdict::{DropReason, Hook, STRIDE};
 use crate::kernel::filter::Filters;
 
 pub use attach::Attachment;
+pub use ends::{End, Standing};
 pub use events::Events;
 pub use filters::TcWay;
-pub use flows::{FloodSeen, FlowSeen, FlowTable, Swept};
+pub use flood::FloodSeen;
+pub use flows::{FlowSeen, FlowTable, Swept};
 pub use lookups::Lookups;
 pub use pin::check_file_system;
 pub use size::FlowSizes;
@@ -120,6 +126,7 @@ impl Dataplane {
         let (attached, filtered) = (BTreeMap::new(), BTreeMap::new());
         let mut dataplane = Dataplane { ebpf, dir, attached, filtered, tc, filters, xdp: xdp::XdpState::default() };
         dataplane.load_programs()?;
+        jumps::fill(&mut dataplane.ebpf)?;
         dataplane.adopt_links()?;
         dataplane.adopt_filters()?;
         dataplane.adopt_xdp();

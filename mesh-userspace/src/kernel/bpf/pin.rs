@@ -65,6 +65,8 @@ pub const MAPS: &[Spec] = &[
     spec::<(), ()>("EVENTS", MapType::RingBuf, EVENT_BYTES),
     spec::<u32, Watched>("WATCHED", MapType::PerCpuArray, 1),
     spec::<u32, u64>("DROPS", MapType::PerCpuArray, Hook::ALL.len() * STRIDE as usize),
+    // Pinned for more than to be found: without any reference by user space the kernel empties it.
+    spec::<u32, u32>("PROGRAMS", MapType::ProgramArray, program::MAX),
 ];
 
 /// Whether the directory, or the nearest one above it that exists, is on a BPF file system.

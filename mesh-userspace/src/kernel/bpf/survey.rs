@@ -11,7 +11,7 @@ use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_
 use aya::{EbpfLoader, VerifierLogLevel};
 use mesh_common::verdict::Hook;
 
-use super::{BpfError, OBJECT, pin, xdp};
+use super::{BpfError, OBJECT, jumps, pin, xdp};
 
 /// The socket hooks of a cgroup that we use: number in `enum bpf_attach_type` (linux/bpf.h), name.
 const CGROUP_HOOKS: [(u32, &str); 8] = [
@@ -78,7 +78,7 @@ pub fn try_load() -> Result<(), BpfError> {
             _ => continue,
         }
     }
-    Ok(())
+    jumps::fill(&mut ebpf)
 }
 
 /// Others' TCX programs on this interface: direction, name.

@@ -282,9 +282,11 @@ fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<
 /// Detaches a link, then unpins it. The other way round the device would stay taken for a while: the kernel ends a link whose last
 /// reference went with a pin later, on a work queue (`bpf_link_put`, kernel/bpf/syscall.c).
 fn take_away(path: &Path) -> io::Result<()> {
-    let link = open_link(path)?;
-    let request = LinkDetach { link_fd: link.as_raw_fd() as u32 };
-    if let Err(error) = bpf(BPF_LINK_DETACH, &request) {
+    let detached = open_link(path).and_then(|link| {
+        let request = LinkDetach { link_fd: link.as_raw_fd() as u32 };
+        bpf(BPF_LINK_DETACH, &request)
+    });
+    if let Err(error) = detached {
         // Its pin goes all the same, and the link with it.
         log::debug!("detach {}: {error}", path.display());
     }

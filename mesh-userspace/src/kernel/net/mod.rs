@@ -68,7 +68,7 @@ pub struct HostNet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     Done,
-    /// The task has no namespace yet, its runtime makes the link when it prepares the task; or a port's address is not here.
+    /// What it is for is not here yet: a task's namespace (its runtime makes the link when it prepares the task), or a port's address. Asked again each round.
     NotYet,
 }
 
@@ -171,7 +171,7 @@ impl HostNet {
         Ok(Applied::Done)
     }
 
-    /// Joins this task's network namespace to the host: `eth0` (a guest's: `mesh0`) inside, `mvXXXXXXXX` here. Complete or not there at all.
+    /// Joins this task's network namespace to the host: `eth0` (a guest's: `mesh0`) inside, `mv` and eight hex digits here. Complete or not there at all.
     pub async fn add_task_link(&self, wanted: &TaskLink, netns: BorrowedFd<'_>) -> Result<(), NetError> {
         let _round = self.round.lock().await;
         task_link::add(&self.handle, wanted, netns).await

@@ -5,7 +5,7 @@
 //! peer go through `mesh0`, which is always right. Must not: resolve a neighbour; the echo between nodes keeps the entries fresh.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::TryStreamExt;
@@ -23,7 +23,7 @@ use super::list::list;
 use crate::plan::maps::NextHop;
 
 /// A neighbour: index of its link, address.
-pub(super) type Neighbour = (u32, Ipv4Addr);
+pub(super) type Neighbour = (u32, IpAddr);
 
 /// MAC addresses that packets to the neighbours can be sent to now.
 type Macs = BTreeMap<Neighbour, [u8; 6]>;
@@ -70,9 +70,9 @@ struct Way {
     kind: Kind,
     link: u32,
     /// The neighbour on that link: the gateway, or the destination itself. None: a gateway of the other family.
-    via: Option<Ipv4Addr>,
-    /// Named only where it is another than the packet's own.
-    source: Option<Ipv4Addr>,
+    via: Option<IpAddr>,
+    /// Named only where it is another than the packet's own. Of IPv6 the kernel names what it would choose by itself, which says nothing.
+    source: Option<IpAddr>,
     /// Of the route; 0: the link's.
     mtu: u32,
     /// Told by ICMP: it expires.
@@ -106,7 +106,7 @@ pub(super) enum Refusal {
 }
 
 /// The next hop for packets from `from`, if there is no doubt.
-fn choose(way: &Way, from: Ipv4Addr, links: &[Link], macs: &Macs) -> Result<NextHop, Refusal> {
+fn choose(way: &Way, from: IpAddr, links: &[Link], macs: &Macs) -> Result<NextHop, Refusal> {
     if way.kind != Kind::Unicast {
         return Err(Refusal::NotUnicast);
     }
@@ -143,12 +143,12 @@ impl HostNet {
     /// reach. From now on [`HostNet::changes`] tells when a neighbour's MAC address changes or can't be used any more.
     pub async fn next_hops(
         &self,
-        from: Ipv4Addr,
+        from: IpAddr,
         port: u16,
-        peers: &[Ipv4Addr],
-    ) -> Result<BTreeMap<Ipv4Addr, NextHop>, NetError> {
+        peers: &[IpAddr],
+    ) -> Result<BTreeMap<IpAddr, NextHop>, NetError> {
         let links = link::all(&self.handle).await?;
-        let mut ways: BTreeMap<Ipv4Addr, Way> = BTreeMap::new();
+        let mut ways: BTreeMap<IpAddr, Way> = BTreeMap::new();
         for peer in peers {
             // No route: no next hop.
             if let Ok(Some(way)) = way_to(&self.handle, from, port, *peer).await {
@@ -156,7 +156,7 @@ impl HostNet {
             }
         }
         self.watched.asks(ways.values().filter_map(|way| Some((way.link, way.via?))));
-        let macs = neighbours(&self.handle).await?;
+        let macs = neighbours(&self.handle, from).await?;
         self.watched.saw(&macs);
         let mut hops = BTreeMap::new();
         for (peer, way) in ways {
@@ -171,10 +171,19 @@ impl HostNet {
     }
 }
 
-async fn way_to(handle: &Handle, from: Ipv4Addr, port: u16, to: Ipv4Addr) -> Result<Option<Way>, rtnetlink::Error> {
+async fn way_to(handle: &Handle, from: IpAddr, port: u16, to: IpAddr) -> Result<Option<Way>, rtnetlink::Error> {
     const UDP: u8 = libc::IPPROTO_UDP as u8;
-    let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).source_prefix(from, 32);
-    let question = question.ip_protocol(UDP).dport(port).build();
+    let question = match (to, from) {
+        (IpAddr::V4(to), IpAddr::V4(from)) => {
+            let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).source_prefix(from, 32);
+            question.ip_protocol(UDP).dport(port).build()
+        }
+        (IpAddr::V6(to), IpAddr::V6(from)) => {
+            let question = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, 128).source_prefix(from, 128);
+            question.ip_protocol(UDP).dport(port).build()
+        }
+        _ => return Ok(None),
+    };
     // The route entry itself: what the kernel's answer for one packet leaves out (its other next hops).
     let mut entry = question.clone();
     entry.header.flags |= RouteFlags::FibMatch;
@@ -183,7 +192,7 @@ async fn way_to(handle: &Handle, from: Ipv4Addr, port: u16, to: Ipv4Addr) -> Res
     Ok(answer.zip(entry).map(|(answer, entry)| way_of(to, &answer, &entry)))
 }
 
-fn way_of(to: Ipv4Addr, answer: &RouteMessage, entry: &RouteMessage) -> Way {
+fn way_of(to: IpAddr, answer: &RouteMessage, entry: &RouteMessage) -> Way {
     let is_odd = |attribute: &RouteAttribute| {
         matches!(attribute, RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) | RouteAttribute::EncapType(_))
     };
@@ -200,9 +209,10 @@ fn way_of(to: Ipv4Addr, answer: &RouteMessage, entry: &RouteMessage) -> Way {
     for attribute in &answer.attributes {
         match attribute {
             RouteAttribute::Oif(link) => way.link = *link,
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => way.via = Some(*gateway),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => way.via = of_family(to, (*gateway).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => way.via = of_family(to, (*gateway).into()),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => way.via = None,
-            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => way.source = Some(*source),
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => way.source = Some((*source).into()),
             RouteAttribute::CacheInfo(info) => way.is_mtu_learnt = info.expires != 0,
             RouteAttribute::Metrics(metrics) => {
                 let mtu = metrics.iter().find_map(|metric| match metric {
@@ -217,20 +227,27 @@ fn way_of(to: Ipv4Addr, answer: &RouteMessage, entry: &RouteMessage) -> Way {
     way
 }
 
-async fn neighbours(handle: &Handle) -> Result<Macs, NetError> {
-    let ask = || handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
+/// The neighbour's address, if it is of the destination's family.
+fn of_family(to: IpAddr, neighbour: IpAddr) -> Option<IpAddr> {
+    (to.is_ipv4() == neighbour.is_ipv4()).then_some(neighbour)
+}
+
+/// Those of this address's family.
+async fn neighbours(handle: &Handle, from: IpAddr) -> Result<Macs, NetError> {
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let ask = || handle.neighbours().get().set_address_family(family).execute();
     let messages: Vec<NeighbourMessage> = list("neighbours", ask).await?;
     let usable = messages.iter().filter_map(|message| Some((neighbour_of(message)?, mac_of(message)?)));
     Ok(usable.collect())
 }
 
-/// Which IPv4 neighbour a message is about.
+/// Which neighbour a message is about.
 pub(super) fn neighbour_of(message: &NeighbourMessage) -> Option<Neighbour> {
-    if message.header.family != AddressFamily::Inet {
-        return None;
-    }
     message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some((message.header.ifindex, *addr)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some((message.header.ifindex, (*addr).into())),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => {
+            Some((message.header.ifindex, (*addr).into()))
+        }
         _ => None,
     })
 }
@@ -252,8 +269,8 @@ pub(super) fn mac_of(message: &NeighbourMessage) -> Option<[u8; 6]> {
 mod tests {
     use super::*;
 
-    const FROM: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+    const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
     fn nic() -> Link {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rtnetlink::sys::protocols::NETLINK_XFRM;
 use rtnetlink::sys::{Socket, SocketAddr};
@@ -48,12 +48,29 @@ impl HostNet {
     /// Which of these peers' tunnel packets (UDP to `port`, from and to `from`) fall under an IPsec policy.
     pub fn protected(
         &self,
-        from: Ipv4Addr,
+        from: IpAddr,
         port: u16,
-        peers: &[Ipv4Addr],
-    ) -> Result<BTreeMap<Ipv4Addr, Protection>, NetError> {
+        peers: &[IpAddr],
+    ) -> Result<BTreeMap<IpAddr, Protection>, NetError> {
         let policies = all().map_err(|error| NetError::os("list the host's IPsec policies", error))?;
         Ok(peers.iter().filter_map(|peer| Some((*peer, protection(&policies, from, port, *peer)?))).collect())
+    }
+}
+
+/// An address in sixteen bytes (IPv4 as ::ffff:a.b.c.d) and how many of its bits count. None of them: every address of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Prefix(u128, u8);
+
+impl Prefix {
+    fn covers(&self, addr: IpAddr) -> bool {
+        (self.0 ^ wide(addr)).leading_zeros() >= u32::from(self.1)
+    }
+}
+
+fn wide(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().into(),
+        IpAddr::V6(addr) => addr.into(),
     }
 }
 
@@ -62,9 +79,8 @@ impl HostNet {
 struct Policy {
     is_out: bool,
     priority: u32,
-    /// Address and prefix length; None: of IPv6.
-    to: Option<(u32, u8)>,
-    from: Option<(u32, u8)>,
+    to: Prefix,
+    from: Prefix,
     /// Port and mask.
     dport: (u16, u16),
     /// 0: any.
@@ -75,21 +91,18 @@ struct Policy {
 }
 
 impl Policy {
-    fn is_for(&self, is_out: bool, from: Ipv4Addr, to: Ipv4Addr, port: u16) -> bool {
-        let covers = |prefix: Option<(u32, u8)>, addr: Ipv4Addr| {
-            prefix.is_some_and(|(net, len)| (net ^ u32::from(addr)).leading_zeros() >= u32::from(len.min(32)))
-        };
+    fn is_for(&self, is_out: bool, from: IpAddr, to: IpAddr, port: u16) -> bool {
         self.is_out == is_out
             && !self.is_elsewhere
-            && covers(self.to, to)
-            && covers(self.from, from)
+            && self.to.covers(to)
+            && self.from.covers(from)
             && (port ^ self.dport.0) & self.dport.1 == 0
             && [0, libc::IPPROTO_UDP as u8].contains(&self.protocol)
     }
 }
 
 /// `policies` in the order that the kernel tells them.
-fn protection(policies: &[Policy], from: Ipv4Addr, port: u16, peer: Ipv4Addr) -> Option<Protection> {
+fn protection(policies: &[Policy], from: IpAddr, port: u16, peer: IpAddr) -> Option<Protection> {
     let verdict = |is_out, from, to| {
         let matching = policies.iter().filter(|policy| policy.is_for(is_out, from, to, port));
         matching.min_by_key(|policy| policy.priority)?.does
@@ -143,9 +156,14 @@ fn read(mut datagram: &[u8], policies: &mut Vec<Policy>) -> io::Result<bool> {
 /// `struct xfrm_userpolicy_info` and its attributes. The inner None: of another direction than ours (forwarding, or a socket's own).
 fn policy(message: &[u8]) -> Option<Option<Policy>> {
     let family = u16_at(message, 40)?;
-    let prefix = |at: usize, len: u8| -> Option<(u32, u8)> {
-        let address = u32::from_be_bytes(message.get(at..at + 4)?.try_into().ok()?);
-        (i32::from(family) == libc::AF_INET || len == 0).then_some((address, len))
+    let prefix = |at: usize, len: u8| -> Option<Prefix> {
+        let bytes: [u8; 16] = message.get(at..at + 16)?.try_into().ok()?;
+        let [a, b, c, d, ..] = bytes;
+        Some(match i32::from(family) {
+            libc::AF_INET => Prefix(wide([a, b, c, d].into()), 96 + len.min(32)),
+            libc::AF_INET6 => Prefix(u128::from_be_bytes(bytes), len.min(128)),
+            _ => Prefix(0, 0),
+        })
     };
     let [prefix_to, prefix_from, protocol] = *message.get(42..45)? else { return None };
     let [direction, action] = *message.get(160..162)? else { return None };
@@ -165,8 +183,8 @@ fn policy(message: &[u8]) -> Option<Option<Policy>> {
     Some([XFRM_POLICY_IN, XFRM_POLICY_OUT].contains(&direction).then_some(Policy {
         is_out: direction == XFRM_POLICY_OUT,
         priority: u32_at(message, 152)?,
-        to: prefix(0, prefix_to),
-        from: prefix(16, prefix_from),
+        to: prefix(0, prefix_to)?,
+        from: prefix(16, prefix_from)?,
         dport: (u16_at(message, 32)?.to_be(), u16_at(message, 34)?.to_be()),
         protocol,
         does: match (action, has_template) {
@@ -188,11 +206,13 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-    const ANY: Option<(u32, u8)> = Some((0, 0));
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const ANY: Prefix = Prefix(0, 0);
 
     fn esp(is_out: bool) -> Policy {
         Policy {
@@ -224,19 +244,28 @@ mod tests {
 
     #[test]
     fn only_what_selects_tunnel_packets_counts() {
-        let subnet = |addr: Ipv4Addr, len| Some((u32::from(addr), len));
+        let subnet = |addr, len: u8| Prefix(wide(addr), 96 + len);
         for other in [
             Policy { to: subnet(HERE, 32), ..esp(true) },
             Policy { from: subnet(PEER, 32), ..esp(true) },
             Policy { dport: (500, 0xffff), ..esp(true) },
             Policy { protocol: 6, ..esp(true) },
-            Policy { to: None, ..esp(true) },
+            Policy { to: Prefix(0xfd << 120, 8), ..esp(true) },
             Policy { is_elsewhere: true, ..esp(true) },
         ] {
             assert_eq!(said(std::slice::from_ref(&other)), None, "{other:?}");
         }
         let narrow = Policy { to: subnet(PEER, 32), from: subnet(HERE, 24), dport: (0, 0), protocol: 0, ..esp(true) };
         assert_eq!(said(&[narrow]), Some(Protection::Ipsec));
+    }
+
+    #[test]
+    fn prefixes_of_ipv6_select_peers_of_ipv6() {
+        let [here, peer, far] = ["fd00::1", "fd00::2", "fd01::2"].map(|addr| addr.parse::<IpAddr>().unwrap());
+        let policy = Policy { to: Prefix(wide(peer), 127), from: Prefix(wide(here), 16), ..esp(true) };
+        let said = |peer| protection(std::slice::from_ref(&policy), here, 4789, peer);
+        assert_eq!((said(peer), said(far)), (Some(Protection::Ipsec), None));
+        assert_eq!(protection(&[esp(true)], here, 4789, far), Some(Protection::Ipsec), "every address");
     }
 
     #[test]

@@ -18,10 +18,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -75,9 +76,15 @@ impl PlaceholderSockets {
     }
 }
 
-/// This host has the address.
+/// This host has the address. Its links are asked: where net.ipv4.ip_nonlocal_bind is set, as keepalived has it, every address can be bound. Where they
+/// don't tell, it may be here.
 fn is_here(addr: IpAddr) -> bool {
-    UdpSocket::bind((addr, 0)).is_ok()
+    let has_it = |of: SockaddrStorage| match (of.as_sockaddr_in(), of.as_sockaddr_in6()) {
+        (Some(v4), _) => IpAddr::V4(v4.ip()) == addr,
+        (_, Some(v6)) => IpAddr::V6(v6.ip()) == addr,
+        _ => false,
+    };
+    getifaddrs().map_or(true, |mut links| links.any(|link| link.address.is_some_and(has_it)))
 }
 
 fn placeholder(port: HeldPort, addr: IpAddr) -> nix::Result<OwnedFd> {

@@ -188,6 +188,11 @@ fn port_words(port: &PortSpec) -> String {
         Some(addr) => format!("{addr}:"),
         None => String::new(),
     };
+    if let Some(interface) = &port.interface {
+        let protocol = protocol.strip_prefix('/').unwrap_or("tcp");
+        let published = if port.published == 0 { String::new() } else { format!("published={},", port.published) };
+        return format!("{published}target={},protocol={protocol},interface={interface}", port.target);
+    }
     match port.published {
         0 if address.is_empty() => format!("{}{protocol}", port.target),
         0 => format!("{address}:{}{protocol}", port.target),

@@ -27,6 +27,11 @@ pub enum CommandError {
         "address {address} already belongs to node '{node}': give --advertise-addr, or remove that node (mesh node rm {node})"
     )]
     AddressTaken { address: std::net::IpAddr, node: String },
+    #[error(
+        "packets between nodes go from {address} to node '{node}' at {other}, and these are of different families: name an address of that \
+         family for both (--data-path-addr, or --advertise-addr)"
+    )]
+    OtherFamily { address: std::net::IpAddr, other: std::net::IpAddr, node: String },
     #[error("node '{node}' can't use port {port}: {rule}")]
     BadNodePort { node: String, port: u16, rule: String },
     #[error("node '{node}' is not down: mesh swarm leave on it first, or mesh node rm --force {node}")]
@@ -78,7 +83,7 @@ pub enum CommandError {
     #[error("service '{service}' publishes port {port}, which service '{owner}' has: choose another published port")]
     PortTaken { service: String, port: String, owner: String },
     #[error(
-        "service '{service}' publishes port {port}, but network '{network}', which it is called by, has no subnet of that address' family: give the network one, or publish another address"
+        "service '{service}' publishes port {port}, but network '{network}', which it is called by, has no subnet of that address' family: put the service on one that has (--network, first), or publish another address"
     )]
     PortOfNoFamily { service: String, port: String, network: String },
     #[error("service '{service}' publishes port {port} twice: once is enough")]
@@ -161,16 +166,20 @@ pub enum CommandError {
     NoSuchStack { stack: String },
 }
 
-/// `8000/tcp`, or `192.0.2.1:8000/tcp`, as messages name a port.
+/// `8000/tcp`, or `192.0.2.1:8000/tcp`, as messages name a port; one that mesh is to choose by what it leads to.
 pub(super) fn port_name(port: &PortSpec) -> String {
     let protocol = match port.protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
         Protocol::Sctp => "sctp",
     };
-    match port.address {
-        Some(addr) => format!("{}/{protocol}", std::net::SocketAddr::new(addr, port.published)),
-        None => format!("{}/{protocol}", port.published),
+    match (port.place(), port.published) {
+        ((Some(addr), _), 0) => format!("{addr} → {}/{protocol}", port.target),
+        ((_, Some(interface)), 0) => format!("{interface} → {}/{protocol}", port.target),
+        (_, 0) => format!("→ {}/{protocol}", port.target),
+        ((Some(addr), _), published) => format!("{}/{protocol}", std::net::SocketAddr::new(addr, published)),
+        ((_, Some(interface)), published) => format!("{interface}:{published}/{protocol}"),
+        (_, published) => format!("{published}/{protocol}"),
     }
 }
 

@@ -59,6 +59,12 @@ pub(super) fn enter(after: &mut Cluster, new: NewNode, holds_store: bool, ctx: &
     if let Some(node) = after.nodes.values().find(same_address) {
         return Err(CommandError::AddressTaken { address: new.advertise_addr, node: node.name.clone() });
     }
+    // Tunnel packets go to every peer from one address.
+    let other_family = |node: &&Node| node.data_path_addr.is_ipv4() != new.data_path_addr.is_ipv4();
+    if let Some(node) = after.nodes.values().find(other_family) {
+        let (address, other, node) = (new.data_path_addr, node.data_path_addr, node.name.clone());
+        return Err(CommandError::OtherFamily { address, other, node });
+    }
     check_ports(after, &new.name, &new.ports)?;
     let node = Node {
         number: next_node_number(after).ok_or(CommandError::NodeNumbersUsedUp)?,

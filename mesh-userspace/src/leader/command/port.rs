@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::leader::allocate::networks_of;
 use crate::model::{Cluster, ControlPorts, Id, PortSpec, PublishMode, ServiceSpec};
 
 use super::CommandError;
@@ -18,7 +19,11 @@ pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> 
         if port.target == 0 {
             return Err(CommandError::PortWithoutTarget { service: service() });
         }
+        if let Some(network) = lacks_family(cluster, spec, port) {
+            return Err(CommandError::PortOfNoFamily { service: service(), port: port_name(port), network });
+        }
         let purpose = match port.published {
+            // Mesh will choose one.
             0 => continue,
             // The usual ones are kept for nodes that join without choosing.
             published if ports().any(|of| of.api == published) => Some("cluster API"),
@@ -34,9 +39,6 @@ pub(super) fn check(cluster: &Cluster, spec: &ServiceSpec, own: Option<&Id>) -> 
             return Err(CommandError::PortTwice { service: service(), port: port_name(port) });
         }
         others.push(port);
-        if let Some(network) = lacks_family(cluster, spec, port) {
-            return Err(CommandError::PortOfNoFamily { service: service(), port: port_name(port), network });
-        }
         if let Some(owner) = owner(cluster, port, own) {
             return Err(CommandError::PortTaken { service: service(), port: port_name(port), owner });
         }
@@ -56,8 +58,7 @@ fn owner(cluster: &Cluster, port: &PortSpec, own: Option<&Id>) -> Option<String>
 /// The network by which its port is called, if that has no addresses of the family of the port's own.
 fn lacks_family(cluster: &Cluster, spec: &ServiceSpec, port: &PortSpec) -> Option<String> {
     let is_ipv4 = port.address?.is_ipv4();
-    let first = Id::try_from(spec.networks.first()?.network.clone()).ok()?;
-    let network = cluster.networks.get(&first)?;
+    let network = cluster.networks.get(networks_of(cluster, spec).first()?)?;
     let has_it = network.subnets.each().any(|subnet| subnet.addr().is_ipv4() == is_ipv4);
     (!has_it).then(|| network.spec.name.clone())
 }

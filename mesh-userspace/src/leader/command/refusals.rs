@@ -129,6 +129,9 @@ fn node_commands_refuse_with_words() {
     let same_address = NewNode { name: "n7".into(), id: node_id(7), ..new_node(2) };
     let refusal = world.command(|cluster, ctx| join_node(cluster, same_address, ctx)).map(drop);
     refused(&world, &before, refusal, &["192.0.2.2", "'n2'"]);
+    let other_family = NewNode { data_path_addr: "fd00::3".parse().expect("an address"), ..new_node(3) };
+    let refusal = world.command(|cluster, ctx| join_node(cluster, other_family, ctx)).map(drop);
+    refused(&world, &before, refusal, &["fd00::3", "'n1' at 192.0.2.1", "different families", "--data-path-addr"]);
     let observed = world.observed.clone();
     let refusal = world.command(|cluster, ctx| remove_node(cluster, &observed, "n2", false, ctx)).map(drop);
     refused(&world, &before, refusal, &["'n2' is not down", "--force"]);
@@ -303,6 +306,7 @@ fn service_commands_refuse_with_words() {
     let udp = PortSpec { protocol: Protocol::Udp, ..port(4789, 1) };
     let at =
         |addr: &str, published| PortSpec { address: Some(addr.parse().expect("an address")), ..port(published, 1) };
+    let on_link = |name: &str, published| PortSpec { interface: Some(name.into()), ..port(published, 1) };
     let host = PortSpec { mode: PublishMode::Host, ..port(8000, 1) };
     let refusals = [
         (spec("web"), &["service named 'web' is already there"][..]),
@@ -314,6 +318,15 @@ fn service_commands_refuse_with_words() {
         (publishing("new", vec![host]), &["port 8000/tcp", "service 'web' has"]),
         (publishing("new", vec![at("192.0.2.1", 8000)]), &["port 192.0.2.1:8000/tcp", "service 'web' has"]),
         (publishing("new", vec![at("192.0.2.1", 1), port(1, 2)]), &["1/tcp twice"]),
+        (
+            publishing("new", vec![at("2001:db8::1", 8001)]),
+            &["port [2001:db8::1]:8001/tcp", "network 'ingress'", "--network", "another address"],
+        ),
+        (publishing("new", vec![at("2001:db8::1", 0)]), &["port 2001:db8::1 → 1/tcp", "network 'ingress'"]),
+        (ServiceSpec { ports: vec![at("2001:db8::1", 0)], ..on("demo", "new") }, &["→ 1/tcp", "network 'demo'"]),
+        (publishing("new", vec![on_link("eth1", 8000)]), &["port eth1:8000/tcp", "service 'web' has"]),
+        (publishing("new", vec![on_link("eth1", 1), on_link("eth1", 1)]), &["eth1:1/tcp twice"]),
+        (publishing("new", vec![on_link("eth1", 1), port(1, 1)]), &["1/tcp twice"]),
         (publishing("new", vec![port(2377, 1)]), &["2377/tcp", "cluster API"]),
         (publishing("new", vec![port(7946, 1)]), &["7946/tcp", "membership"]),
         (publishing("new", vec![udp]), &["4789/udp", "tunnels"]),

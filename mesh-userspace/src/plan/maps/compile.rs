@@ -3,11 +3,11 @@
 //! A task is in the rings when its node says that it is ready, the leader wants it running and not draining, and its node answers; it is in
 //! the endpoint and backend maps from its assignment to its end, so that the flows it has go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use mesh_common::family::{Family, V4};
+use mesh_common::family::{Family, V4, V6};
 use mesh_common::hash;
 use mesh_common::schema::{
     Address, AllowPrefix, Backend, Config, Endpoint, Frontend, FrontendKey, Peer, RingSlot, address_flag, algorithm,
@@ -17,9 +17,12 @@ use mesh_common::wire::mac;
 
 use super::{Facts, Image, published_key, vip_key, weights};
 use crate::model::{
-    Algorithm, Attachment, Cluster, EndpointMode, Id, Network, Observed, Protocol, PublishMode, Service, Task,
-    TaskState,
+    Algorithm, Attachment, Cluster, EndpointMode, Id, Network, Observed, PortSpec, Protocol, PublishMode, Service,
+    Task, TaskState,
 };
+
+/// Bytes that an outer IPv6 header has more than IPv4's.
+const MORE_OF_IPV6: u32 = (V6::HEADER_LEN - V4::HEADER_LEN) as u32;
 
 /// The image for this node.
 pub fn compile(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Image {
@@ -31,7 +34,7 @@ pub fn compile(cluster: &Cluster, observed: &Observed, facts: &Facts) -> Image {
         attach(cluster, observed, facts, task, &mut image);
     }
     for service in cluster.services.values() {
-        publish(cluster, facts, service, &mut image);
+        publish(cluster, observed, facts, service, &mut image);
     }
     image
 }
@@ -56,18 +59,21 @@ pub(super) fn compile_service<'a>(
         attach(cluster, observed, facts, task, image);
     }
     if let Some(service) = cluster.services.get(service) {
-        publish(cluster, facts, service, image);
+        publish(cluster, observed, facts, service, image);
     }
 }
 
 fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
     let (settings, node) = (cluster.settings.as_ref()?, cluster.nodes.get(&facts.this_node)?);
-    let IpAddr::V4(tunnel_addr) = node.data_path_addr else { return None };
+    let (tunnel_addr4, tunnel_addr6) = match node.data_path_addr {
+        IpAddr::V4(addr) => (addr.octets(), [0; 16]),
+        IpAddr::V6(addr) => ([0; 4], addr.octets()),
+    };
     Some(Config {
         netns_cookie: facts.netns_cookie,
         node: node.number,
         mesh0: facts.mesh0,
-        tunnel_addr4: tunnel_addr.octets(),
+        tunnel_addr4,
         mesh0_mac: mac::of(mac::KIND_MESH0, node.number),
         data_port: settings.data_path_port,
         flood_threshold: facts.flood_threshold,
@@ -75,8 +81,8 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
         watch_sample: 0,
         mss4: facts.task_mtu.saturating_sub(40) as u16,
         mss6: facts.task_mtu.saturating_sub(60) as u16,
-        tunnel_link4: facts.addresses.get(&IpAddr::V4(tunnel_addr)).copied().unwrap_or(0),
-        tunnel_addr6: [0; 16],
+        tunnel_link: facts.addresses.get(&node.data_path_addr).copied().unwrap_or(0),
+        tunnel_addr6,
     })
 }
 
@@ -84,27 +90,25 @@ fn config(cluster: &Cluster, facts: &Facts) -> Option<Config> {
 fn nodes(cluster: &Cluster, observed: &Observed, facts: &Facts, image: &mut Image) {
     for node in cluster.nodes.values().filter(|node| node.id != facts.this_node) {
         let is_unreachable = observed.unreachable_since.contains_key(&node.id);
-        let is_protected = matches!(node.data_path_addr, IpAddr::V4(addr) if facts.protected.contains(&addr));
+        let is_protected = facts.protected.contains(&node.data_path_addr);
         let tunnel = address_flag::TUNNEL | if is_protected { address_flag::BY_MESH0 } else { 0 };
         for (addr, flags) in [(node.advertise_addr, 0), (node.data_path_addr, tunnel)] {
             let entry = image.addresses.entry(addr);
             let address = entry.or_insert(Address { node: node.number, ifindex: 0, flags: 0, pad: [0; 3] });
             address.flags |= flags;
         }
-        if let IpAddr::V4(addr) = node.data_path_addr {
-            let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
-            let hop = facts.next_hops.get(&addr).filter(|_| !is_protected);
-            let peer = Peer {
-                addr: V4::to_16(addr.octets().into()),
-                ifindex: hop.map_or(0, |hop| hop.ifindex),
-                next_hop: hop.map_or([0; 6], |hop| hop.mac),
-                link_mac: hop.map_or([0; 6], |hop| hop.link_mac),
-                mtu: hop.map_or(facts.underlay_mtu, |hop| hop.mtu).min(u16::MAX.into()) as u16,
-                flags,
-                pad: 0,
-            };
-            image.peers.insert(node.number, peer);
-        }
+        let flags = if is_unreachable { peer_flag::UNREACHABLE } else { 0 };
+        let hop = facts.next_hops.get(&node.data_path_addr).filter(|_| !is_protected);
+        let link = hop.map_or(0, |hop| hop.ifindex);
+        let mtu = hop.map_or(facts.underlay_mtu, |hop| hop.mtu).min(u16::MAX.into());
+        let (addr, [ifindex, ifindex6], mtu) = match node.data_path_addr {
+            IpAddr::V4(addr) => (V4::to_16(addr.octets().into()), [link, 0], mtu),
+            IpAddr::V6(addr) => (addr.octets(), [0, link], mtu.saturating_sub(MORE_OF_IPV6)),
+        };
+        let next_hop = hop.map_or([0; 6], |hop| hop.mac);
+        let link_mac = hop.map_or([0; 6], |hop| hop.link_mac);
+        let peer = Peer { addr, ifindex, next_hop, link_mac, mtu: mtu as u16, flags, pad: 0, ifindex6 };
+        image.peers.insert(node.number, peer);
     }
     let this = cluster.nodes.get(&facts.this_node).map_or(0, |node| node.number);
     for (addr, ifindex) in facts.addresses.iter().filter(|(addr, _)| !addr.is_loopback()) {
@@ -216,7 +220,7 @@ fn attach(cluster: &Cluster, observed: &Observed, facts: &Facts, task: &Task, im
 }
 
 /// A service's frontends: its VIP on every network, and its published ports by the pool of its first network. After its tasks.
-fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Image) {
+fn publish(cluster: &Cluster, observed: &Observed, facts: &Facts, service: &Service, image: &mut Image) {
     let has_vip = service.spec.endpoint_mode == EndpointMode::Vip;
     let published = || service.ports.iter().filter(|port| port.mode == PublishMode::Ingress && port.published != 0);
     for (place, vip) in service.vips.iter().enumerate() {
@@ -253,22 +257,36 @@ fn publish(cluster: &Cluster, facts: &Facts, service: &Service, image: &mut Imag
             if port.address.is_some_and(|addr| addr.is_ipv4() != is_ipv4) {
                 continue;
             }
+            let addresses = addresses_of(cluster, observed, port);
             let vip = first.addrs.each().find(|addr| has_vip && addr.is_ipv4() == is_ipv4);
             let vip = vip.unwrap_or(unspecified);
             let mut entry = frontend(service, first.pool, network.vni, vip, port.target);
-            if facts.ports_not_taken.contains(&(protocol, port.published, port.address)) {
-                entry.flags |= frontend_flag::NOT_TAKEN;
-            }
             entry.allow = list;
             if list != 0 && entry.algorithm == algorithm::MAGLEV {
                 entry.algorithm = algorithm::MAGLEV_OF_ALLOWED;
             }
-            put_frontend(image, published_key(port.address.unwrap_or(unspecified), port.published, protocol), entry);
-            if port.address.is_some() {
+            for address in addresses.iter().filter(|addr| addr.is_none_or(|addr| addr.is_ipv4() == is_ipv4)) {
+                let is_taken = facts.ports_not_taken.contains(&(protocol, port.published, *address));
+                let flags = entry.flags | if is_taken { frontend_flag::NOT_TAKEN } else { 0 };
+                let key = published_key(address.unwrap_or(unspecified), port.published, protocol);
+                put_frontend(image, key, Frontend { flags, ..entry });
+            }
+            if port.place() != (None, None) {
                 ask_by_address(image, published_key(unspecified, port.published, protocol));
             }
         }
     }
+}
+
+/// Where a port is published: everywhere (None), at one address, or at those of an interface, whichever nodes have one of its name; but not at
+/// an address that somebody names for the same port.
+fn addresses_of(cluster: &Cluster, observed: &Observed, port: &PortSpec) -> Vec<Option<IpAddr>> {
+    let Some(interface) = &port.interface else { return vec![port.address] };
+    let same = |other: &&PortSpec| (other.protocol, other.published) == (port.protocol, port.published);
+    let ports = cluster.services.values().flat_map(|service| &service.ports);
+    let named: BTreeSet<IpAddr> = ports.filter(same).filter_map(|other| other.address).collect();
+    let addresses = observed.addresses_of(interface, cluster.nodes.keys());
+    addresses.into_iter().filter(|addr| !named.contains(addr)).map(Some).collect()
 }
 
 /// The address of this family that is none.

@@ -19,7 +19,7 @@ mod text;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::schema::{
@@ -46,9 +46,9 @@ pub struct Facts {
     pub addresses: BTreeMap<IpAddr, u32>,
     pub uplinks: BTreeMap<u32, Uplink>,
     /// Peers' data path addresses that have a neighbour on an Ethernet link of this host in their way.
-    pub next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    pub next_hops: BTreeMap<IpAddr, NextHop>,
     /// Peers' data path addresses whose packets fall under an IPsec policy of this host: mesh0's, both ways.
-    pub protected: BTreeSet<Ipv4Addr>,
+    pub protected: BTreeSet<IpAddr>,
     /// Task id → host side of its veth.
     pub task_links: BTreeMap<Id, u32>,
     /// Published ports (IP protocol number, port, the address if at one alone) that the host itself uses.

@@ -219,7 +219,14 @@ impl Basis {
             || self.observed.unreachable_since.keys().ne(now.observed.unreachable_since.keys())
             || self.facts.this_node != now.facts.this_node
             || self.facts.ports_not_taken != now.facts.ports_not_taken
+            || interfaces(&self.observed).ne(interfaces(&now.observed))
     }
+}
+
+/// What nodes say of the interfaces that ports are published at.
+fn interfaces(observed: &Observed) -> impl Iterator<Item = (&Id, &BTreeMap<String, BTreeSet<IpAddr>>)> {
+    let all = observed.nodes.iter().map(|(node, status)| (node, &status.interfaces));
+    all.filter(|(_, interfaces)| !interfaces.is_empty())
 }
 
 fn changed_tasks<'a>(before: &'a Basis, now: &'a Basis) -> impl Iterator<Item = (Option<&'a Task>, Option<&'a Task>)> {
@@ -236,10 +243,12 @@ fn shares_a_pool(cluster: &Cluster) -> bool {
     cluster.services.values().flat_map(|service| &service.vips).any(|vip| !seen.insert(vip.pool))
 }
 
-/// An entry goes that other services may want as well.
+/// An entry goes that other services may want as well: what leads to ports of single addresses, and such an address, which may be one of an interface
+/// that another service names.
 fn may_be_shared(old: &Image, new: &Image) -> bool {
     let goes = |(key, entry): (&FrontendKey<IpAddr>, &Frontend<IpAddr>)| {
-        entry.flags & frontend_flag::BY_ADDRESS != 0 && !new.frontends.contains_key(key)
+        let is_of_address = key.port != 0 && !key.addr.is_unspecified();
+        (is_of_address || entry.flags & frontend_flag::BY_ADDRESS != 0) && !new.frontends.contains_key(key)
     };
     old.frontends.iter().any(goes)
 }

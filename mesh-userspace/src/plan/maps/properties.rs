@@ -1,12 +1,12 @@
 //! The oracle of [`Programmed`]: whatever changes, a round gives what planning everything gives, and looks at no more than what changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Facts, Placed, Programmed, Tables, compile, diff, place};
+use super::{Facts, NextHop, Placed, Programmed, Tables, compile, diff, place};
 use crate::model::{
     Addresses, Algorithm, Attachment, Availability, Cluster, EndpointMode, Id, Network, NetworkSpec, Node, Observed,
     PortSpec, Protocol, Role, Runtime, Service, ServiceSpec, Settings, Task, TaskSpec, TaskState, TaskStatus, Vip,
@@ -72,6 +72,12 @@ enum Event {
     Mtu(u32),
     PortTaken(bool),
     /// A task with the address of another service's.
+    /// An interface of a node has this address.
+    Interface {
+        node: u32,
+        link: usize,
+        last: u32,
+    },
     Overlap {
         service: u32,
         slot: u32,
@@ -96,8 +102,12 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (1_400..1_500u32).prop_map(Event::Mtu),
         1 => any::<bool>().prop_map(Event::PortTaken),
         1 => at().prop_map(|(service, slot)| Event::Overlap { service, slot }),
+        2 => (1..=NODES, 0..2usize, 0..SERVICES + 2).prop_map(|(node, link, last)| Event::Interface { node, link, last }),
     ]
 }
+
+/// Interfaces that ports are published at.
+const LINKS: [&str; 2] = ["eth1", "eth2"];
 
 struct World {
     cluster: Cluster,
@@ -167,6 +177,11 @@ impl World {
             Event::Mtu(mtu) => self.facts.task_mtu = *mtu,
             Event::PortTaken(true) => drop(self.facts.ports_not_taken.insert((6, 8_000, None))),
             Event::PortTaken(false) => self.facts.ports_not_taken.clear(),
+            Event::Interface { node, link, last } => {
+                let status = self.observed.nodes.entry(id(1, *node)).or_default();
+                let addr = Ipv4Addr::from(0xc000_0200 + last).into();
+                status.interfaces.insert(LINKS[*link].to_string(), BTreeSet::from([addr]));
+            }
             Event::Overlap { service, slot } => {
                 let other = addrs((service * SLOTS + slot + SLOTS) % (SERVICES * SLOTS));
                 if let Some(task) = self.cluster.tasks.get_mut(&task_id(*service, *slot)) {
@@ -226,6 +241,12 @@ fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
     // One number, of every service at an address of its own.
     let address = Some(Ipv4Addr::from(0xc000_0200 + number).into());
     let at_one = PortSpec { address, ..PortSpec::new(Protocol::Tcp, 9_000, 80) };
+    // And two have it at interfaces, whose addresses may be those of others.
+    let interface = LINKS.get(number as usize).map(|name| name.to_string());
+    let on_link: Vec<PortSpec> = (interface.is_some())
+        .then(|| PortSpec { interface, ..PortSpec::new(Protocol::Tcp, 9_000, 81) })
+        .into_iter()
+        .collect();
     let spec = ServiceSpec {
         lb: if maglev { Algorithm::Maglev } else { Algorithm::RoundRobin },
         endpoint_mode: if vip { EndpointMode::Vip } else { EndpointMode::Dnsrr },
@@ -234,7 +255,7 @@ fn service_of(number: u32, maglev: bool, vip: bool, port: bool) -> Service {
     Service {
         id: id(3, number),
         vips: vec![Vip { network_id: id(2, 1), addrs: addrs(SERVICES * SLOTS + number), pool: number + 1 }],
-        ports: if port { vec![published, at_one] } else { Vec::new() },
+        ports: if port { [vec![published, at_one], on_link].concat() } else { Vec::new() },
         version: 1,
         previous_spec: None,
         pending_reason: None,
@@ -347,6 +368,35 @@ fn a_pool_without_room_gets_some_when_there_is_some() {
     }
     // Given up in the first round, resting in the second.
     assert_eq!([(); 3].map(|()| step(&mut programmed, &world).refused.len()), [1, 1, 0]);
+}
+
+/// Nodes with addresses of IPv6 are peers over IPv6: told shorter by what its header has more, by a link of their own.
+#[test]
+fn a_cluster_over_ipv6_has_links_and_sizes_of_its_own() {
+    let mut world = World::new();
+    let addr = |number: u32| Ipv6Addr::from(0xfd99 << 112 | u128::from(number));
+    for node in world.cluster.nodes.clone().values() {
+        let addr = addr(node.number).into();
+        world
+            .cluster
+            .nodes
+            .insert(node.id.clone(), Node { advertise_addr: addr, data_path_addr: addr, ..node.clone() });
+    }
+    let hop = NextHop { ifindex: 2, link_mac: [2; 6], mac: [4; 6], mtu: 1_500 };
+    world.facts.addresses = BTreeMap::from([(addr(1).into(), 2)]);
+    world.facts.next_hops = BTreeMap::from([(addr(2).into(), hop), (addr(3).into(), NextHop { mtu: 1_400, ..hop })]);
+    world.facts.protected = [addr(3).into()].into();
+    let image = compile(&world.cluster, &world.observed, &world.facts);
+    let config = image.config.expect("it is a member");
+    assert_eq!((config.tunnel_addr4, config.tunnel_addr6, config.tunnel_link), ([0; 4], addr(1).octets(), 2));
+    let by = |number: u32| {
+        let peer = image.peers[&number];
+        (peer.addr, peer.ifindex, peer.ifindex6, peer.next_hop, peer.mtu)
+    };
+    assert_eq!(by(2), (addr(2).octets(), 0, 2, [4; 6], 1_480));
+    assert_eq!(by(3), (addr(3).octets(), 0, 0, [0; 6], 1_480), "IPsec is for it: mesh0's, with the underlay's size");
+    let flags = |number: u32| image.addresses[&addr(number).into()].flags;
+    assert_eq!((flags(1), flags(2), flags(3)), (1, 2, 2 | 4));
 }
 
 proptest! {

@@ -126,13 +126,13 @@ fn config(config: &Config) -> String {
     // The watch words are not plan's.
     #[rustfmt::skip]
     let Config {
-        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, tunnel_link4, tunnel_addr6, ..
+        netns_cookie, node, mesh0, tunnel_addr4, mesh0_mac, data_port, flood_threshold, mss4, mss6, tunnel_link, tunnel_addr6, ..
     } = config;
     let (mac, over4, over6) = (mac(mesh0_mac), Ipv4Addr::from(*tunnel_addr4), Ipv6Addr::from(*tunnel_addr6));
     let tunnel = SocketAddr::new(if over6.is_unspecified() { over4.into() } else { over6.into() }, *data_port);
     let mut line =
         format!("config node {node} mesh0 {mesh0} mac {mac} tunnel {tunnel} mss {mss4} {mss6} netns {netns_cookie}");
-    field(&mut line, "link", *tunnel_link4);
+    field(&mut line, "link", *tunnel_link);
     field(&mut line, "flood", *flood_threshold);
     line
 }
@@ -200,10 +200,10 @@ fn backend(number: u32, value: &Backend) -> String {
 }
 
 fn peer(node: u32, value: &Peer) -> String {
-    let Peer { addr, ifindex, next_hop, link_mac: _, mtu, flags, pad: _ } = *value;
+    let Peer { addr, ifindex: _, next_hop, link_mac: _, mtu, flags, pad: _, ifindex6: _ } = *value;
     let mut line = format!("peer {node} {} mtu {mtu}", address_of_16(addr));
-    if ifindex != 0 {
-        line.push_str(&format!(" by {} on {ifindex}", mac(&next_hop)));
+    if value.link() != 0 {
+        line.push_str(&format!(" by {} on {}", mac(&next_hop), value.link()));
     }
     bits(&mut line, flags, &[(peer_flag::UNREACHABLE, "unreachable")]);
     line

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mesh_common::wire::mac;
 
-use super::{HeldPort, MESH0, Mesh0, NetImage, OVERHEAD_V4, OVERHEAD_V6, Route, TaskLink, Transport, Underlay};
+use super::{HeldPort, MESH0, Mesh0, NetImage, Route, TaskLink, Transport, Underlay, overhead};
 use crate::model::{Cluster, Id, Network, Node, Observed, Protocol, PublishMode, Task, TaskState};
 
 /// The smallest MTU an IPv4 link may have (RFC 791), with room to be of use; protects against an absurd underlay.
@@ -44,7 +44,7 @@ pub fn compile(cluster: &Cluster, observed: &Observed, this_node: &Id, underlay:
             .filter_map(|task| task_link(cluster, task, mtu, families))
             .map(|link| (link.name.clone(), link))
             .collect(),
-        held_ports: held_ports(cluster, &local),
+        held_ports: held_ports(cluster, observed, this_node, &local),
         sysctls: sysctls(families),
     }
 }
@@ -63,16 +63,15 @@ impl Families {
 
 /// Only where it was not given by anybody else.
 fn own_addr(cluster: &Cluster, node: &Node) -> Option<IpAddr> {
-    cluster.overlay_addr6(node).filter(|addr| IpAddr::V6(*addr) != node.advertise_addr).map(IpAddr::V6)
+    match node.advertise_addr {
+        IpAddr::V4(_) => cluster.overlay_addr6(node).map(IpAddr::V6),
+        IpAddr::V6(_) => cluster.overlay_addr4(node).map(IpAddr::V4),
+    }
 }
 
 /// Largest inner IP packet that fits the underlay.
 fn overlay_mtu(node: &Node, underlay: &Underlay) -> u32 {
-    let overhead = match node.data_path_addr {
-        IpAddr::V4(_) => OVERHEAD_V4,
-        IpAddr::V6(_) => OVERHEAD_V6,
-    };
-    underlay.mtu.saturating_sub(overhead).max(MIN_MTU)
+    underlay.mtu.saturating_sub(overhead(node.data_path_addr)).max(MIN_MTU)
 }
 
 /// `mesh0` must carry the largest packet of any network; a user may ask for more than the underlay's share (jumbo frames
@@ -86,10 +85,9 @@ fn network_mtu(network: &Network, mtu: u32) -> u32 {
 }
 
 fn routes(cluster: &Cluster, node: &Node, mtu: u32, families: Families) -> BTreeMap<IpNet, Route> {
-    let src = |subnet: &IpNet| match (subnet, node.advertise_addr) {
-        (IpNet::V4(_), IpAddr::V4(addr)) => Some(IpAddr::V4(addr)),
-        (IpNet::V4(_), IpAddr::V6(_)) => None,
-        (IpNet::V6(_), _) => cluster.overlay_addr6(node).map(IpAddr::V6),
+    let src = |subnet: &IpNet| match subnet {
+        IpNet::V4(_) => cluster.overlay_addr4(node).map(IpAddr::V4),
+        IpNet::V6(_) => cluster.overlay_addr6(node).map(IpAddr::V6),
     };
     let of_network = |network: &Network| {
         let mtu = network_mtu(network, mtu);
@@ -143,7 +141,7 @@ fn task_link(cluster: &Cluster, task: &Task, mtu: u32, families: Families) -> Op
 }
 
 /// Ingress ports are held on every node, host ports where a task of the service lives.
-fn held_ports(cluster: &Cluster, local: &[&Task]) -> BTreeSet<HeldPort> {
+fn held_ports(cluster: &Cluster, observed: &Observed, this_node: &Id, local: &[&Task]) -> BTreeSet<HeldPort> {
     let services_here: BTreeSet<&Id> = local.iter().map(|task| &task.service_id).collect();
     cluster
         .services
@@ -151,13 +149,21 @@ fn held_ports(cluster: &Cluster, local: &[&Task]) -> BTreeSet<HeldPort> {
         .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
         .filter(|(service, port)| port.mode == PublishMode::Ingress || services_here.contains(&service.id))
         .filter(|(_, port)| port.published != 0)
-        .filter_map(|(_, port)| {
+        .flat_map(|(_, port)| {
             let transport = match port.protocol {
-                Protocol::Tcp => Transport::Tcp,
-                Protocol::Udp => Transport::Udp,
-                Protocol::Sctp => return None,
+                Protocol::Tcp => Some(Transport::Tcp),
+                Protocol::Udp => Some(Transport::Udp),
+                Protocol::Sctp => None,
             };
-            Some(HeldPort { transport, port: port.published, address: port.address })
+            // Of an interface only this node's own addresses: another node's are nobody's here.
+            let addresses = match &port.interface {
+                Some(interface) => {
+                    observed.addresses_of(interface, [this_node].into_iter()).into_iter().map(Some).collect()
+                }
+                None => vec![port.address],
+            };
+            let held = move |address| Some(HeldPort { transport: transport?, port: port.published, address });
+            addresses.into_iter().filter_map(held)
         })
         .collect()
 }
@@ -247,6 +253,22 @@ mod tests {
             assert!(image.task_links["mv07070707"].addrs.is_empty());
             assert_eq!(image.sysctls["net/ipv6/conf/mesh0/disable_ipv6"], "1");
         }
+    }
+
+    #[test]
+    fn a_node_reached_over_ipv6_has_smaller_packets_and_an_ipv4_address_for_its_own_calls() {
+        let (mut cluster, observed) = facts();
+        let addr: IpAddr = "fd99::1".parse().unwrap();
+        let node = cluster.nodes.get_mut(&id(1)).unwrap();
+        (node.advertise_addr, node.data_path_addr) = (addr, addr);
+        let image = compile(&cluster, &observed, &id(1), &UNDERLAY);
+        // The pool's last /20, and the node's number.
+        let own = "10.255.240.1".parse().ok();
+        let route = image.routes[&"10.0.16.0/20".parse().unwrap()];
+        assert_eq!((image.own_addr, route), (own, Route { src: own, mtu: 1430 }));
+        assert_eq!(image.mesh0.unwrap().mtu, 1430);
+        cluster.networks.get_mut(&id(21)).unwrap().subnets = "10.255.240.0/20".parse().unwrap();
+        assert_eq!(compile(&cluster, &observed, &id(1), &UNDERLAY).own_addr, None, "a network's");
     }
 
     #[test]

@@ -26,9 +26,14 @@ pub use diff::diff;
 /// Name of the VXLAN device.
 pub const MESH0: &str = "mesh0";
 /// Bytes that VXLAN adds outside an inner IP packet: inner Ethernet 14, VXLAN 8, UDP 8, outer IPv4 20 (RFC 7348).
-pub const OVERHEAD_V4: u32 = 50;
+const OVERHEAD_V4: u32 = 50;
 /// The same with an outer IPv6 header.
-pub const OVERHEAD_V6: u32 = 70;
+const OVERHEAD_V6: u32 = 70;
+/// What it adds between nodes whose data path addresses are of this one's family.
+pub fn overhead(data_path: IpAddr) -> u32 {
+    if data_path.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 }
+}
+
 /// What a host with an Ethernet of the usual size has, where nothing is known yet.
 pub const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 

@@ -185,7 +185,7 @@ fn ports(text: &str) -> Result<Vec<PortSpec>, String> {
         }
         ports.extend(parse_publish(&item).map_err(told)?);
     }
-    ports.sort_by_key(|port| (port.published, port.target, port.protocol, port.mode, port.address));
+    ports.sort_by(|a: &PortSpec, b| a.order().cmp(&b.order()));
     ports.dedup();
     Ok(ports)
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ask get HOST PORT [TIMES]       ask udp HOST PORT [TIMES]    a line each: task, caller as seen, own address
+//! ask talk HOST PORT TIMES MS     the same by datagrams of one socket, one each MS milliseconds; one of all may be lost
 //! ask connect HOST PORT           connected | refused | unreachable | silent, then milliseconds
 //! ask upload HOST PORT BYTES      ask download HOST PORT BYTES
 //! ask burst HOST PORT COUNT SIZE  so many datagrams in one go and back, every byte checked
@@ -13,10 +14,10 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use mesh_lab::{Connection, PATIENCE, Whoami, traffic};
+use mesh_lab::{Connection, PATIENCE, Whoami, let_pass, traffic};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -38,6 +39,7 @@ fn answer(words: &[&str]) -> Result<String> {
         ["get", host, port, times] => get(host, number(port)?, number(times)?),
         ["udp", host, port] => udp(host, number(port)?, 1),
         ["udp", host, port, times] => udp(host, number(port)?, number(times)?),
+        ["talk", host, port, times, pace] => talk(host, number(port)?, number(times)?, number(pace)?),
         ["connect", host, port] => connect(host, number(port)?),
         ["upload", host, port, bytes] => traffic::upload(host, number(port)?, number(bytes)?, PATIENCE).map(took),
         ["download", host, port, bytes] => traffic::download(host, number(port)?, number(bytes)?, PATIENCE).map(took),
@@ -48,7 +50,7 @@ fn answer(words: &[&str]) -> Result<String> {
         ["names", name] => Ok(addresses(name, 0)?.iter().map(|address| format!("{}\n", address.ip())).collect()),
         ["ping", host, count] => ping(host, number(count)?),
         _ => bail!(
-            "usage: ask get|udp HOST PORT [TIMES], connect HOST PORT, upload|download HOST PORT BYTES, \
+            "usage: ask get|udp HOST PORT [TIMES], talk HOST PORT TIMES MS, connect HOST PORT, upload|download HOST PORT BYTES, \
              burst HOST PORT COUNT SIZE, names NAME, ping HOST COUNT"
         ),
     }
@@ -68,6 +70,24 @@ fn udp(host: &str, port: u16, times: usize) -> Result<String> {
     for _ in 0..times {
         let (told, local) = traffic::datagram(first(host, port)?, b"who?", PATIENCE)?;
         text += &seen(&Whoami::parse(&told)?, local);
+    }
+    Ok(text)
+}
+
+fn talk(host: &str, port: u16, times: usize, pace_ms: u64) -> Result<String> {
+    let talk = traffic::Talk::to(first(host, port)?, Duration::from_secs(1))?;
+    let (mut text, began, mut may_be_lost) = (String::new(), Instant::now(), 1);
+    for turn in 1..=times {
+        let answered = talk.ask(b"who?").or_else(|lost| {
+            if may_be_lost == 0 {
+                return Err(lost);
+            }
+            may_be_lost -= 1;
+            talk.ask(b"who?")
+        });
+        let (told, local) = answered.with_context(|| format!("datagram {turn}"))?;
+        text += &seen(&Whoami::parse(&told)?, local);
+        let_pass((Duration::from_millis(pace_ms) * turn as u32).saturating_sub(began.elapsed()));
     }
     Ok(text)
 }

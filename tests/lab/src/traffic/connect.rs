@@ -67,14 +67,33 @@ pub(super) fn connect_any(host: &str, port: u16, limit: Duration) -> Result<TcpS
 /// Sends one datagram and waits for the answer: its text, and the address we asked from. The socket is connected, so an answer
 /// from any other address than the one asked does not count.
 pub fn datagram(to: SocketAddr, payload: &[u8], limit: Duration) -> Result<(String, SocketAddr)> {
-    let wildcard: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(wildcard)?;
-    socket.connect(to).with_context(|| format!("no way to {to}"))?;
-    socket.set_read_timeout(Some(limit))?;
-    socket.send(payload)?;
-    let mut buffer = vec![0; 65536];
-    let size = socket.recv(&mut buffer).with_context(|| format!("no answer from UDP {to}"))?;
-    Ok((String::from_utf8_lossy(&buffer[..size]).into_owned(), socket.local_addr()?))
+    Talk::to(to, limit)?.ask(payload)
+}
+
+/// One socket that asks one address, again and again.
+#[derive(Debug)]
+pub struct Talk {
+    socket: UdpSocket,
+    to: SocketAddr,
+}
+
+impl Talk {
+    /// Each answer has `limit` to come.
+    pub fn to(to: SocketAddr, limit: Duration) -> Result<Talk> {
+        let wildcard: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(wildcard)?;
+        socket.connect(to).with_context(|| format!("no way to {to}"))?;
+        socket.set_read_timeout(Some(limit))?;
+        Ok(Talk { socket, to })
+    }
+
+    /// As [`datagram`].
+    pub fn ask(&self, payload: &[u8]) -> Result<(String, SocketAddr)> {
+        self.socket.send(payload)?;
+        let mut buffer = vec![0; 65536];
+        let size = self.socket.recv(&mut buffer).with_context(|| format!("no answer from UDP {}", self.to))?;
+        Ok((String::from_utf8_lossy(&buffer[..size]).into_owned(), self.socket.local_addr()?))
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod syn_flood;
 mod whoami;
 
 pub use burst::burst;
-pub use connect::{Connection, datagram, tcp_connect};
+pub use connect::{Connection, Talk, datagram, tcp_connect};
 pub use echo::{Echoes, echo};
 pub use http::{Answer, Session, download, http_get, upload};
 pub use probe::{Probe, Sample, Timeline};

@@ -34,11 +34,15 @@ pub fn build() -> Result<Devices> {
          link set mesh0 up\n\
          link add up0 address 02:00:00:00:00:01 type veth peer name wire\n\
          address add 192.0.2.1/24 dev up0\n\
+         address add fd00::192.0.2.1/120 dev up0 nodad\n\
          link set up0 up\n\
          link set wire up\n\
          route add default via 192.0.2.254 dev up0\n\
          route add unreachable 203.0.113.0/24\n\
-         neighbour add 192.0.2.254 lladdr 02:00:00:00:00:fe dev up0 nud permanent\n",
+         route add ::/0 via fd00::192.0.2.254 dev up0\n\
+         route add unreachable fd00::203.0.113.0/120\n\
+         neighbour add 192.0.2.254 lladdr 02:00:00:00:00:fe dev up0 nud permanent\n\
+         neighbour add fd00::192.0.2.254 lladdr 02:00:00:00:00:fe dev up0 nud permanent\n",
     );
     let gateway = mac::GATEWAY.map(|byte| format!("{byte:02x}")).join(":");
     for number in 1..=TASK_LINKS {
@@ -51,7 +55,10 @@ pub fn build() -> Result<Devices> {
     ip.args(["-batch", "-"]);
     mesh_lab::run_command(ip, &batch, Duration::from_secs(20))?.ok().context("making devices")?;
     // What the agent does with the real one (docs/decisions/0002): route lookups for tasks ask as if from mesh0.
-    std::fs::write("/proc/sys/net/ipv4/conf/mesh0/forwarding", "1").context("mesh0 forwarding")?;
+    for family in ["ipv4", "ipv6"] {
+        let forwarding = format!("/proc/sys/net/{family}/conf/mesh0/forwarding");
+        std::fs::write(forwarding, "1").with_context(|| format!("mesh0 forwarding {family}"))?;
+    }
     Ok(Devices {
         mesh0: index("mesh0")?,
         uplink: index("up0")?,

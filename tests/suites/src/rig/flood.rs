@@ -1,10 +1,10 @@
 //! Floods in a rig: what the programs have counted of new flows, read and written, so that a test need not send a thousand packets in a second.
 
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
-use mesh_common::schema::{Flood, Flow, FlowKey};
+use mesh_common::schema::Flood;
 use mesh_userspace::kernel::bpf::clock;
 
-use super::{Flows, Rig};
+use super::Rig;
 
 /// New flows a second that are a flood in a rig, unless a test says otherwise; far more than one sends.
 const THRESHOLD: u32 = 1_000;
@@ -39,12 +39,6 @@ impl Rig {
         let map = PerCpuArray::<&MapData, Flood>::try_from(self.ebpf.map("FLOODS").expect("a map")).expect("its type");
         let cpus = map.get(&0, 0).expect("it can be read");
         cpus.iter().fold((0, 0), |(spilled, promoted), cpu| (spilled + cpu.spilled, promoted + cpu.promoted))
-    }
-
-    /// What is beside the flow table now.
-    pub fn beside(&self) -> Flows {
-        let map = self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("OVERFLOW4");
-        map.iter().map(|entry| entry.expect("the overflow can be read")).collect()
     }
 }
 

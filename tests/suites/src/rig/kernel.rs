@@ -341,6 +341,14 @@ pub fn tunnel_key(peer: [u8; 4], vni: u32) -> [u8; TUNNEL_KEY_LEN as usize] {
     key
 }
 
+/// The same of a tunnel over IPv6, whose addresses lie there as in a packet.
+pub fn tunnel_key6(peer: [u8; 16], vni: u32) -> [u8; TUNNEL_KEY_LEN as usize] {
+    let mut key = [0; TUNNEL_KEY_LEN as usize];
+    key[0..4].copy_from_slice(&vni.to_ne_bytes());
+    key[28..44].copy_from_slice(&peer);
+    key
+}
+
 /// The wrapper that gives a packet a tunnel key and jumps to a hook.
 #[derive(Debug)]
 pub struct Tunnelled {
@@ -364,6 +372,13 @@ impl Tunnelled {
     pub fn from(&self, peer: [u8; 4], vni: u32) -> io::Result<BorrowedFd<'_>> {
         use std::os::fd::AsFd;
         self.key.set(0, &tunnel_key(peer, vni))?;
+        Ok(self.program.as_fd())
+    }
+
+    /// The same of one made with [`TUNNEL_IPV6`].
+    pub fn from6(&self, peer: [u8; 16], vni: u32) -> io::Result<BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        self.key.set(0, &tunnel_key6(peer, vni))?;
         Ok(self.program.as_fd())
     }
 

@@ -9,14 +9,19 @@
 //! rig.from_task(&client, &syn).sent(&backend.gets("10.0.16.3").tcp(40000, 8000).syn());
 //! ```
 //! The world that every rig begins with: this node is 1 (192.0.2.1 on `up0`), peers are 2 (192.0.2.2) and 3 (192.0.2.3), networks are
-//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1). Between nodes packets go one [`Way`] or the other.
+//! 4097 (10.0.16.0/20, gateway .1) and 4098 (10.0.32.0/20, gateway 10.0.32.1). Between nodes packets go one [`Way`] or the other, and they are of one
+//! [`Family`] or the other.
 //! Nothing is pinned or attached; devices are in a network namespace of the calling thread, so a rig stays on its thread.
 
 pub mod batch;
 pub mod beside;
 mod devices;
+mod dual;
+pub mod errors;
+mod family;
 mod flood;
 pub mod kernel;
+pub mod mirror;
 mod outcome;
 mod way;
 mod world;
@@ -28,18 +33,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::flow::order;
-use mesh_common::schema::{Flow, FlowKey};
+use mesh_common::schema::{Flow, FlowKey, program};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
 use mesh_userspace::kernel::bpf::clock;
 
 pub use devices::{Devices, HERE, ROUTER_MAC, index};
+pub use dual::{Dual, GATEWAY6, HERE6, ip6};
+pub use family::{
+    Family, address, address_16, clamped_mss, client_hash, cut, flow_hash, header_len, of_ipv4_alone, spoken,
+};
 pub use kernel::RunOptions;
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
-pub use way::{UPLINK_MAC, Way};
+pub use way::{MESH0_MAC, UPLINK_MAC, Way};
 use world::mapped;
 pub use world::{PEER_2, PEER_3, Service, Task, ip, next_hop_mac};
 
@@ -56,6 +65,7 @@ pub struct Rig {
     /// Endpoint numbers and pools given out so far.
     numbers: u32,
     way: Way,
+    family: Family,
     /// First free slot of `RINGS`.
     slots: u32,
     /// Tasks here so far: each has the next of the devices.
@@ -101,6 +111,7 @@ impl Rig {
             tunnelled: None,
             numbers: 0,
             way: Way::of_this_test(),
+            family: Family::of_this_test(),
             slots: 1,
             links: 0,
             xdp_first: false,
@@ -172,13 +183,13 @@ impl Rig {
         outcome
     }
 
-    /// What comes out of a tunnel whose outer packets are IPv6.
+    /// What comes out of mesh0 from the node with this address, in outer packets of IPv6.
     #[track_caller]
-    pub fn from_overlay_over_ipv6(&mut self, vni: u32, packet: impl Packet) -> Outcome {
+    pub fn from_overlay_over_ipv6(&mut self, peer: &str, vni: u32, packet: impl Packet) -> Outcome {
         self.load(Hook::FromOverlay.name());
         let hook = self.program(Hook::FromOverlay.name()).fd().expect("it is loaded").as_fd();
         let wrapper = kernel::Tunnelled::new(hook, kernel::TUNNEL_IPV6).expect("the tunnel wrapper loads");
-        let program = wrapper.from(world::PEER_2, vni).expect("the tunnel key is written");
+        let program = wrapper.from6(ip6(peer), vni).expect("the tunnel key is written");
         let options = RunOptions { ifindex: self.devices.mesh0, ..RunOptions::default() };
         self.judge(Hook::FromOverlay, &packet.bytes(), || kernel::test_run(program, &packet.bytes(), options))
     }
@@ -212,10 +223,12 @@ impl Rig {
     /// The same with many orders (`flow::order`) in one run.
     pub fn sweep_all(&mut self, orders: &[(FlowKey<[u8; 4]>, u8, u32)]) -> i32 {
         let mut packet = vec![0; order::FIRST_AT - 2];
-        packet.extend_from_slice(&0x0800u16.to_be_bytes());
+        let is_ipv6 = self.family == Family::V6;
+        packet.extend_from_slice(&if is_ipv6 { 0x86ddu16 } else { 0x0800 }.to_be_bytes());
         for (key, order, second) in orders {
-            packet.extend_from_slice(&mapped(key.src));
-            packet.extend_from_slice(&mapped(key.dst));
+            let key = if is_ipv6 { family::key_over_ipv6(*key) } else { key.with(mapped) };
+            packet.extend_from_slice(&key.src);
+            packet.extend_from_slice(&key.dst);
             packet.extend_from_slice(&key.sport.to_ne_bytes());
             packet.extend_from_slice(&key.dport.to_ne_bytes());
             packet.extend_from_slice(&[key.protocol, 0, 0, 0, *order, 0, 0, 0]);
@@ -232,6 +245,30 @@ impl Rig {
             self.ebpf.program_mut(name).expect("the object has this program").try_into().expect("it is a classifier");
         if program.fd().is_err() {
             program.load().unwrap_or_else(|error| panic!("{name} does not load: {error}"));
+            self.load_behind(name);
+            // Loading may take longer than the second that a flood is counted in.
+            if let Some(flows) = self.flood {
+                self.count(flows);
+            }
+        }
+    }
+
+    /// Loads what a hook goes on in, and puts it where the hook finds it, as the agent does.
+    fn load_behind(&mut self, name: &str) {
+        let is_hook = |name: &str| Hook::ALL.iter().any(|hook| hook.name() == name);
+        if !is_hook(name) {
+            return;
+        }
+        for (index, part) in program::ALL {
+            // Another hook's half for IPv6.
+            if part.strip_suffix('6').is_some_and(|whole| is_hook(whole) && whole != name) {
+                continue;
+            }
+            self.load(part);
+            let fd = self.program(part).fd().expect("it is loaded").try_clone().expect("a spare descriptor");
+            let map = self.ebpf.map_mut("PROGRAMS").expect("the object has this map");
+            let mut map = ProgramArray::<&mut MapData>::try_from(map).expect("its type");
+            map.set(index, &fd, 0).unwrap_or_else(|error| panic!("PROGRAMS[{index}]: {error}"));
         }
     }
 
@@ -245,6 +282,9 @@ impl Rig {
         let Some(program) = self.ebpf.program_mut(name) else { return Ok(None) };
         let was_loaded = is_loaded(program);
         let fd = loaded(program).with_context(|| format!("loading {name}"))?;
+        if !was_loaded {
+            self.load_behind(name);
+        }
         // Loading may take longer than the second that a flood is counted in.
         if !was_loaded && let Some(flows) = self.flood {
             self.count(flows);
@@ -273,14 +313,6 @@ impl Rig {
         MapData::from_id(map_data_of(map).info().expect("the kernel knows its maps").id())
     }
 
-    /// The flow table now.
-    pub fn flows(&self) -> Flows {
-        self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4")
-            .iter()
-            .map(|entry| entry.expect("the flow table can be read"))
-            .collect()
-    }
-
     /// The drop counters now.
     pub fn drops(&self) -> Drops {
         let map = PerCpuArray::<&MapData, u64>::try_from(self.ebpf.map("DROPS").expect("a map")).expect("its type");
@@ -306,11 +338,6 @@ impl Rig {
     /// One entry of the flow table, by its place in a walk; None past the end.
     pub fn some_flow(&self, place: usize) -> Option<FlowEntry> {
         self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4").iter().nth(place)?.ok()
-    }
-
-    /// The entry with this key.
-    pub fn flow(&self, key: &FlowKey<[u8; 4]>) -> Option<Flow<[u8; 4]>> {
-        self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4").get(key, 0).ok()
     }
 
     /// A hash map, to read.

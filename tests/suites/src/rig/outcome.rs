@@ -4,6 +4,7 @@ use mesh_common::schema::{Flow, FlowKey};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_packet::Frame;
 
+use super::family::spoken;
 use super::kernel::Ran;
 use super::way::{self, Way};
 use super::{Drops, Flows};
@@ -18,13 +19,13 @@ pub trait Packet {
 
 impl Packet for &Frame {
     fn bytes(&self) -> Vec<u8> {
-        Frame::bytes(self)
+        spoken(self).bytes()
     }
 }
 
 impl Packet for Frame {
     fn bytes(&self) -> Vec<u8> {
-        Frame::bytes(self)
+        spoken(self).bytes()
     }
 }
 
@@ -111,7 +112,7 @@ impl Outcome {
     #[track_caller]
     pub fn sent(self, wanted: &Frame) -> Self {
         self.acted(Action::Redirect, &[]);
-        wanted.assert_matches(&self.frame);
+        spoken(wanted).assert_matches(&self.frame);
         self
     }
 
@@ -120,7 +121,7 @@ impl Outcome {
     pub fn tunnelled(self, wanted: &Frame) -> Self {
         if self.action == Action::Redirect && !self.is_keyed && Way::of_this_test() == Way::Fast {
             self.acted(Action::Redirect, &[]);
-            way::wrapped(wanted).assert_matches(&self.frame);
+            way::wrapped(&spoken(wanted)).assert_matches(&self.frame);
             return self;
         }
         // What leaves mesh0 itself needs no redirect and no mark.
@@ -128,7 +129,7 @@ impl Outcome {
             if self.hook == Hook::FromHost { (Action::Ok, false) } else { (Action::Redirect, true) };
         self.acted(action, &[]);
         assert_eq!(self.is_keyed, is_keyed, "tunnel key: {self:?}");
-        wanted.assert_matches(&self.frame);
+        spoken(wanted).assert_matches(&self.frame);
         self
     }
 
@@ -138,7 +139,7 @@ impl Outcome {
         // What came the fast way has to get to mesh0 first.
         let is_fast = self.hook == Hook::FromOverlay && Way::of_this_test() == Way::Fast;
         self.acted(if is_fast { Action::Redirect } else { Action::Ok }, &[]);
-        wanted.assert_matches(&self.frame);
+        spoken(wanted).assert_matches(&self.frame);
         self
     }
 
@@ -168,7 +169,7 @@ impl Outcome {
     #[track_caller]
     pub fn refused(self, reason: DropReason, answer: &Frame) -> Self {
         self.acted(Action::Redirect, &[reason]);
-        answer.assert_matches(&self.frame);
+        spoken(answer).assert_matches(&self.frame);
         self
     }
 

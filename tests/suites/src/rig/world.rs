@@ -1,14 +1,14 @@
 //! Sentences that fill the maps: who is there, and what serves what.
 
-use aya::maps::{LpmTrie, MapData, lpm_trie};
+use aya::maps::{LpmTrie, MapData};
 use mesh_common::maglev;
 use mesh_common::schema::*;
 use mesh_common::wire::mac;
-use mesh_packet::{Frame, eth};
+use mesh_packet::{Frame, eth, over_ipv6};
 
-use super::Rig;
 use super::devices::HERE;
-use super::way::UPLINK_MAC;
+use super::way::{MESH0_MAC, UPLINK_MAC};
+use super::{Family, Rig};
 
 /// The peer with number 2.
 pub const PEER_2: [u8; 4] = [192, 0, 2, 2];
@@ -79,12 +79,18 @@ impl Rig {
     /// The world that every rig begins with.
     pub(super) fn furnish(&mut self) {
         let uplink = self.devices().uplink;
-        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2], addr6: [0; 16] });
-        self.put("ADDRESSES4", HERE, Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] });
+        let addr6 = if self.family == Family::V6 { over_ipv6(HERE) } else { [0; 16] };
+        self.put("UPLINKS", uplink, Uplink { addr4: HERE, mac: UPLINK_MAC, pad: [0; 2], addr6 });
+        let own = Address { node: 1, ifindex: uplink, flags: address_flag::OWN, pad: [0; 3] };
+        self.put("ADDRESSES4", HERE, own);
+        self.put_address(HERE, own);
         self.configure(|_| {});
         for (node, addr) in [(2u32, PEER_2), (3, PEER_3)] {
             self.set("PEERS", node, self.way.peer(mapped(addr), 0, uplink));
-            self.put("ADDRESSES4", addr, Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] });
+            let tunnel = Address { node, ifindex: 0, flags: address_flag::TUNNEL, pad: [0; 3] };
+            // Of IPv6 none is one.
+            self.put_address(addr, Address { flags: 0, ..tunnel });
+            self.put("ADDRESSES4", addr, tunnel);
         }
         for gateway in [[10, 0, 16, 1], [10, 0, 32, 1]] {
             let (vni, gateway) = network_of(gateway);
@@ -100,7 +106,7 @@ impl Rig {
                 prefix_len: 20,
                 pad: [0; 3],
             };
-            self.put("ENDPOINTS4", gateway, endpoint);
+            self.put_endpoint(gateway, endpoint);
         }
     }
 
@@ -114,18 +120,25 @@ impl Rig {
         let lists: Vec<_> = self.lists().keys().collect::<Result<_, _>>().expect("the lists are read");
         lists.iter().for_each(|prefix| self.lists().remove(prefix).expect("it was there"));
         self.clear::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4");
+        self.clear::<FragmentKey<[u8; 4]>, Fragmented>("FRAGMENTS4");
+        self.unmirror();
         (self.numbers, self.slots, self.links) = (0, 1, 0);
         self.furnish();
     }
 
-    fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {
+    pub(super) fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {
         super::batch::clear(self.map(name), size_of::<K>(), size_of::<V>())
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
     /// A task as a backend of a pool.
     pub fn put_backend(&mut self, task: &Task, pool: u32) {
-        self.put("BACKENDS", task.number, backend(task, pool));
+        let of = backend(task, pool);
+        let of = match self.family {
+            Family::V4 => of,
+            Family::V6 => Backend { addr4: [0; 4], addr6: over_ipv6(of.addr4), ..of },
+        };
+        self.put("BACKENDS", task.number, of);
     }
 
     /// Writes the node's facts, changed by `change`.
@@ -137,10 +150,11 @@ impl Rig {
             node: 1,
             mesh0: self.devices().mesh0,
             tunnel_addr4: HERE,
-            mesh0_mac: mac::of(mac::KIND_MESH0, 1),
+            mesh0_mac: MESH0_MAC,
             data_port: 4_789,
             mss4: 1_410,
-            tunnel_link4: link,
+            mss6: 1_390,
+            tunnel_link: link,
             ..Config::NONE
         };
         change(&mut config);
@@ -184,15 +198,15 @@ impl Rig {
             prefix_len: 20,
             pad: [0; 3],
         };
-        self.put("ENDPOINTS4", addr, endpoint);
-        self.put("BACKENDS", number, backend(&task, 0));
+        self.put_endpoint(addr, endpoint);
+        self.put_backend(&task, 0);
         task
     }
 
     /// The task has ended, as this node sees it.
     pub fn ended(&mut self, task: &Task) {
         self.delete::<u32, Backend>("BACKENDS", task.number);
-        self.delete::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4", task.addr);
+        self.delete_endpoint(task);
     }
 
     /// A service with a VIP, round robin over these tasks.
@@ -203,7 +217,7 @@ impl Rig {
         let vip = ip(vip);
         let frontend = Frontend { pool, vni: network_of(vip).0, generation: 1, ..Frontend::none(vip) };
         let service = self.staffed(&Service { pool, frontend }, tasks);
-        self.put("FRONTENDS4", FrontendKey::vip(vip), service.frontend);
+        self.put_frontend(FrontendKey::vip(vip), service.frontend);
         service
     }
 
@@ -221,7 +235,7 @@ impl Rig {
             self.set("RINGS", slot, *backend);
         }
         for task in tasks {
-            self.put("BACKENDS", task.number, backend(task, pool));
+            self.put_backend(task, pool);
         }
         let (turns_len, ring_len) = (list.len() as u32, ring.len() as u32);
         Service { pool, frontend: Frontend { turns_at, turns_len, ring_at, ring_len, ..service.frontend } }
@@ -230,34 +244,25 @@ impl Rig {
     /// Publishes a port of a service.
     pub fn publish(&mut self, service: &Service, protocol: u8, port: u16, target_port: u16) {
         let frontend = Frontend { target_port, ..service.frontend };
-        self.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(port, protocol), frontend);
+        self.put_frontend(FrontendKey::<[u8; 4]>::published(port, protocol), frontend);
     }
 
     /// The same at one address of a node alone.
     pub fn publish_at(&mut self, service: &Service, addr: [u8; 4], protocol: u8, port: u16, target_port: u16) {
         let frontend = Frontend { target_port, ..service.frontend };
-        self.put("FRONTENDS4", FrontendKey::published_at(addr, port, protocol), frontend);
+        self.put_frontend(FrontendKey::published_at(addr, port, protocol), frontend);
         let ask = Frontend { flags: frontend_flag::BY_ADDRESS, ..Frontend::none([0; 4]) };
-        self.put("FRONTENDS4", FrontendKey::<[u8; 4]>::published(port, protocol), ask);
+        self.put_frontend(FrontendKey::<[u8; 4]>::published(port, protocol), ask);
     }
 
     /// This node has another address, on its uplink.
     pub fn own_address(&mut self, addr: [u8; 4]) {
         let ifindex = self.devices().uplink;
-        self.put("ADDRESSES4", addr, Address { node: 1, ifindex, flags: address_flag::OWN, pad: [0; 3] });
+        self.put_address(addr, Address { node: 1, ifindex, flags: address_flag::OWN, pad: [0; 3] });
     }
 
-    /// A list of callers has this prefix.
-    pub fn allow(&mut self, prefix: AllowPrefix<[u8; 4]>) {
-        self.lists().insert(&trie_key(prefix), 1u32, 0).expect("the list takes it");
-    }
-
-    /// It has it no more.
-    pub fn disallow(&mut self, prefix: AllowPrefix<[u8; 4]>) {
-        self.lists().remove(&trie_key(prefix)).expect("the list had it");
-    }
-
-    fn lists(&mut self) -> LpmTrie<&mut MapData, AllowKey<[u8; 4]>, u32> {
+    /// Lists of allowed callers over IPv4.
+    pub(super) fn lists(&mut self) -> LpmTrie<&mut MapData, AllowKey<[u8; 4]>, u32> {
         LpmTrie::try_from(self.ebpf.map_mut("ALLOW4").expect("the object has this map")).expect("its key and value fit")
     }
 
@@ -287,10 +292,6 @@ impl Rig {
         let flags = peer_flag::UNREACHABLE;
         self.set("PEERS", node, self.way.peer(mapped(addr), flags, self.devices().uplink));
     }
-}
-
-fn trie_key(prefix: AllowPrefix<[u8; 4]>) -> lpm_trie::Key<AllowKey<[u8; 4]>> {
-    lpm_trie::Key::new(prefix.prefix_len, prefix.of)
 }
 
 fn backend(task: &Task, pool: u32) -> Backend {

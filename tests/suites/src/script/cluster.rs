@@ -110,6 +110,8 @@ impl Cluster {
     pub fn spread(&mut self) -> Result<(), String> {
         let reports: BTreeMap<Id, BTreeMap<Id, _>> =
             self.nodes.iter().map(|node| (node.id.clone(), node.reports.clone())).collect();
+        let interfaces: BTreeMap<Id, BTreeMap<_, _>> =
+            self.nodes.iter().map(|node| (node.id.clone(), node.interfaces.clone())).collect();
         let alive: BTreeSet<Id> = self.nodes.iter().filter(|node| node.is_alive).map(|node| node.id.clone()).collect();
         let (cut, now) = (&self.cut, self.now);
         let connected = |one: &Id, other: &Id| one == other || (!cut.contains(one) && !cut.contains(other));
@@ -123,12 +125,14 @@ impl Cluster {
             }
             let members: Vec<Id> = node.desired.nodes.keys().filter(|id| **id != node.id).cloned().collect();
             node.heard.retain(|id, _| members.contains(id));
+            node.heard_interfaces.retain(|id, _| members.contains(id));
             for other in &members {
                 let reaches = connected(&node.id, other);
                 note(&mut node.unreachable_since, other, !reaches, now);
                 note(&mut node.agent_gone_since, other, !reaches || !alive.contains(other), now);
                 if reaches && alive.contains(other) {
                     node.heard.insert(other.clone(), reports.get(other).cloned().unwrap_or_default());
+                    node.heard_interfaces.insert(other.clone(), interfaces.get(other).cloned().unwrap_or_default());
                 }
             }
             node.unreachable_since.retain(|id, _| members.contains(id));

@@ -101,6 +101,12 @@ fn change(cluster: &mut Cluster, parts: &[&str], input: Option<&str>) -> Result<
             cluster.node_mut(node)?.start_agent();
             return Ok(Vec::new());
         }
+        ["interface", node, name, addresses @ ..] => {
+            let addresses: Result<_, _> = addresses.iter().map(|text| text.parse()).collect();
+            let addresses = addresses.map_err(|_| "interface NODE NAME ADDRESS…")?;
+            cluster.node_mut(node)?.interfaces.insert(name.to_string(), addresses);
+            return Ok(Vec::new());
+        }
         ["occupy", node, used] => {
             let port = port(used)?;
             cluster.node_mut(node)?.occupied.insert(port);

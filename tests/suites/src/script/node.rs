@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use mesh_common::schema;
 use mesh_userspace::dns::zone::{self, Zone};
-use mesh_userspace::model::{Cluster, Id, Node as Member, Observed, TaskHealth, TaskState, TaskStatus, UnixMs};
+use mesh_userspace::model::{
+    Cluster, Id, Node as Member, NodeStatus, Observed, TaskHealth, TaskState, TaskStatus, UnixMs,
+};
 use mesh_userspace::plan::maps::{self, Facts, Tables};
 use mesh_userspace::plan::net::{self, HeldPort, NetImage, NetOp, Programmed, Underlay};
 
@@ -35,6 +37,10 @@ pub struct Node {
     pub reports: BTreeMap<Id, TaskStatus>,
     /// Reports of other nodes' tasks, by node, as last heard.
     pub heard: BTreeMap<Id, BTreeMap<Id, TaskStatus>>,
+    /// Addresses of this node's interfaces.
+    pub interfaces: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The same of others, as last heard.
+    pub heard_interfaces: BTreeMap<Id, BTreeMap<String, BTreeSet<IpAddr>>>,
     pub unreachable_since: BTreeMap<Id, UnixMs>,
     pub agent_gone_since: BTreeMap<Id, UnixMs>,
     /// Tasks that have a network namespace.
@@ -64,6 +70,8 @@ impl Node {
             desired: Cluster::default(),
             reports: BTreeMap::new(),
             heard: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
+            heard_interfaces: BTreeMap::new(),
             unreachable_since: BTreeMap::new(),
             agent_gone_since: BTreeMap::new(),
             namespaces: BTreeSet::new(),
@@ -86,8 +94,15 @@ impl Node {
         let own = self.reports.iter().map(|(id, status)| (id.clone(), status.clone()));
         let members: Vec<&Member> = self.desired.nodes.values().collect();
         let is_alive = |member: &&Member| !self.agent_gone_since.contains_key(&member.id);
+        let interfaces = self.heard_interfaces.iter().chain([(&self.id, &self.interfaces)]);
+        let status = |interfaces: &BTreeMap<_, _>| NodeStatus {
+            applied_revision: self.desired.revision,
+            interfaces: interfaces.clone(),
+            ..NodeStatus::default()
+        };
+        let nodes = interfaces.filter(|(_, interfaces)| !interfaces.is_empty());
         Observed {
-            nodes: BTreeMap::new(),
+            nodes: nodes.map(|(id, interfaces)| (id.clone(), status(interfaces))).collect(),
             tasks: others.chain(own).collect(),
             agent_alive: members.iter().map(|member| (member.id.clone(), is_alive(member))).collect(),
             agent_gone_since: self.agent_gone_since.clone(),

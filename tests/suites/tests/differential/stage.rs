@@ -7,9 +7,11 @@ use mesh_common::verdict::{self, DropReason, drop_index};
 use mesh_tests::rig::kernel::{self, Ran, Tunnelled};
 use mesh_tests::rig::{Rig, RunOptions};
 
-use super::frames::{Frame, Ip4, Speakers};
-use super::model::{Action, Change, Entrance, Hook, Judgement, Key, World, judge, mac};
+use super::frames::{Frame, Speakers};
+use super::model::read::{self, Form, SCTP};
+use super::model::{Action, Change, Entrance, Hook, Judgement, Key, World, judge, mac, none_like, vni};
 use super::oracles::{self, Came, Walls};
+use super::packet::Said;
 use super::random::Random;
 use super::{tables, worlds};
 
@@ -17,6 +19,7 @@ use super::{tables, worlds};
 const KEYED: u32 = 0x6d65_7368;
 /// First source port of outer headers.
 const FIRST_OUTER_PORT: u16 = 49_152;
+const HOOKS: [Hook; 4] = [Hook::Task, Hook::Overlay, Hook::Host, Hook::Uplink];
 const OUTER: usize = super::model::deliver::OUTER;
 
 pub struct Stage {
@@ -41,6 +44,7 @@ fn hook_of(hook: Hook) -> verdict::Hook {
     match hook {
         Hook::Task => verdict::Hook::FromTask,
         Hook::Overlay => verdict::Hook::FromOverlay,
+        Hook::Host => verdict::Hook::FromHost,
         Hook::Uplink => verdict::Hook::FromUplink,
     }
 }
@@ -48,7 +52,7 @@ fn hook_of(hook: Hook) -> verdict::Hook {
 impl Stage {
     pub fn new(is_close: bool) -> Option<Stage> {
         let mut rig = Rig::with_flow_table(1 << 14)?;
-        for hook in [Hook::Task, Hook::Overlay, Hook::Uplink] {
+        for hook in HOOKS {
             rig.load(hook_of(hook).name());
         }
         let hook = rig.program(verdict::Hook::FromOverlay.name()).fd().expect("it is loaded").as_fd();
@@ -93,7 +97,7 @@ impl Stage {
     /// The tables at a world's end, and all counters.
     pub fn end(&mut self) -> Result<(), String> {
         self.tables()?;
-        for hook in [Hook::Task, Hook::Overlay, Hook::Uplink] {
+        for hook in HOOKS {
             for reason in DropReason::ALL {
                 let wanted = self.dropped.get(&(hook, reason.name())).copied().unwrap_or(0);
                 let counted = self.rig.drops_of(drop_index(hook_of(hook), *reason));
@@ -180,7 +184,7 @@ impl Stage {
         if let Some(difference) = difference {
             return Err(format!(
                 "{difference}\nit is {frame:02x?}\nthe model    {judged:02x?}\nthe programs {ran:02x?}\nits flow {:?}",
-                super::model::read::packet(&frame.bytes).and_then(|packet| self.world.flows.get(&packet.key))
+                read::packet(&frame.bytes).and_then(|packet| self.world.flows.get(&packet.key))
             ));
         }
         if let Some(reason) = judged.reason {
@@ -209,6 +213,7 @@ impl Stage {
         match frame.entrance {
             Entrance::Task { link } => at(verdict::Hook::FromTask, link),
             Entrance::Uplink { link } => at(verdict::Hook::FromUplink, link),
+            Entrance::Host => at(verdict::Hook::FromHost, self.rig.devices().mesh0),
             Entrance::Driver { link } => {
                 let ran = kernel::test_run_xdp_at(self.driver.as_fd(), &frame.bytes, link)?;
                 // In TC's words: pass, redirect.
@@ -220,7 +225,7 @@ impl Stage {
                 Ok(Ran { code, ..ran })
             }
             Entrance::Overlay { remote, vni } => {
-                let program = self.tunnelled.from(remote, vni)?;
+                let program = self.tunnelled.from(tables::ip4(remote), vni)?;
                 let options = RunOptions { ifindex: self.rig.devices().mesh0, ..RunOptions::default() };
                 kernel::test_run(program, &frame.bytes, options)
             }
@@ -258,7 +263,7 @@ impl Stage {
     }
 
     fn is_drawn(&self, frame: &Frame, judged: &Judgement) -> bool {
-        let untouched = super::model::read::packet(&frame.bytes)
+        let untouched = read::packet(&frame.bytes)
             .filter(|packet| {
                 !judged.changes.iter().any(|change| matches!(change, Change::Flow(key, _) if *key == packet.key))
             })
@@ -278,6 +283,7 @@ impl Stage {
             Entrance::Task { .. } => "from_task",
             Entrance::Uplink { .. } => "from_uplink",
             Entrance::Driver { .. } => "xdp_uplink",
+            Entrance::Host => "from_host",
             Entrance::Overlay { .. } => "from_overlay",
         };
         let how = match judged.action {
@@ -291,27 +297,65 @@ impl Stage {
             Action::Redirect => "sent",
         };
         *self.met.entry(format!("{hook}: {how}")).or_default() += 1;
+        if inner(&frame.bytes).get(12..14) == Some(&[0x86, 0xdd]) {
+            *self.met.entry(format!("IPv6: {hook}: {how}")).or_default() += 1;
+        }
         if let Some((_, reason)) = judged.reason {
             *self.met.entry(reason.into()).or_default() += 1;
+        } else if matches!(judged.action, Action::Ok | Action::Redirect)
+            && let Some(what) = self.chapter(frame, judged)
+        {
+            *self.met.entry(what.into()).or_default() += 1;
+            if inner(&frame.bytes).get(12..14) == Some(&[0x86, 0xdd]) {
+                *self.met.entry(format!("IPv6: {what}")).or_default() += 1;
+            }
+        }
+    }
+
+    /// What is rare about a packet that went on.
+    fn chapter(&self, frame: &Frame, judged: &Judgement) -> Option<&'static str> {
+        let packet = read::packet(inner(&frame.bytes))?;
+        let left = if judged.is_wrapped { &judged.frame[OUTER..] } else { &judged.frame };
+        let after = read::packet(left)?;
+        let is_changed = (after.key.src, after.key.dst) != (packet.key.src, packet.key.dst);
+        let key = packet.key;
+        let is_by_address = || {
+            let all = (none_like(key.dst), key.dport, key.protocol);
+            self.world.published.get(&all).is_some_and(|it| it.by_address)
+        };
+        match packet.form {
+            Form::Error if is_changed => Some("an error spoke of what was sent"),
+            Form::Fragment if is_changed => Some("a later fragment followed"),
+            Form::Ports if key.protocol == SCTP && (after.key.sport, after.key.dport) != (key.sport, key.dport) => {
+                Some("an SCTP port changed")
+            }
+            Form::Ports if self.world.addresses.contains_key(&key.dst) && is_by_address() => {
+                Some("a port of one address")
+            }
+            Form::Ports
+                if !is_changed && self.world.endpoints.contains_key(&key.dst) && after.key.sport != key.sport =>
+            {
+                Some(match frame.entrance {
+                    Entrance::Host => "a direct call of the host kept clear of another's answers",
+                    _ => "a direct call kept clear of another's answers",
+                })
+            }
+            _ => None,
         }
     }
 
     /// How a frame came, as far as walls go.
     fn came<'f>(&self, frame: &'f Frame) -> Came<'f> {
         let came = inner(&frame.bytes);
-        let sender = came.get(26..30).and_then(|addr| <[u8; 4]>::try_from(addr).ok());
+        let sender = oracles::ends(came).map(|(sender, _)| sender);
         let network = match frame.entrance {
             Entrance::Task { link } => self.world.endpoints.values().find(|it| it.link == link),
+            // Whoever has an address of the host, a gateway's too, is the host.
+            Entrance::Host => None,
             // What a peer's task is in was judged when it began: the sender counts, not what the frame says.
             _ => sender.and_then(|sender| self.world.endpoints.get(&sender)),
         };
-        let id = match frame.entrance {
-            Entrance::Overlay { vni, .. } => vni,
-            _ if came.len() < frame.bytes.len() => {
-                u32::from_be_bytes([0, frame.bytes[46], frame.bytes[47], frame.bytes[48]])
-            }
-            _ => 0,
-        };
+        let id = id_of(frame);
         Came { frame: came, network: network.map(|it| it.vni), is_request: (1..4_096).contains(&id) }
     }
 
@@ -323,12 +367,15 @@ impl Stage {
         }
         let outer =
             judged.is_wrapped.then(|| u32::from_be_bytes([0, judged.frame[46], judged.frame[47], judged.frame[48]]));
+        let is_keyed = judged.is_keyed;
         let left = if judged.is_wrapped { judged.frame[OUTER..].to_vec() } else { judged.frame };
         if frame.is_sound {
             oracles::checksums(&left).map_err(|error| format!("{error}\nof {left:02x?}\nafter {frame:02x?}"))?;
         }
         let came = self.came(frame);
-        let passed = self.walls.pass(&self.world, &came, &left, outer);
+        // Handed back to the peer as it came, whomever its MAC address names: nobody is reached.
+        let is_handed_back = is_keyed && came.frame == left.as_slice();
+        let passed = if is_handed_back { Ok(()) } else { self.walls.pass(&self.world, &came, &left, outer) };
         passed.map_err(|error| format!("{error}\nit left as {left:02x?}\nafter {frame:02x?}"))?;
         Ok(Some(left))
     }
@@ -344,18 +391,22 @@ impl Stage {
         else {
             return Ok(());
         };
+        // One that a peer hands back has the task's address already, and another call's to that task may be remembered.
+        if id_of(frame) == vni::TURNED_BACK_TASK {
+            return Ok(());
+        }
         // An answer itself, by an ingress node.
         if self.world.vips.contains_key(&came.src) || self.world.addresses.contains_key(&came.src) {
             return Ok(());
         }
-        // Of a call that has just been remembered. Its tuple may begin another life later; and what is not rewritten is not remembered: its answers are
-        // taken for those of a flow that is (docs/packet-walk.md, "Not carried yet").
+        // Of a call that has just been remembered. Its tuple may begin another life later; and what is not rewritten is not remembered: in the midst of
+        // such a call nobody asks whether its answers are taken for another's (docs/decisions/0038).
         let is_first = self.world.flows.get(&came).is_some_and(|call| call.packets == 1 && !call.flags.reply);
         if if came == got { self.world.flows.contains_key(&got.turned()) } else { !is_first } {
             return Ok(());
         }
-        let packet = Ip4 { key: got.turned(), flags: 0x12, kind: 0, offset: 0, more: false };
-        let bytes = packet.bytes(mac::GATEWAY, task.mac, 0, &[], 8, &mut self.random);
+        let packet = Said { flags: 0x12, ..Said::new(got.turned()) };
+        let bytes = packet.bytes([mac::GATEWAY, task.mac], 0, &[], 8, &mut self.random);
         let entrance = Entrance::Task { link: task.link };
         let answer = Frame { bytes, entrance, is_sound: true };
         let Some(back) = self.pass(&answer)? else { return Ok(()) };
@@ -365,6 +416,17 @@ impl Stage {
         }
         *self.met.entry("an answer undid its call".into()).or_default() += 1;
         Ok(())
+    }
+}
+
+/// The VNI by which a frame came; 0: by no tunnel.
+fn id_of(frame: &Frame) -> u32 {
+    match frame.entrance {
+        Entrance::Overlay { vni, .. } => vni,
+        _ if inner(&frame.bytes).len() < frame.bytes.len() => {
+            u32::from_be_bytes([0, frame.bytes[46], frame.bytes[47], frame.bytes[48]])
+        }
+        _ => 0,
     }
 }
 
@@ -393,6 +455,15 @@ fn bytes_differ(judged: &Judgement, left: &[u8]) -> Option<String> {
             return Some(format!("the outer source port {port}"));
         }
         left[34..36].copy_from_slice(&wanted[34..36]);
+        if wanted[OUTER + 12..OUTER + 14] == [0x86, 0xdd] {
+            // Any identification, and the header's checksum for it.
+            if mesh_packet::checksum::complete(0, &left[14..34]) != 0 {
+                return Some("the outer header's checksum".into());
+            }
+            for at in [18, 24] {
+                left[at..at + 2].copy_from_slice(&wanted[at..at + 2]);
+            }
+        }
     }
     let at = wanted.iter().zip(&left).position(|(wanted, left)| wanted != left)?;
     Some(format!("byte {at}"))

@@ -1,5 +1,9 @@
 //! Random worlds: tasks, services, published ports and peers, some of it not as it should be.
 
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use mesh_tests::rig::mirror as mirrored;
 use mesh_tests::rig::{Devices, HERE, PEER_2, PEER_3, ROUTER_MAC, UPLINK_MAC};
 
 use super::model::{Address, Algorithm, Backend, Endpoint, Frontend, Ip, Kept, Peer, Slot, Uplink, World, mac};
@@ -8,37 +12,57 @@ use super::random::Random;
 /// Ports that services publish, and one more.
 pub const PORTS: [u16; 5] = [8_000, 8_001, 8_002, 53, 9_000];
 /// An address of this node that another link has.
-pub const HERE_TOO: Ip = [192, 0, 2, 9];
+pub const HERE_TOO: Ip = ip(192, 0, 2, 9);
 /// Callers of the world: few, so that they meet again.
-pub const CALLERS: [Ip; 4] = [[198, 51, 100, 0], [198, 51, 100, 1], [198, 51, 100, 2], [198, 51, 100, 3]];
+pub const CALLERS: [Ip; 4] = [ip(198, 51, 100, 0), ip(198, 51, 100, 1), ip(198, 51, 100, 2), ip(198, 51, 100, 3)];
 /// Nobody has a route there.
-pub const NOWHERE: Ip = [203, 0, 113, 9];
+pub const NOWHERE: Ip = ip(203, 0, 113, 9);
 pub const NETWORKS: [(u8, u32); 2] = [(16, 4_097), (32, 4_098)];
 
+pub const fn ip(a: u8, b: u8, c: u8, d: u8) -> Ip {
+    Ip::V4(Ipv4Addr::new(a, b, c, d))
+}
+
 pub fn address_of(node: u32) -> Ip {
-    match node {
+    Ip::from(match node {
         1 => HERE,
         2 => PEER_2,
         _ => PEER_3,
-    }
+    })
+}
+
+/// Whether this kernel's version is this one or a later one.
+fn is_at_least(wanted: [u32; 2]) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("every kernel says its release");
+    let version: Vec<u32> = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok()).collect();
+    version >= wanted.to_vec()
 }
 
 pub fn any(random: &mut Random, devices: &Devices) -> World {
     let mut world = World {
         is_set_up: !random.one_in(25),
+        crosses_families: is_at_least([6, 3]),
         node: 1,
         mesh0: devices.mesh0,
         mesh0_mac: mac::of(2, 1),
-        tunnel_addr: HERE,
+        tunnel_addr: Some(HERE.into()),
         data_port: 4_789,
-        mss: random.of(&[1_410, 1_410, 1_410, 536, 0]),
+        mss4: random.of(&[1_410, 1_410, 1_410, 536, 0]),
+        mss6: random.of(&[1_390, 1_390, 1_390, 536, 0]),
         // A route of the rig's says so; this host; the link's broadcast.
-        unrouted: vec![vec![203, 0, 113], vec![127], vec![192, 0, 2, 255]],
+        unrouted: vec![
+            (ip(203, 0, 113, 0), 24),
+            (ip(127, 0, 0, 0), 8),
+            (ip(192, 0, 2, 255), 32),
+            (six(NOWHERE), 120),
+            // Of a link and of no other.
+            (Ip::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+        ],
         way_out: devices.uplink,
         ..World::default()
     };
     let address = |node, link, is_own, is_peer, by_mesh0| Address { node, link, is_own, is_peer, by_mesh0 };
-    world.addresses.insert(HERE, address(1, devices.uplink, true, false, false));
+    world.addresses.insert(HERE.into(), address(1, devices.uplink, true, false, false));
     // What is remembered of a call by the uplink may be asked for by another link.
     world.addresses.insert(HERE_TOO, address(1, devices.mesh0, true, false, false));
     for node in 2..=3 {
@@ -47,11 +71,58 @@ pub fn any(random: &mut Random, devices: &Devices) -> World {
         peer(random, &mut world, node);
     }
     if !random.one_in(12) {
-        world.uplinks.insert(devices.uplink, Uplink { addr: HERE, mac: UPLINK_MAC });
+        world.uplinks.insert(devices.uplink, Uplink { addrs: both(HERE.into()), mac: UPLINK_MAC });
     }
     people(random, &mut world, devices);
     (0..4).for_each(|number| service(random, &mut world, number));
+    mirror(&mut world);
     world
+}
+
+/// Whoever has an IPv4 address has the IPv6 address that mirrors it (`rig::mirror`), and is there what it is here; but for the tunnel's outer ends.
+fn mirror(world: &mut World) {
+    fn six_of<V: Clone>(table: &BTreeMap<Ip, V>, change: impl Fn(&mut V)) -> Vec<(Ip, V)> {
+        let changed = |(addr, value): (&Ip, &V)| {
+            let mut value = value.clone();
+            change(&mut value);
+            (six(*addr), value)
+        };
+        table.iter().map(changed).collect()
+    }
+    let addresses = six_of(&world.addresses, |_| {});
+    world.addresses.extend(addresses);
+    let endpoints = six_of(&world.endpoints, |it| {
+        (it.gateway, it.prefix_len) = (six(it.gateway), it.prefix_len + 96);
+    });
+    world.endpoints.extend(endpoints);
+    let frontend = |it: &mut Frontend| {
+        it.vip = six(it.vip);
+        let callers = it.allow.iter_mut().flatten();
+        callers.for_each(|(addr, bits)| (*addr, *bits) = (six(*addr), *bits + 96));
+    };
+    let vips = six_of(&world.vips, frontend);
+    world.vips.extend(vips);
+    let published = world.published.iter().map(|((addr, port, protocol), it)| {
+        let mut it = it.clone();
+        frontend(&mut it);
+        ((six(*addr), *port, *protocol), it)
+    });
+    let published: Vec<_> = published.collect();
+    world.published.extend(published);
+    let kept: Vec<_> = world.kept.iter().map(|((addr, pool), kept)| ((six(*addr), *pool), *kept)).collect();
+    world.kept.extend(kept);
+}
+
+/// The mirrored address.
+pub fn six(addr: Ip) -> Ip {
+    match addr {
+        Ip::V4(addr) => mirrored::six(addr.octets()).into(),
+        six => six,
+    }
+}
+
+fn both(addr: Ip) -> [Ip; 2] {
+    [addr, six(addr)]
 }
 
 fn peer(random: &mut Random, world: &mut World, node: u32) {
@@ -70,7 +141,7 @@ fn peer(random: &mut Random, world: &mut World, node: u32) {
 
 fn people(random: &mut Random, world: &mut World, devices: &Devices) {
     for (third, vni) in NETWORKS {
-        let addr = [10, 0, third, 1];
+        let addr = ip(10, 0, third, 1);
         let gateway = Endpoint {
             vni,
             number: 0,
@@ -88,13 +159,13 @@ fn people(random: &mut Random, world: &mut World, devices: &Devices) {
     let there = (0..6u8).map(|at| (20 + at, 2 + u32::from(at % 2), 0));
     for (number, (last, node, link)) in (1..).zip(here.chain(there)) {
         let (third, vni) = random.of(&[NETWORKS[0], NETWORKS[0], NETWORKS[1]]);
-        let (addr, mac) = ([10, 0, third, last], mac::of(1, number));
+        let (addr, mac) = (ip(10, 0, third, last), mac::of(1, number));
         let endpoint = Endpoint {
             vni,
             number,
             node,
             link,
-            gateway: [10, 0, third, 1],
+            gateway: ip(10, 0, third, 1),
             mac,
             is_gateway: false,
             is_internal: random.one_in(5),
@@ -102,7 +173,7 @@ fn people(random: &mut Random, world: &mut World, devices: &Devices) {
         };
         world.endpoints.insert(addr, endpoint);
         let is_ready = !random.one_in(6);
-        world.backends.insert(number, Backend { addr, vni, pool: 0, node, link, mac, is_ready });
+        world.backends.insert(number, Backend { addrs: both(addr), vni, pool: 0, node, link, mac, is_ready });
     }
 }
 
@@ -129,27 +200,29 @@ fn service(random: &mut Random, world: &mut World, number: u8) {
             world.kept.insert((client, pool), kept);
         }
     }
-    let vip = [10, 0, third, 200 + number];
+    let vip = ip(10, 0, third, 200 + number);
     world.turns.insert(pool, random.next() >> (1 + random.below(63)));
-    let frontend = Frontend { pool, vni, vip, algorithm, turns, ring, target_port: 0, not_taken: false, allow: None };
+    let (target_port, not_taken, by_address, allow) = (0, false, false, None);
+    let frontend = Frontend { pool, vni, vip, algorithm, turns, ring, target_port, not_taken, by_address, allow };
     for port in PORTS {
         if random.one_in(2) {
             let target_port = random.of(&[0, port, 9_000]);
             let mut published = Frontend { target_port, not_taken: random.one_in(6), ..frontend.clone() };
             if random.one_in(3) {
                 let prefixes = [
-                    ([10, 0, 0, 0], 8),
-                    ([10, 0, third, 0], 20),
-                    ([198, 51, 100, 0], 31),
-                    ([198, 51, 100, 2], 32),
-                    (HERE, 32),
+                    (ip(10, 0, 0, 0), 8),
+                    (ip(10, 0, third, 0), 20),
+                    (ip(198, 51, 100, 0), 31),
+                    (ip(198, 51, 100, 2), 32),
+                    (HERE.into(), 32),
                 ];
                 published.allow = Some(prefixes.into_iter().filter(|_| random.one_in(2)).collect());
                 if published.algorithm == Algorithm::Maglev {
                     published.algorithm = Algorithm::MaglevOfAllowed;
                 }
             }
-            world.published.insert((port, random.of(&[6, 6, 17, 17, 132])), published);
+            let protocol = random.of(&[6, 6, 17, 17, 132]);
+            publish(random, world, (port, protocol), published);
         }
     }
     let first = frontend.turns.first().copied();
@@ -157,6 +230,34 @@ fn service(random: &mut Random, world: &mut World, number: u8) {
     if let Some((number, _)) = first.filter(|_| random.one_in(6)) {
         // It has ended, and the lists don't know yet.
         world.backends.remove(&number);
+    }
+}
+
+/// Publishes a port: at every address, or at some while it is nobody's at all of them.
+fn publish(random: &mut Random, world: &mut World, (port, protocol): (u16, u8), frontend: Frontend) {
+    let all = ip(0, 0, 0, 0);
+    let is_by_address = world.published.get(&(all, port, protocol)).map(|it| it.by_address);
+    if !is_by_address.unwrap_or(random.one_in(3)) {
+        world.published.insert((all, port, protocol), frontend);
+        return;
+    }
+    let nobody = Frontend {
+        pool: 0,
+        vni: 0,
+        vip: all,
+        algorithm: Algorithm::RoundRobin,
+        turns: Vec::new(),
+        ring: Vec::new(),
+        target_port: 0,
+        not_taken: false,
+        by_address: true,
+        allow: None,
+    };
+    world.published.insert((all, port, protocol), nobody);
+    for addr in [address_of(1), HERE_TOO, address_of(2), address_of(3)] {
+        if random.one_in(2) {
+            world.published.insert((addr, port, protocol), frontend.clone());
+        }
     }
 }
 

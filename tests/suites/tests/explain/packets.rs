@@ -1,11 +1,13 @@
-//! Random packets for a world: most of them meant well, each kind of mistake often enough.
+//! Random packets for a world: most of them meant well, each kind of mistake often enough. What is said over IPv4 is said over IPv6 as often, by the addresses
+//! that mirror those (`rig::mirror`).
 
-use mesh_common::family::V4;
+use mesh_common::family::{V4, V6};
 use mesh_common::flow::twin;
 use mesh_common::hash;
 use mesh_common::schema::{Address, Flow, FlowKey, address_flag, flow_flag, origin};
 use mesh_common::snat;
 use mesh_common::wire::{mac, vni};
+use mesh_tests::rig::mirror::{four, six};
 use mesh_tests::rig::{HERE, PEER_2, PEER_3, ROUTER_MAC, Task, UPLINK_MAC};
 use mesh_userspace::explain::{Entrance, Frame};
 
@@ -22,22 +24,30 @@ pub struct Packet {
 }
 
 impl Packet {
+    pub fn is_ipv6(&self) -> bool {
+        self.bytes[14] >> 4 == 6
+    }
+
     pub fn is_whole(&self) -> bool {
-        self.bytes[20] & 0x40 != 0
+        self.is_ipv6() || self.bytes[20] & 0x40 != 0
     }
 
     pub fn ttl(&self) -> u8 {
-        self.bytes[22]
+        if self.is_ipv6() { self.bytes[21] } else { self.bytes[22] }
     }
 
+    /// The destination, or what it mirrors.
     pub fn dst(&self) -> [u8; 4] {
-        [self.bytes[30], self.bytes[31], self.bytes[32], self.bytes[33]]
+        let at = if self.is_ipv6() { 50 } else { 30 };
+        [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]]
     }
 }
 
-/// An IPv4 packet, said field by field.
+/// A packet, said field by field.
 #[derive(Clone, Copy, Debug)]
 struct Ip {
+    /// The addresses mirror these.
+    is_ipv6: bool,
     src: [u8; 4],
     dst: [u8; 4],
     protocol: u8,
@@ -59,29 +69,51 @@ impl Ip {
             132 => 12,
             _ => 8,
         } + payload;
-        let mut bytes = Vec::with_capacity(34 + l4);
+        let mut bytes = Vec::with_capacity(62 + l4);
         bytes.extend(frame.dst);
         bytes.extend(frame.src);
+        if self.is_ipv6 {
+            self.ipv6(&mut bytes, l4 as u16)
+        } else {
+            self.ipv4(&mut bytes, l4 as u16)
+        }
+        let at = bytes.len();
+        bytes.resize(at + l4, 0);
+        let header = &mut bytes[at..];
+        if self.protocol == 1 {
+            // Echoes of ICMPv6 are 128 and 129.
+            header[0] = if self.is_ipv6 { 129 - self.kind / 8 } else { self.kind };
+            header[4..6].copy_from_slice(&(self.sport | self.dport).to_be_bytes());
+        } else {
+            header[..2].copy_from_slice(&self.sport.to_be_bytes());
+            header[2..4].copy_from_slice(&self.dport.to_be_bytes());
+        }
+        if self.protocol == 6 {
+            (header[12], header[13], header[16]) = (0x50, self.flags, 0x77);
+        }
+        bytes
+    }
+
+    fn ipv4(&self, bytes: &mut Vec<u8>, len: u16) {
         bytes.extend([0x08, 0x00, 0x45, 0]);
-        bytes.extend((20 + l4 as u16).to_be_bytes());
+        bytes.extend((20 + len).to_be_bytes());
         let flags = if self.is_whole { 0x40 } else { 0 };
         bytes.extend([0, 1, flags, if self.is_fragment { 16 } else { 0 }, self.ttl, self.protocol, 0x12, 0x34]);
         bytes.extend(self.src);
         bytes.extend(self.dst);
-        bytes.resize(34 + l4, 0);
-        if self.protocol == 1 {
-            bytes[34] = self.kind;
-            bytes[38..40].copy_from_slice(&(self.sport | self.dport).to_be_bytes());
-        } else {
-            bytes[34..36].copy_from_slice(&self.sport.to_be_bytes());
-            bytes[36..38].copy_from_slice(&self.dport.to_be_bytes());
-        }
-        if self.protocol == 6 {
-            bytes[46] = 0x50;
-            bytes[47] = self.flags;
-            bytes[50] = 0x77;
-        }
-        bytes
+    }
+
+    fn ipv6(&self, bytes: &mut Vec<u8>, len: u16) {
+        let protocol = if self.protocol == 1 { 58 } else { self.protocol };
+        // A later fragment (RFC 8200, 4.5), 128 bytes on.
+        let fragment = [protocol, 0, 0, 128, 0, 0, 0, 1];
+        let extension = if self.is_fragment { &fragment[..] } else { &[] };
+        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        bytes.extend((len + extension.len() as u16).to_be_bytes());
+        bytes.extend([if self.is_fragment { 44 } else { protocol }, self.ttl]);
+        bytes.extend(six(self.src));
+        bytes.extend(six(self.dst));
+        bytes.extend(extension);
     }
 }
 
@@ -93,6 +125,7 @@ fn any_ip(random: &mut Random, src: [u8; 4], dst: [u8; 4]) -> Ip {
     let dport =
         if random.one_in(20) { 4_789 } else { random.of(&[PORTS[0], PORTS[1], PORTS[2], PORTS[3], 9_000, 40_001]) };
     Ip {
+        is_ipv6: random.one_in(2),
         src,
         dst,
         protocol,
@@ -153,10 +186,19 @@ fn from_task(random: &mut Random, world: &mut World) -> Packet {
     let source = if random.one_in(30) { mac::of(mac::KIND_TASK, 77) } else { task.mac };
     if dst[0] == 198 && random.one_in(4) {
         // Every port that would be tried is somebody's.
-        let hash = hash::tuple::<V4>(src.into(), dst.into(), ip.sport, ip.dport, ip.protocol);
+        let hash = if ip.is_ipv6 {
+            hash::tuple::<V6>(six(src).into(), six(dst).into(), ip.sport, ip.dport, ip.protocol)
+        } else {
+            hash::tuple::<V4>(src.into(), dst.into(), ip.sport, ip.dport, ip.protocol)
+        };
         for attempt in 0..snat::TRIES {
             let key = FlowKey::new(dst, HERE, ip.dport, snat::candidate(hash, attempt), ip.protocol);
-            world.rig.put("FLOWS4", key, Flow::<[u8; 4]> { from: origin::WIRE, deliver: 1, ..Flow::default() });
+            let flow = Flow::<[u8; 4]> { from: origin::WIRE, deliver: 1, ..Flow::default() };
+            if ip.is_ipv6 {
+                world.rig.put("FLOWS6", key.with(six), flow.with(six));
+            } else {
+                world.rig.put("FLOWS4", key, flow);
+            }
         }
     }
     send_from_task(random, &ip, &task, source)
@@ -267,28 +309,52 @@ fn send_from_overlay(random: &mut Random, ip: &Ip, remote: [u8; 4], vni: u32, fr
 
 /// A packet of a flow that exists, or its answer; some of those flows have lost their task.
 fn known(random: &mut Random, world: &mut World) -> Option<Packet> {
-    let (key, mut flow) = world.rig.some_flow(random.below(64))?;
     let is_turned = random.one_in(2);
-    let (key, flow) = match twin(&key, &flow).filter(|_| is_turned) {
-        Some(other) => (other, world.rig.flow(&other)?),
-        None => {
-            if random.one_in(8) {
-                flow.flags |= flow_flag::DEAD;
-                world.rig.put("FLOWS4", key, flow);
-            }
-            (key, flow)
-        }
+    if random.one_in(2) {
+        let table = world.rig.read::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("FLOWS6");
+        let (key, flow) = table.iter().nth(random.below(64))?.ok()?;
+        let found = match twin(&key, &flow).filter(|_| is_turned) {
+            Some(other) => Some((other, table.get(&other, 0).ok()?)),
+            None => None,
+        };
+        let (key, flow) = found.unwrap_or_else(|| (key, with_lost_task(random, flow)));
+        world.rig.put("FLOWS6", key, flow);
+        return of_flow(random, world, key.with(four), &flow.with(four), true);
+    }
+    let (key, flow) = world.rig.some_flow(random.below(64))?;
+    let found = match twin(&key, &flow).filter(|_| is_turned) {
+        Some(other) => Some((other, world.rig.flow(&other)?)),
+        None => None,
     };
+    let (key, flow) = found.unwrap_or_else(|| (key, with_lost_task(random, flow)));
+    world.rig.put("FLOWS4", key, flow);
+    of_flow(random, world, key, &flow, false)
+}
+
+fn with_lost_task<A>(random: &mut Random, flow: Flow<A>) -> Flow<A> {
+    let dead = if random.one_in(8) { flow_flag::DEAD } else { 0 };
+    Flow { flags: flow.flags | dead, ..flow }
+}
+
+fn of_flow(
+    random: &mut Random,
+    world: &mut World,
+    key: FlowKey<[u8; 4]>,
+    flow: &Flow<[u8; 4]>,
+    is_ipv6: bool,
+) -> Option<Packet> {
+    let protocol = if key.protocol == 58 { 1 } else { key.protocol };
     let mut ip = any_ip(random, key.src, key.dst);
-    (ip.protocol, ip.sport, ip.dport, ip.is_fragment) = (key.protocol, key.sport, key.dport, false);
+    (ip.protocol, ip.sport, ip.dport, ip.is_fragment) = (protocol, key.sport, key.dport, false);
+    ip.is_ipv6 = is_ipv6;
     if ip.protocol == 1 {
         ip.kind = if key.dport == 0 { 8 } else { 0 };
     }
     Some(match flow.from {
         origin::WIRE => send_from_uplink(random, &ip, world),
         origin::HOST => send_from_host(random, &ip),
-        peer if peer & 0xc000_0000 == origin::PEER => {
-            let remote = super::world::address_of(peer & !origin::PEER);
+        peer if origin::is_peer(peer) => {
+            let remote = super::world::address_of(origin::number(peer));
             let frame = Frame {
                 dst: mac::of(mac::KIND_ENDPOINT, flow.backend.max(1)),
                 src: random.of(&[mac::GATEWAY, mac::HOST]),

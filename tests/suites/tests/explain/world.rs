@@ -1,6 +1,6 @@
 //! A random world in a rig's maps: tasks, services, published ports and peers, some of it wrong.
 
-use mesh_common::family::V4;
+use mesh_common::family::{V4, V6};
 use mesh_common::schema::*;
 use mesh_common::verdict::{DropReason, Hook, drop_index};
 use mesh_common::wire::mac;
@@ -14,6 +14,7 @@ pub const PORTS: [u16; 4] = [8_000, 8_001, 8_002, 53];
 pub struct World {
     pub rig: Rig,
     pub lookups: Lookups<V4>,
+    pub lookups6: Lookups<V6>,
     pub tasks: Vec<Task>,
     pub vips: Vec<[u8; 4]>,
     backends: usize,
@@ -34,8 +35,9 @@ impl World {
     pub fn new() -> Option<World> {
         let rig = Rig::with_flow_table(1 << 16)?;
         let lookups = Lookups::open(|name| rig.map_data(name)).expect("the maps are there");
+        let lookups6 = Lookups::open(|name| rig.map_data(name)).expect("the maps are there");
         let links = rig.devices().tasks.clone();
-        Some(World { rig, lookups, tasks: Vec::new(), vips: Vec::new(), backends: 1, links })
+        Some(World { rig, lookups, lookups6, tasks: Vec::new(), vips: Vec::new(), backends: 1, links })
     }
 
     /// Another world: nothing is left of the last one.
@@ -49,6 +51,7 @@ impl World {
             if !is_set_up {
                 config.mesh0 = 0;
             }
+            config.mss6 = 1_390;
         });
         for (node, addr) in [(2, PEER_2), (3, PEER_3)] {
             match random.below(8) {
@@ -67,6 +70,7 @@ impl World {
         for number in 0..4 {
             self.service(random, number);
         }
+        self.rig.mirror();
     }
 
     fn people(&mut self, random: &mut Random) {

@@ -2,7 +2,7 @@
 
 use super::ingress::{Back, Call, Entry};
 use super::read::{self, Packet, TCP, mac_at};
-use super::{Action, Case, Flow, Origin, Peer, Side, Step, Stop, Way, mac, vni};
+use super::{Action, Case, Flow, Origin, Side, Step, Stop, Way, mac, vni};
 
 impl Case<'_> {
     /// A call of this ingress node.
@@ -26,8 +26,9 @@ impl Case<'_> {
             if chosen.backend != gone || chosen.way != Way::Tunnel || chosen.node != node {
                 return Err(forged);
             }
-            let published =
-                self.published(key.dport, key.protocol).filter(|_| self.world.addresses.contains_key(&key.dst));
+            let published = self
+                .published(key.dst, key.dport, key.protocol)
+                .filter(|_| self.world.addresses.contains_key(&key.dst));
             let (frontend, target_port) = match (published, self.world.vips.get(&key.dst)) {
                 (Some(frontend), _) => (frontend.clone(), frontend.target_port),
                 (None, Some(frontend)) => (frontend.clone(), 0),
@@ -36,12 +37,12 @@ impl Case<'_> {
             };
             let back = match entry {
                 Entry::Wire => Back { way: Way::Uplink, link: chosen.link, node: 0, vni: 0, mac: src },
-                Entry::Host => Back { way: Way::Host, link: 0, node: 0, vni: 0, mac: self.world.mesh0_mac },
+                Entry::Host => Back::to_host(self.world),
                 Entry::Client => {
                     let caller = self.world.endpoints.get(&key.src).filter(|it| it.number == client && it.link != 0);
                     let caller = caller.ok_or(forged)?;
                     gateway = caller.gateway;
-                    Back { way: Way::Task, link: caller.link, node: 0, vni: 0, mac: caller.mac }
+                    Back::to_task(caller)
                 }
             };
             self.forget(key);
@@ -53,7 +54,7 @@ impl Case<'_> {
             }
             again
         };
-        let peer = self.peer_of(&flow)?.map(|peer| Peer { link: 0, ..peer }); // through mesh0: it is rare
+        let peer = self.peer_again(&flow)?;
         self.rewrite(packet, &flow, gateway)?;
         self.deliver(&flow, peer.as_ref(), client)
     }
@@ -88,7 +89,7 @@ impl Case<'_> {
                 again
             }
         };
-        let peer = self.peer_of(&flow)?.map(|peer| Peer { link: 0, ..peer }); // through mesh0: it is rare
+        let peer = self.peer_again(&flow)?;
         self.rewrite(&packet, &flow, source.gateway)?;
         self.deliver(&flow, peer.as_ref(), source.number)
     }

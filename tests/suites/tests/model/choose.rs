@@ -2,7 +2,7 @@
 
 use super::read::Packet;
 use super::sums::{hash, hash_of_client, slot};
-use super::{Algorithm, Case, Change, Frontend, Kept, Key, Side, Slot, Step, Stop};
+use super::{Algorithm, Case, Change, Frontend, Kept, Key, Side, Slot, Step, Stop, of_family};
 
 /// So many backends are asked for.
 const TWINS: usize = 8;
@@ -54,7 +54,13 @@ impl Case<'_> {
         let port = if frontend.target_port == 0 { key.dport } else { frontend.target_port };
         frontend.turns.iter().take(TWINS).copied().find(|(number, _)| {
             let Some(backend) = self.world.backends.get(number) else { return false };
-            let twin = self.flow(&Key { src: backend.addr, sport: port, dst: key.src, dport: key.sport, ..key });
+            let twin = self.flow(&Key {
+                src: of_family(backend.addrs, key.src),
+                sport: port,
+                dst: key.src,
+                dport: key.sport,
+                ..key
+            });
             twin.is_some_and(|it| {
                 let is_alive = it.flags.reply && !it.flags.dead;
                 is_alive && it.rewrite == Side::Source && it.addr == key.dst && it.port == key.dport
@@ -92,6 +98,13 @@ impl Case<'_> {
 
 pub fn ring(frontend: &Frontend, packet: &Packet) -> Slot {
     frontend.ring[slot(hash(&packet.key), frontend.ring.len())]
+}
+
+/// Whom the ring names for a call, or for its client where that counts.
+pub fn ring_of(frontend: &Frontend, call: &Key) -> Slot {
+    let is_by_client = frontend.algorithm == Algorithm::Client;
+    let hash = if is_by_client { hash_of_client(call.src) } else { hash(call) };
+    frontend.ring[slot(hash, frontend.ring.len())]
 }
 
 /// A ready backend other than this one, if there is one.

@@ -1,14 +1,16 @@
 //! The last step of a walk, and what a frame between nodes looks like: docs/packet-walk.md, docs/reference/wire.md.
 
-use super::read::word;
+use super::read::{self, word};
 use super::sums::{fold, sum};
-use super::{Action, Case, Flow, Hook, Mac, Peer, Step, Stop, Way, mac};
+use super::{Action, Case, Flow, Hook, Mac, Peer, Step, Stop, Way, mac, octets};
 
 /// Bytes before a frame in the tunnel.
 pub const OUTER: usize = 50;
 
 /// What is shorter goes through mesh0: Ethernet and IP header and four bytes.
-const SHORTEST: usize = 38;
+fn shortest(frame: &[u8]) -> usize {
+    if word(frame, 12) == Some(read::IPV4) { 38 } else { 58 }
+}
 
 impl Case<'_> {
     pub fn macs(&mut self, dst: Mac, src: Mac) {
@@ -16,9 +18,29 @@ impl Case<'_> {
         self.frame[6..12].copy_from_slice(&src);
     }
 
-    /// The peer of a flow that goes through the tunnel: asked before anything is rewritten.
+    /// The peer of a flow that goes through the tunnel, and takes this packet: asked before anything is rewritten.
     pub fn peer_of(&self, flow: &Flow) -> Step<Option<Peer>> {
-        if flow.way == Way::Tunnel { self.peer(flow.node).map(Some) } else { Ok(None) }
+        if flow.way == Way::Tunnel { self.peer_for_this(flow.node).map(Some) } else { Ok(None) }
+    }
+
+    /// The same of one that came back, which nobody is told of whatever its size; through mesh0, for it is rare.
+    pub fn peer_again(&self, flow: &Flow) -> Step<Option<Peer>> {
+        let peer = if flow.way == Way::Tunnel { Some(self.peer(flow.node)?) } else { None };
+        Ok(peer.map(|peer| Peer { link: 0, ..peer }))
+    }
+
+    /// The peer, if the path takes this packet, or cuts it: docs/decisions/0027. What came through the tunnel is cut.
+    pub fn peer_for_this(&self, node: u32) -> Step<Peer> {
+        let peer = self.peer(node)?;
+        let most = peer.mtu.saturating_sub(OUTER as u16);
+        // No IPv6 packet is cut on the way, and each of 1280 bytes is taken (RFC 8200, section 5).
+        let is_ipv6 = self.frame[14] >> 4 == 6;
+        let most = if is_ipv6 { most.max(1_280) } else { most };
+        let is_whole = is_ipv6 || self.frame[20] & 0x40 != 0;
+        if is_whole && self.hook != Hook::Overlay && self.frame.len() - 14 > usize::from(most) {
+            return Err(Stop::TooBig(most));
+        }
+        Ok(peer)
     }
 
     pub fn peer(&self, node: u32) -> Step<Peer> {
@@ -74,7 +96,8 @@ impl Case<'_> {
     pub fn hand_to_peer(&mut self, peer: &Peer, vni: u32, dst: Mac, src: Option<Mac>) -> Action {
         let old = self.frame[6..12].try_into().expect("six bytes");
         self.macs(dst, src.unwrap_or(old));
-        let fits = self.frame.len() >= SHORTEST && self.frame.len() + OUTER <= usize::from(peer.mtu) + 14;
+        let len = self.frame.len();
+        let fits = len >= shortest(&self.frame) && len + OUTER <= usize::from(peer.mtu) + 14;
         if peer.link != 0 && fits {
             self.wrap(peer, vni);
             return Action::Redirect;
@@ -84,6 +107,10 @@ impl Case<'_> {
 
     /// With a tunnel key.
     pub fn hand_to_mesh0(&mut self) -> Action {
+        if self.hook == Hook::Host {
+            // It is on its way out of it.
+            return Action::Ok;
+        }
         self.is_keyed = true;
         Action::Redirect
     }
@@ -91,14 +118,18 @@ impl Case<'_> {
     /// The outer headers: docs/reference/wire.md, "The outer packet".
     pub fn wrap(&mut self, peer: &Peer, vni: u32) {
         let inner = &self.frame;
-        let (tos, id) = (inner[15] & 3, word(inner, 18).expect("an IPv4 header"));
+        // A packet of IPv6 has any identification outside: who compares knows.
+        let (tos, id) = match word(inner, 12) {
+            Some(read::IPV4) => (inner[15] & 3, word(inner, 18).expect("an IPv4 header")),
+            _ => (inner[15] >> 4 & 3, 0),
+        };
         let udp_len = inner.len() as u16 + 16;
         let mut ip = vec![0x45, tos];
         ip.extend((udp_len + 20).to_be_bytes());
         ip.extend(id.to_be_bytes());
         ip.extend([0, 0, 64, 17, 0, 0]);
-        ip.extend(self.world.tunnel_addr);
-        ip.extend(peer.addr);
+        ip.extend(self.world.tunnel_addr.map(octets).expect("it is set up"));
+        ip.extend(octets(peer.addr));
         let checksum = !fold(sum(&ip));
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
         let mut frame = [&peer.next_hop[..], &peer.link_mac, &[8, 0], &ip].concat();

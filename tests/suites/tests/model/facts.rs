@@ -1,8 +1,9 @@
 //! What a node's tables say: docs/reference/maps.md, in plain structures.
 
 use std::collections::BTreeMap;
+pub use std::net::IpAddr as Ip;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub type Ip = [u8; 4];
 pub type Mac = [u8; 6];
 
 /// VNIs of docs/reference/wire.md.
@@ -32,6 +33,7 @@ pub mod mac {
     pub const KIND_ENDPOINT: u8 = 3;
     pub const KIND_HOST: u8 = 4;
     pub const KIND_CLIENT: u8 = 5;
+    pub const KIND_ECHO: u8 = 6;
 
     pub fn of(kind: u8, number: u32) -> Mac {
         let [a, b, c, d] = number.to_be_bytes();
@@ -60,6 +62,37 @@ impl Key {
         Key { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, ..self }
     }
 }
+
+/// No address in particular, of the family that this one is of.
+pub fn none_like(addr: Ip) -> Ip {
+    if addr.is_ipv4() { Ip::V4(Ipv4Addr::UNSPECIFIED) } else { Ip::V6(Ipv6Addr::UNSPECIFIED) }
+}
+
+/// Of an address of each family the one of this address's.
+pub fn of_family([v4, v6]: [Ip; 2], addr: Ip) -> Ip {
+    if addr.is_ipv4() { v4 } else { v6 }
+}
+
+/// The bytes of an address.
+pub fn octets(addr: Ip) -> Vec<u8> {
+    match addr {
+        Ip::V4(addr) => addr.octets().to_vec(),
+        Ip::V6(addr) => addr.octets().to_vec(),
+    }
+}
+
+/// Both begin with the same so many bits; of two families none do.
+pub fn share(a: Ip, b: Ip, bits: u32) -> bool {
+    let differing = match (a, b) {
+        (Ip::V4(a), Ip::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (Ip::V6(a), Ip::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    differing >= bits
+}
+
+/// What the fragments of one datagram have in common: source, destination, identification, protocol; and where they came from.
+pub type Datagram = (Ip, Ip, u32, u8, Origin);
 
 /// Where a flow's packets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,13 +200,15 @@ pub struct Frontend {
     pub target_port: u16,
     /// The host itself uses the port.
     pub not_taken: bool,
+    /// The port is published at single addresses, which are to be asked; this entry is nobody's.
+    pub by_address: bool,
     /// Who may call: prefixes of addresses. None: everybody.
     pub allow: Option<Vec<(Ip, u32)>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Backend {
-    pub addr: Ip,
+    pub addrs: [Ip; 2],
     pub vni: u32,
     pub pool: u32,
     pub node: u32,
@@ -204,7 +239,7 @@ pub struct Peer {
 
 #[derive(Clone, Debug)]
 pub struct Uplink {
-    pub addr: Ip,
+    pub addrs: [Ip; 2],
     pub mac: Mac,
 }
 
@@ -220,24 +255,31 @@ pub struct Kept {
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub is_set_up: bool,
+    /// The kernel takes packets of one family out of those of the other (from Linux 6.3 on); else such a tunnel packet is mesh0's.
+    pub crosses_families: bool,
     pub node: u32,
     pub mesh0: u32,
     pub mesh0_mac: Mac,
-    pub tunnel_addr: Ip,
+    /// The outer source of its tunnel packets.
+    pub tunnel_addr: Option<Ip>,
     pub data_port: u16,
-    pub mss: u16,
+    /// Largest segments that SYNs from the world may speak of.
+    pub mss4: u16,
+    pub mss6: u16,
     pub endpoints: BTreeMap<Ip, Endpoint>,
     pub vips: BTreeMap<Ip, Frontend>,
-    /// By port and protocol.
-    pub published: BTreeMap<(u16, u8), Frontend>,
+    /// By address (unspecified: all of them), port and protocol.
+    pub published: BTreeMap<(Ip, u16, u8), Frontend>,
     pub backends: BTreeMap<u32, Backend>,
     pub addresses: BTreeMap<Ip, Address>,
     pub peers: BTreeMap<u32, Peer>,
     pub uplinks: BTreeMap<u32, Uplink>,
-    /// What the host's routes say: to destinations that begin so none leads, to all others one out by this link.
-    pub unrouted: Vec<Vec<u8>>,
+    /// What the host's routes say: to these prefixes none leads, to all others one out by this link.
+    pub unrouted: Vec<(Ip, u32)>,
     pub way_out: u32,
     pub flows: BTreeMap<Key, Flow>,
     pub turns: BTreeMap<u32, u64>,
     pub kept: BTreeMap<(Ip, u32), Kept>,
+    /// The ports that the first fragment of a datagram had.
+    pub datagrams: BTreeMap<Datagram, (u16, u16)>,
 }

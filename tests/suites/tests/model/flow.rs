@@ -1,8 +1,10 @@
 //! The flow table: what was decided for a tuple, and remembering what is decided now.
 
-use super::read::{ACK, FIN, Packet, RST, SYN, TCP};
+use std::net::Ipv4Addr;
+
+use super::read::{ACK, FIN, Packet, RST, SYN, TCP, icmp_of};
 use super::sums::{hash, port_of_ours};
-use super::{Case, Change, Flags, Flow, Key, Mac, Origin, Seen, Side, Step, Stop, Way};
+use super::{Case, Change, Flags, Flow, Ip, Key, Mac, Origin, Seen, Side, Step, Stop, Way};
 
 impl Flow {
     /// An entry that does nothing yet.
@@ -10,7 +12,7 @@ impl Flow {
         Flow {
             from,
             rewrite: Side::None,
-            addr: [0; 4],
+            addr: Ip::V4(Ipv4Addr::UNSPECIFIED),
             port: 0,
             other_port: 0,
             way,
@@ -34,6 +36,38 @@ impl Flow {
         self.seen.ack |= flags & ACK != 0;
         self.seen.fin |= flags & FIN != 0;
         self.seen.rst |= flags & RST != 0;
+    }
+
+    /// A tuple by this entry: what it is when it leaves. `gateway` is whom a task sees that has called itself. A port of 0 keeps the one that is there; an
+    /// identifier of 0 is one like any other.
+    pub fn rewritten(&self, key: Key, gateway: Ip) -> Key {
+        let is_echo = key.protocol == icmp_of(key.src);
+        let or = |new: u16, old: u16| if new == 0 { old } else { new };
+        let port = |old: u16| if is_echo { self.port } else { or(self.port, old) };
+        match self.rewrite {
+            Side::None => key,
+            Side::Destination => Key {
+                src: if self.flags.hairpin { gateway } else { key.src },
+                dst: self.addr,
+                sport: or(self.other_port, key.sport),
+                dport: port(key.dport),
+                ..key
+            },
+            Side::Source => Key {
+                src: self.addr,
+                // What called itself gets its own answer.
+                dst: if self.flags.hairpin { key.src } else { key.dst },
+                sport: port(key.sport),
+                dport: or(self.other_port, key.dport),
+                ..key
+            },
+        }
+    }
+
+    /// The packet that it was decided for is counted, by the length that its IP header says.
+    pub fn count_first(&mut self, packet: &Packet) {
+        (self.packets, self.bytes) = (1, packet.frame_len());
+        self.note(packet.flags);
     }
 
     pub fn is_closing(&self) -> bool {
@@ -76,19 +110,22 @@ impl Case<'_> {
         Ok(Some(flow))
     }
 
-    /// Writes both directions. Where another frontend's living flow has the answer's tuple, the source port is changed: docs/packet-walk.md, "Outside →
+    /// Writes both directions. Where another frontend's flow has the answer's tuple, the source port is changed: docs/packet-walk.md, "Outside →
     /// published port, and back".
     pub fn remember_pair(&mut self, packet: &Packet, call: &mut Flow, mut answered: Key, mut answer: Flow) -> Step<()> {
-        call.packets = 1;
-        call.note(packet.flags);
+        call.count_first(packet);
         answer.flags.reply = true;
-        if let Some(other) = self.flow(&answered) {
-            let is_same = (other.addr, other.port, other.rewrite) == (answer.addr, answer.port, answer.rewrite);
-            if !is_same && !other.is_closing() {
-                answer.other_port = packet.key.sport;
-                let hash = hash(&packet.key);
-                let free = (0..4).map(|attempt| Key { dport: port_of_ours(hash, attempt), ..answered });
-                answered = free.into_iter().find(|key| self.flow(key).is_none()).ok_or(Stop::Drop("table-full"))?;
+        let is_taken = |case: &Self, key: &Key, answer: &Flow| {
+            let what = |it: &Flow| (it.addr, it.port, it.other_port, it.rewrite);
+            case.flow(key).is_some_and(|other| what(&other) != what(answer))
+        };
+        if is_taken(self, &answered, &answer) {
+            answer.other_port = packet.key.sport;
+            let hash = hash(&packet.key);
+            let mut free = (0..4).map(|attempt| Key { dport: port_of_ours(hash, attempt), ..answered });
+            answered = free.find(|key| !is_taken(self, key, &answer)).ok_or(Stop::Drop("table-full"))?;
+            // What has no port keeps none.
+            if packet.key.sport != 0 {
                 call.other_port = answered.dport;
                 call.flags.port_changed = true;
             }

@@ -2,7 +2,7 @@
 
 use super::ingress::Back;
 use super::read::{self, Form, Packet, mac_at, word};
-use super::{Action, Backend, Case, Ip, Origin, Step, Stop, Way, mac, vni};
+use super::{Action, Address, Backend, Case, Flow, Ip, Origin, Side, Step, Stop, Way, mac, of_family, vni};
 
 impl Case<'_> {
     pub fn at_overlay(&mut self, remote: Ip, id: u32) -> Step<Action> {
@@ -13,7 +13,7 @@ impl Case<'_> {
         let node = peer.ok_or(Stop::Drop("unknown-peer"))?.node;
         match word(&self.frame, 12) {
             Some(read::ECHO) => self.echo(node, id),
-            Some(read::IPV4) => self.overlay_packet(node, id),
+            Some(read::IPV4 | read::IPV6) => self.overlay_packet(node, id),
             _ => Err(Stop::Drop("unsupported")),
         }
     }
@@ -31,21 +31,30 @@ impl Case<'_> {
 
     /// The packet of a peer's frame, whichever way it came.
     pub fn overlay_packet(&mut self, node: u32, id: u32) -> Step<Action> {
-        let packet = read::packet(&self.frame).ok_or(Stop::Drop("malformed"))?;
-        if !matches!(id, vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE | vni::TURNED_BACK_TASK) {
-            self.clamp_to_path(&packet, node);
+        let malformed = Stop::Drop("malformed");
+        // Only what opens something is turned back: no later fragment.
+        match id {
+            vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE => {
+                let packet = read::packet(&self.frame).ok_or(malformed)?;
+                return self.call_again(&packet, node, id);
+            }
+            vni::TURNED_BACK_TASK => {
+                let packet = read::packet(&self.frame).ok_or(malformed)?;
+                return self.vip_again(&packet, node);
+            }
+            _ => {}
         }
+        let packet = self.packet(Origin::Peer(node)).ok_or(malformed)?;
+        self.clamp_to_path(&packet, node);
         match id {
             vni::REQUEST_WIRE | vni::REQUEST_NODE | vni::SECOND_CHANCE_WIRE | vni::SECOND_CHANCE_NODE => {
                 self.request(&packet, node, id)
             }
-            vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE => self.call_again(&packet, node, id),
-            vni::TURNED_BACK_TASK => self.vip_again(&packet, node),
-            vni::REPLY_WIRE => {
-                let link = self.leaves_by(&packet)?;
-                self.hand_to_uplink(link, mac_at(&self.frame, 0))
+            vni::REPLY_WIRE | vni::REPLY_NODE if packet.form == Form::Error => {
+                let stands_for = self.stands_for(&packet)?;
+                self.reply(&stands_for, id)
             }
-            vni::REPLY_NODE => self.reply_to_node(&packet),
+            vni::REPLY_WIRE | vni::REPLY_NODE => self.reply(&packet, id),
             vni::INGRESS..=vni::LAST => self.network(&packet, node, id),
             _ => Err(Stop::Drop("unknown-vni")),
         }
@@ -53,16 +62,22 @@ impl Case<'_> {
 
     fn network(&mut self, packet: &Packet, node: u32, id: u32) -> Step<Action> {
         if let Some(flow) = self.known(packet, Origin::Peer(node))? {
-            let peer = self.peer_of(&flow)?;
-            self.rewrite(packet, &flow, packet.key.src)?;
-            return self.deliver(&flow, peer.as_ref(), 0);
+            return self.by_flow(packet, &flow);
         }
         let source = self.world.endpoints.get(&packet.key.src);
-        if !source.is_some_and(|it| !it.is_gateway && it.node == node && it.vni == id) {
-            return Err(Stop::Drop("wrong-peer"));
+        let source = source.filter(|it| !it.is_gateway && it.node == node && it.vni == id);
+        let source = source.ok_or(Stop::Drop("wrong-peer"))?.clone();
+        if packet.form == Form::Error {
+            return self.carry(packet, Origin::Peer(node), id);
         }
-        match self.world.endpoints.get(&packet.key.dst) {
-            Some(target) if target.vni == id && target.link != 0 => Ok(self.hand_to_task(target.mac)),
+        match self.world.endpoints.get(&packet.key.dst).cloned() {
+            Some(target) if target.vni == id && target.link != 0 => {
+                let back = Back { way: Way::Tunnel, link: 0, node, vni: id, mac: source.mac };
+                match self.enter_direct(packet, target.number, Origin::Peer(node), back, source.gateway)? {
+                    Some(flow) => self.by_flow(packet, &flow),
+                    None => Ok(self.hand_to_task(target.mac)),
+                }
+            }
             None if mac_at(&self.frame, 6) == mac::GATEWAY => self.turn_back(packet, node, "no-endpoint"),
             _ => Err(Stop::Drop("no-endpoint")),
         }
@@ -75,17 +90,28 @@ impl Case<'_> {
         if !is_of_wire && !matches!(mac::read(src), Some((mac::KIND_HOST | mac::KIND_CLIENT, _))) {
             return Err(Stop::Drop("wire-format"));
         }
+        // A datagram goes to whom the ingress node names now; what has a state stays where it is.
+        let may_move = !matches!(packet.key.protocol, read::TCP | read::SCTP | read::ICMP | read::ICMPV6);
         let flow = match self.known(packet, Origin::Peer(node))? {
-            Some(flow) => flow,
-            None => {
+            Some(flow) if flow.backend == number || !may_move => flow,
+            _ => {
                 if packet.form == Form::Fragment {
                     return Err(Stop::Drop("fragment"));
                 }
-                // A call from the wire is nobody's of the overlay; one from a node is not of another node's task.
+                // A call from the wire is nobody's of the overlay; one from a node is not of another node's task, nor of its host.
                 let lives = self.world.endpoints.get(&packet.key.src).map(|source| source.node);
-                if lives.is_some_and(|lives| is_of_wire || lives != node) {
+                let is_third = |it: &Address| !it.is_own && it.node != node;
+                let is_lie = match lives {
+                    Some(lives) => is_of_wire || lives != node,
+                    None => !is_of_wire && self.world.addresses.get(&packet.key.src).is_some_and(is_third),
+                };
+                if is_lie {
                     return Err(Stop::Drop("wrong-peer"));
                 }
+                if packet.form == Form::Error {
+                    return self.carry(packet, Origin::Peer(node), id);
+                }
+                let by_host = !is_of_wire && lives.is_none();
                 let backend = self.world.backends.get(&number).filter(|it| it.node == self.world.node);
                 let Some(backend) = backend.cloned() else {
                     let is_first = id == vni::REQUEST_WIRE || id == vni::REQUEST_NODE;
@@ -95,28 +121,32 @@ impl Case<'_> {
                         Err(Stop::Drop("endpoint-gone"))
                     };
                 };
-                let target_port = self.called_port(packet, &backend, is_of_wire)?;
+                let target_port = self.called_port(packet, &backend, by_host)?;
                 let reply = if is_of_wire { vni::REPLY_WIRE } else { vni::REPLY_NODE };
                 let back = Back { way: Way::Tunnel, link: 0, node, vni: reply, mac: src };
-                self.accept(packet, number, &backend, target_port, Origin::Peer(node), back, [0; 4])?
+                self.accept(packet, number, &backend, target_port, Origin::Peer(node), back, packet.key.src)?
             }
         };
-        let peer = self.peer_of(&flow)?;
-        self.rewrite(packet, &flow, packet.key.src)?;
-        self.deliver(&flow, peer.as_ref(), 0)
+        self.by_flow(packet, &flow)
     }
 
-    /// The port that a call means at this backend; 0: its own.
-    fn called_port(&self, packet: &Packet, backend: &Backend, is_of_wire: bool) -> Step<u16> {
+    fn by_flow(&mut self, packet: &Packet, flow: &Flow) -> Step<Action> {
+        let peer = self.peer_of(flow)?;
+        self.rewrite(packet, flow, packet.key.src)?;
+        self.deliver(flow, peer.as_ref(), 0)
+    }
+
+    /// The port that a call means at this backend; 0: its own. Only a node's host calls VIPs and tasks this way.
+    fn called_port(&self, packet: &Packet, backend: &Backend, by_host: bool) -> Step<u16> {
         let key = packet.key;
         let wrong = Err(Stop::Drop("not-published"));
         if let Some(frontend) = self.world.vips.get(&key.dst) {
-            return if !is_of_wire && frontend.pool == backend.pool { Ok(0) } else { wrong };
+            return if by_host && frontend.pool == backend.pool { Ok(0) } else { wrong };
         }
         if self.world.endpoints.contains_key(&key.dst) {
-            return if !is_of_wire && key.dst == backend.addr { Ok(0) } else { wrong };
+            return if by_host && key.dst == of_family(backend.addrs, key.dst) { Ok(0) } else { wrong };
         }
-        match self.published(key.dport, key.protocol) {
+        match self.published(key.dst, key.dport, key.protocol) {
             Some(frontend) if frontend.pool == backend.pool => Ok(frontend.target_port),
             _ => wrong,
         }
@@ -140,24 +170,48 @@ impl Case<'_> {
         if let Some(call) = call.filter(|it| it.way == Way::Tunnel && it.vni == vni::REQUEST_WIRE && it.link != 0) {
             return Ok(call.link);
         }
-        self.published(packet.key.sport, packet.key.protocol).map(|_| own.link).ok_or(forged)
+        let key = packet.key;
+        self.published(key.src, key.sport, key.protocol).map(|_| own.link).ok_or(forged)
+    }
+
+    fn reply(&mut self, packet: &Packet, id: u32) -> Step<Action> {
+        if id == vni::REPLY_NODE {
+            return self.reply_to_node(packet);
+        }
+        let link = self.leaves_by(packet)?;
+        self.note_end(packet);
+        self.hand_to_uplink(link, mac_at(&self.frame, 0))
+    }
+
+    /// An answer that ends its connection: the entry of the call, where this node only hands on, knows.
+    pub fn note_end(&mut self, packet: &Packet) {
+        let ends = packet.flags & (read::FIN | read::RST);
+        let call = packet.key.turned();
+        if let Some(mut flow) = self.flow(&call).filter(|flow| ends != 0 && flow.rewrite == Side::None) {
+            flow.note(ends);
+            self.put(call, flow);
+        }
     }
 
     fn reply_to_node(&mut self, packet: &Packet) -> Step<Action> {
         let (key, world) = (packet.key, self.world);
-        let is_frontend = (self.published(key.sport, key.protocol).is_some() && world.addresses.contains_key(&key.src))
+        let is_frontend = (self.published(key.src, key.sport, key.protocol).is_some()
+            && world.addresses.contains_key(&key.src))
             || world.vips.contains_key(&key.src)
             || world.endpoints.contains_key(&key.src);
         if !is_frontend {
             return Err(Stop::Drop("forged-reply"));
         }
+        self.note_end(packet);
         match mac::read(mac_at(&self.frame, 0)) {
             Some((mac::KIND_HOST, _)) if world.addresses.get(&key.dst).is_some_and(|it| it.is_own) => {
                 Ok(self.hand_to_host())
             }
             Some((mac::KIND_HOST, _)) => Err(Stop::Drop("forged-reply")),
             Some((mac::KIND_CLIENT, number)) => match world.backends.get(&number) {
-                Some(client) if client.link != 0 && client.addr == key.dst => Ok(self.hand_to_task(client.mac)),
+                Some(client) if client.link != 0 && of_family(client.addrs, key.dst) == key.dst => {
+                    Ok(self.hand_to_task(client.mac))
+                }
                 _ => Err(Stop::Drop("endpoint-gone")),
             },
             _ => Err(Stop::Drop("wire-format")),

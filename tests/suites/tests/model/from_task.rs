@@ -1,14 +1,24 @@
 //! What a task sends: docs/packet-walk.md, "Task → VIP", "Task → node address", "Task → outside", "DNS query", "ARP".
 
 use super::ingress::{Back, Call, Entry};
-use super::read::{self, Form, Packet, UDP, ip_at, mac_at, word};
+use super::read::{self, Form, Packet, TCP, UDP, ip_at, mac_at, word};
 use super::sums::{hash, port_of_ours};
-use super::{Action, Case, Endpoint, Flow, Frontend, Ip, Key, Origin, Side, Step, Stop, Way, mac};
+use super::{
+    Action, Case, Endpoint, Flow, Frontend, Ip, Key, Origin, Side, Step, Stop, Way, mac, octets, of_family, share,
+};
+
+/// Multicast; of IPv4 broadcast too, and whatever begins so.
+pub fn is_multicast(addr: Ip) -> bool {
+    match addr {
+        Ip::V4(addr) => addr.octets()[0] >= 224,
+        Ip::V6(addr) => addr.is_multicast(),
+    }
+}
 
 impl Case<'_> {
     pub fn at_task(&mut self) -> Step<Action> {
         match word(&self.frame, 12) {
-            Some(read::IPV4) => self.task_packet(),
+            Some(read::IPV4 | read::IPV6) => self.task_packet(),
             Some(read::ARP) => self.arp(),
             _ => Err(Stop::Drop("unsupported")),
         }
@@ -18,7 +28,7 @@ impl Case<'_> {
         if !self.world.is_set_up {
             return Err(Stop::Drop("not-configured"));
         }
-        let packet = read::packet(&self.frame).ok_or(Stop::Drop("malformed"))?;
+        let packet = self.packet(Origin::Link(self.link)).ok_or(Stop::Drop("malformed"))?;
         let (flow, gateway, number) = match self.known(&packet, Origin::Link(self.link))? {
             Some(flow) if flow.flags.hairpin || flow.flags.from_client => {
                 let sender = self.sender(packet.key.src)?;
@@ -34,7 +44,7 @@ impl Case<'_> {
             }
         };
         if flow.way == Way::Outside {
-            self.hop();
+            self.hop(&packet)?;
         }
         let peer = self.peer_of(&flow)?;
         self.rewrite(&packet, &flow, gateway)?;
@@ -51,18 +61,20 @@ impl Case<'_> {
     /// A new flow, or (Err) a packet that is dealt with.
     fn task_decides(&mut self, packet: &Packet, sender: &Endpoint) -> Step<Result<Flow, Action>> {
         let dst = packet.key.dst;
-        if dst[0] >= 224 {
-            // 224.0.0.0/4 and above: multicast, broadcast.
+        if is_multicast(dst) {
             return Err(Stop::Drop("multicast"));
         }
+        if packet.form == Form::Error {
+            return self.carry(packet, Origin::Link(self.link), 0).map(Err);
+        }
         if let Some(target) = self.world.endpoints.get(&dst).cloned() {
-            return self.task_to_endpoint(packet, sender, &target).map(Err);
+            return self.task_to_endpoint(packet, sender, &target);
         }
         if let Some(frontend) = self.world.vips.get(&dst).cloned() {
             if frontend.vni != sender.vni {
                 return Err(Stop::Refuse("other-network"));
             }
-            if packet.form == Form::EchoRequest && !frontend.turns.is_empty() {
+            if packet.asks_echo() && !frontend.turns.is_empty() {
                 return Ok(Err(self.answer_echo(packet)));
             }
             return self.enter_vip(packet, sender, &frontend, 0).map(Ok);
@@ -72,13 +84,13 @@ impl Case<'_> {
                 return Err(Stop::Drop("data-port"));
             }
             if packet.form == Form::Ports && !sender.is_internal {
-                let published = self.published(packet.key.dport, packet.key.protocol);
+                let published = self.published(dst, packet.key.dport, packet.key.protocol);
                 if let Some(frontend) = published.filter(|it| !(address.is_own && it.not_taken)) {
                     let call = Call {
                         entry: Entry::Client,
                         from: Origin::Link(self.link),
                         target_port: frontend.target_port,
-                        back: Back { way: Way::Task, link: self.link, node: 0, vni: 0, mac: sender.mac },
+                        back: Back::to_task(sender),
                         gateway: sender.gateway,
                         gone: 0,
                     };
@@ -89,8 +101,7 @@ impl Case<'_> {
                 return Ok(Err(self.hand_to_host()));
             }
         }
-        let mask = u32::MAX.checked_shl(32 - u32::from(sender.prefix_len)).unwrap_or(0);
-        if (u32::from_be_bytes(sender.gateway) ^ u32::from_be_bytes(dst)) & mask == 0 {
+        if share(sender.gateway, dst, sender.prefix_len.into()) {
             return Err(Stop::Refuse("no-endpoint"));
         }
         if sender.is_internal {
@@ -99,31 +110,62 @@ impl Case<'_> {
         self.leave(packet, sender).map(Ok)
     }
 
-    /// To a task or the gateway of a network: nothing is remembered.
-    fn task_to_endpoint(&mut self, packet: &Packet, sender: &Endpoint, target: &Endpoint) -> Step<Action> {
+    /// To a task or the gateway of a network.
+    fn task_to_endpoint(
+        &mut self,
+        packet: &Packet,
+        sender: &Endpoint,
+        target: &Endpoint,
+    ) -> Step<Result<Flow, Action>> {
         if target.vni != sender.vni {
             return Err(Stop::Refuse("other-network"));
         }
         if target.is_gateway {
             return match packet.form {
-                Form::EchoRequest => Ok(self.answer_echo(packet)),
-                Form::Ports if packet.key.dport == 53 => Ok(self.hand_to_host()),
+                _ if packet.asks_echo() => Ok(Err(self.answer_echo(packet))),
+                Form::Ports if packet.key.dport == 53 => Ok(Err(self.hand_to_host())),
                 Form::Ports => Err(Stop::Refuse("closed-port")),
                 _ => Err(Stop::Drop("unsupported")),
             };
         }
-        if target.node == self.world.node {
-            return Ok(self.hand_to_task(target.mac));
+        if let Some(flow) =
+            self.enter_direct(packet, target.number, Origin::Link(sender.link), Back::to_task(sender), sender.gateway)?
+        {
+            return Ok(Ok(flow));
         }
-        let peer = self.peer(target.node)?;
-        Ok(self.hand_to_peer(&peer, target.vni, target.mac, Some(mac::GATEWAY)))
+        if target.node == self.world.node {
+            return Ok(Err(self.hand_to_task(target.mac)));
+        }
+        let peer = self.peer_for_this(target.node)?;
+        Ok(Err(self.hand_to_peer(&peer, target.vni, target.mac, Some(mac::GATEWAY))))
+    }
+
+    /// A call to a task by its own address: remembered where another call has, or had, its ports.
+    pub fn enter_direct(
+        &mut self,
+        packet: &Packet,
+        number: u32,
+        from: Origin,
+        back: Back,
+        gateway: Ip,
+    ) -> Step<Option<Flow>> {
+        if packet.form != Form::Ports || !packet.opens() {
+            return Ok(None);
+        }
+        let meets_another = match self.flow(&packet.key.turned()) {
+            Some(other) => other.flags.reply,
+            None => packet.key.protocol == TCP && self.flow(&packet.key).is_some(),
+        };
+        let backend = self.world.backends.get(&number).filter(|_| meets_another).cloned();
+        let Some(backend) = backend else { return Ok(None) };
+        self.accept(packet, number, &backend, 0, from, back, gateway).map(Some)
     }
 
     /// A call to a VIP of the sender's network; `gone` is not chosen.
     pub fn enter_vip(&mut self, packet: &Packet, sender: &Endpoint, frontend: &Frontend, gone: u32) -> Step<Flow> {
         match packet.form {
             Form::Fragment => return Err(Stop::Drop("fragment")),
-            Form::Error | Form::EchoReply => return Err(Stop::Drop("icmp-error")),
+            Form::EchoReply => return Err(Stop::Drop("icmp-error")),
             _ => {}
         }
         let mut chosen = self.choose(frontend, packet, gone)?;
@@ -136,26 +178,8 @@ impl Case<'_> {
             }
         }
         let number = chosen.0;
-        let is_hairpin = number == sender.number;
-        let backend = self.world.backends.get(&number).ok_or(Stop::Drop("not-configured"))?;
-        let (key, is_here) = (packet.key, backend.node == self.world.node);
-        let mut call = Flow::new(Origin::Link(sender.link), if is_here { Way::Task } else { Way::Tunnel });
-        (call.rewrite, call.addr, call.backend, call.mac) = (Side::Destination, backend.addr, number, backend.mac);
-        call.flags.hairpin = is_hairpin;
-        if is_here {
-            call.link = backend.link;
-        } else {
-            (call.node, call.vni) = (backend.node, backend.vni);
-        }
-        let from = if is_here { Origin::Link(backend.link) } else { Origin::Peer(backend.node) };
-        let mut answer = Flow::new(from, Way::Task);
-        (answer.rewrite, answer.addr, answer.port) = (Side::Source, key.dst, key.dport);
-        (answer.link, answer.mac, answer.backend) = (sender.link, sender.mac, number);
-        answer.flags.hairpin = is_hairpin;
-        let caller = if is_hairpin { sender.gateway } else { key.src };
-        let answered = Key { src: backend.addr, dst: caller, ..key.turned() };
-        self.remember_pair(packet, &mut call, answered, answer)?;
-        Ok(call)
+        let backend = self.world.backends.get(&number).cloned().ok_or(Stop::Drop("not-configured"))?;
+        self.accept(packet, number, &backend, 0, Origin::Link(sender.link), Back::to_task(sender), sender.gateway)
     }
 
     /// To the outside: source address and port become the node's.
@@ -169,15 +193,17 @@ impl Case<'_> {
         if key.protocol == UDP && key.dport == self.world.data_port {
             return Err(Stop::Drop("data-port"));
         }
-        let is_routed = !self.world.unrouted.iter().any(|prefix| key.dst.starts_with(prefix));
+        let is_routed = !self.world.unrouted.iter().any(|(addr, bits)| share(*addr, key.dst, *bits));
         let link = is_routed.then_some(self.world.way_out).ok_or(Stop::Refuse("no-route"))?;
         let uplink = self.world.uplinks.get(&link).ok_or(Stop::Refuse("no-route"))?.clone();
+        let own = of_family(uplink.addrs, key.dst);
+        self.outlives(packet)?;
         let hash = hash(&key);
         let dport = if packet.form == Form::EchoRequest { 0 } else { key.dport };
         let answered = (0..16)
             .map(|attempt| {
                 let dst_port = port_of_ours(hash, attempt);
-                Key { src: key.dst, dst: uplink.addr, sport: dport, dport: dst_port, protocol: key.protocol }
+                Key { src: key.dst, dst: own, sport: dport, dport: dst_port, protocol: key.protocol }
             })
             .find(|key| self.flow(key).is_none());
         let answered = answered.ok_or(Stop::Drop("no-snat-port"))?;
@@ -186,20 +212,23 @@ impl Case<'_> {
         (answer.link, answer.mac, answer.backend, answer.flags.reply) = (sender.link, sender.mac, sender.number, true);
         self.put(answered, answer);
         let mut call = Flow::new(Origin::Link(sender.link), Way::Outside);
-        (call.rewrite, call.addr, call.port) = (Side::Source, uplink.addr, answered.dport);
-        (call.link, call.backend, call.packets) = (link, sender.number, 1);
-        call.note(packet.flags);
+        (call.rewrite, call.addr, call.port) = (Side::Source, own, answered.dport);
+        (call.link, call.backend) = (link, sender.number);
+        call.count_first(packet);
         self.put(key, call.clone());
         Ok(call)
     }
 
     /// An echo request is answered in its place (RFC 792).
-    fn answer_echo(&mut self, packet: &Packet) -> Action {
+    pub fn answer_echo(&mut self, packet: &Packet) -> Action {
         let key = packet.key;
-        self.frame[26..30].copy_from_slice(&key.dst);
-        self.frame[30..34].copy_from_slice(&key.src);
-        self.replace_sum(packet.l4 + 2, 8 << 8, 0);
-        self.frame[packet.l4] = 0;
+        self.readdress(packet, key.dst, key.src);
+        // A later fragment has no type: the first one's change makes it an answer, too.
+        if packet.form != Form::Fragment {
+            let [request, reply] = read::echoes_of(key.src);
+            self.replace_sum(packet.l4 + 2, u32::from(request) << 8, u32::from(reply) << 8);
+            self.frame[packet.l4] = reply;
+        }
         let (dst, src) = (mac_at(&self.frame, 0), mac_at(&self.frame, 6));
         self.macs(src, dst);
         Action::Redirect
@@ -212,7 +241,7 @@ impl Case<'_> {
             return Err(Stop::Drop("malformed"));
         }
         let (mac, src, target) = (mac_at(&arp, 8), ip_at(&arp, 14), ip_at(&arp, 24));
-        if arp[7] != 1 || src == target || src == [0; 4] {
+        if arp[7] != 1 || src == target || src.is_unspecified() {
             return Err(Stop::Ignored);
         }
         let sender = self.sender(src)?;
@@ -220,7 +249,7 @@ impl Case<'_> {
             return Err(Stop::Drop("spoofed-mac"));
         }
         self.macs(mac, mac::GATEWAY);
-        let answer = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac::GATEWAY, &target, &mac, &src].concat();
+        let answer = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac::GATEWAY, &octets(target), &mac, &octets(src)].concat();
         self.frame[14..42].copy_from_slice(&answer);
         Ok(Action::Redirect)
     }

@@ -1,13 +1,12 @@
 //! What the world sends, behind the driver: docs/packet-walk.md, "Outside → published port", "Task → outside, and back"; frames of peers the fast way.
 
 use super::deliver::OUTER;
-use super::ingress::{Back, Call, Entry};
-use super::read::{self, Form, UDP, ip_at, mac_at, word};
-use super::{Action, Case, Hook, Origin, Step, Stop, Way};
+use super::read::{self, Form, UDP, ip_at, word};
+use super::{Action, Case, Hook, Origin, Step, Stop};
 
 impl Case<'_> {
     pub fn at_uplink(&mut self) -> Step<Action> {
-        if word(&self.frame, 12) != Some(read::IPV4) {
+        if !matches!(word(&self.frame, 12), Some(read::IPV4 | read::IPV6)) {
             return Err(Stop::Pass);
         }
         if let Some((node, vni)) = self.unwrap() {
@@ -17,7 +16,7 @@ impl Case<'_> {
         if !self.world.is_set_up {
             return Err(Stop::Pass);
         }
-        let packet = read::packet(&self.frame).ok_or(Stop::Pass)?;
+        let packet = self.packet(Origin::World).ok_or(Stop::Pass)?;
         let flow = match self.known(&packet, Origin::World)? {
             Some(flow) => flow,
             None => {
@@ -34,20 +33,18 @@ impl Case<'_> {
                     }
                     return Err(Stop::Pass);
                 }
-                if is_data || packet.form != Form::Ports {
+                if is_data {
                     return Err(Stop::Pass);
                 }
-                let frontend = self.published(key.dport, key.protocol).filter(|it| !it.not_taken);
+                if packet.form == Form::Error {
+                    return self.carry(&packet, Origin::World, 0);
+                }
+                if packet.form != Form::Ports {
+                    return Err(Stop::Pass);
+                }
+                let frontend = self.published(key.dst, key.dport, key.protocol).filter(|it| !it.not_taken);
                 let frontend = frontend.ok_or(Stop::Pass)?;
-                let call = Call {
-                    entry: Entry::Wire,
-                    from: Origin::World,
-                    target_port: frontend.target_port,
-                    back: Back { way: Way::Uplink, link: self.link, node: 0, vni: 0, mac: mac_at(&self.frame, 6) },
-                    gateway: [0; 4],
-                    gone: 0,
-                };
-                self.enter(&packet, &frontend, &call)?
+                self.enter_from_wire(&packet, &frontend)?
             }
         };
         self.clamp(&packet);
@@ -61,9 +58,10 @@ impl Case<'_> {
         let frame = &self.frame;
         let whole = frame.len() >= OUTER + 34 && self.world.is_set_up;
         let is_tunnel = whole
+            && word(frame, 12) == Some(read::IPV4)
             && frame[14] == 0x45
             && frame[23] == UDP
-            && ip_at(frame, 30) == self.world.tunnel_addr
+            && Some(ip_at(frame, 30)) == self.world.tunnel_addr
             && word(frame, 36) == Some(self.world.data_port);
         // Fragments, and what met congestion on the way (RFC 6040, 4.2).
         if !is_tunnel || word(frame, 20)? & 0x3fff != 0 || frame[15] & 3 == 3 {
@@ -71,7 +69,15 @@ impl Case<'_> {
         }
         let peer = self.world.addresses.get(&ip_at(frame, 26)).filter(|it| it.is_peer && !it.by_mesh0)?;
         // Nothing but a VNI: the flag that says so, and the reserved byte behind it.
-        if frame[42] != 8 || frame[49] != 0 || word(frame, OUTER + 12) != Some(read::IPV4) {
+        if frame[42] != 8 || frame[49] != 0 {
+            return None;
+        }
+        let header = match word(frame, OUTER + 12)? {
+            read::IPV4 => 20,
+            read::IPV6 if self.world.crosses_families => 40,
+            _ => return None,
+        };
+        if frame.len() < OUTER + 14 + header {
             return None;
         }
         let vni = u32::from_be_bytes([0, frame[46], frame[47], frame[48]]);

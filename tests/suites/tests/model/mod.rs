@@ -7,8 +7,10 @@
 pub mod again;
 pub mod choose;
 pub mod deliver;
+pub mod errors;
 pub mod facts;
 pub mod flow;
+pub mod from_host;
 pub mod from_overlay;
 pub mod from_task;
 pub mod from_uplink;
@@ -30,6 +32,8 @@ pub enum Entrance {
     Uplink { link: u32 },
     /// An uplink's driver.
     Driver { link: u32 },
+    /// This node's own stack, into mesh0.
+    Host,
     /// mesh0: the outer source, and the VNI.
     Overlay { remote: Ip, vni: u32 },
 }
@@ -39,6 +43,7 @@ pub enum Entrance {
 pub enum Hook {
     Task,
     Overlay,
+    Host,
     Uplink,
 }
 
@@ -79,6 +84,7 @@ pub struct Judgement {
 pub enum Change {
     Flow(Key, Option<Flow>),
     Turn(u32),
+    Datagram(Datagram, (u16, u16)),
     Kept((Ip, u32), Kept),
 }
 
@@ -92,6 +98,8 @@ pub enum Stop {
     Drop(&'static str),
     /// And the sender is told.
     Refuse(&'static str),
+    /// Likewise: it is too big, and may be so long.
+    TooBig(u16),
 }
 
 pub type Step<T> = Result<T, Stop>;
@@ -117,6 +125,7 @@ pub fn judge(world: &World, entrance: Entrance, frame: &[u8], lot: usize) -> Jud
         Entrance::Task { link } => (Hook::Task, link),
         Entrance::Uplink { link } | Entrance::Driver { link } => (Hook::Uplink, link),
         Entrance::Overlay { .. } => (Hook::Overlay, world.mesh0),
+        Entrance::Host => (Hook::Host, world.mesh0),
     };
     let mut case = Case {
         world,
@@ -134,6 +143,7 @@ pub fn judge(world: &World, entrance: Entrance, frame: &[u8], lot: usize) -> Jud
         Entrance::Task { .. } => case.at_task(),
         Entrance::Uplink { .. } => case.at_uplink(),
         Entrance::Driver { .. } => case.xdp_uplink(),
+        Entrance::Host => case.at_host(),
         Entrance::Overlay { remote, vni } => case.at_overlay(remote, vni),
     };
     case.judged(done)
@@ -146,9 +156,14 @@ impl Case<'_> {
             Err(Stop::Pass) => (Action::Next, None),
             Err(Stop::Ignored) => (Action::Shot, None),
             Err(Stop::Drop(reason)) => (Action::Shot, Some((self.hook, reason))),
-            Err(Stop::Refuse(reason)) => {
+            Err(stop @ (Stop::Refuse(_) | Stop::TooBig(_))) => {
+                let (reason, size) = match stop {
+                    Stop::Refuse(reason) => (reason, 0),
+                    Stop::TooBig(size) => ("too-big", size),
+                    _ => unreachable!("no other is matched"),
+                };
                 // What a peer sent is never answered.
-                let is_told = self.hook != Hook::Overlay && self.refuse();
+                let is_told = self.hook != Hook::Overlay && self.refuse(reason, size);
                 (if is_told { Action::Redirect } else { Action::Shot }, Some((self.hook, reason)))
             }
         };
@@ -172,6 +187,7 @@ impl World {
             match change {
                 Change::Flow(key, Some(flow)) => drop(self.flows.insert(key, flow)),
                 Change::Flow(key, None) => drop(self.flows.remove(&key)),
+                Change::Datagram(datagram, ports) => drop(self.datagrams.insert(datagram, ports)),
                 Change::Turn(pool) => *self.turns.entry(pool).or_default() += 1,
                 Change::Kept(key, kept) => drop(self.kept.insert(key, kept)),
             }

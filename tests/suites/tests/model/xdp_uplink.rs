@@ -2,9 +2,20 @@
 
 use super::choose::ring;
 use super::deliver::OUTER;
-use super::ingress::{Back, Call, Entry};
 use super::read::{self, Form, Packet, UDP, ip_at, mac_at, word};
 use super::{Action, Algorithm, Case, Change, Flow, Mac, Origin, Peer, Step, Stop, Way, mac, vni};
+
+/// A packet of TCP or UDP, without options, extension headers or fragments, no byte of its headers missing: all else is TC's.
+fn usual(frame: &[u8]) -> Option<Packet> {
+    let is_plain = match word(frame, 12)? {
+        read::IPV4 => *frame.get(14)? == 0x45 && word(frame, 20)? & 0x3fff == 0,
+        read::IPV6 => *frame.get(14)? >> 4 == 6 && matches!(*frame.get(20)?, read::TCP | UDP),
+        _ => false,
+    };
+    let packet = if is_plain { read::packet(frame)? } else { return None };
+    let is_usual = packet.form == Form::Ports && packet.piece_of.is_none();
+    (is_usual && matches!(packet.key.protocol, read::TCP | UDP)).then_some(packet)
+}
 
 impl Case<'_> {
     pub fn xdp_uplink(&mut self) -> Step<Action> {
@@ -12,7 +23,10 @@ impl Case<'_> {
     }
 
     fn forwards(&mut self) -> Option<Action> {
-        let packet = self.plain().filter(|packet| self.frame.len() >= packet.l4 + packet.l4_len)?;
+        let packet = usual(&self.frame).filter(|packet| self.frame.len() >= packet.l4 + packet.l4_len)?;
+        if !self.world.is_set_up {
+            return None;
+        }
         if packet.key.protocol == UDP && packet.key.dport == self.world.data_port {
             self.xdp_answer()
         } else {
@@ -20,25 +34,14 @@ impl Case<'_> {
         }
     }
 
-    /// A whole IPv4 packet with ports, without options or fragments, no byte of its headers missing.
-    fn plain(&self) -> Option<Packet> {
-        if !self.world.is_set_up || word(&self.frame, 12)? != read::IPV4 || *self.frame.get(14)? != 0x45 {
-            return None;
-        }
-        if word(&self.frame, 20)? & 0x3fff != 0 {
-            return None;
-        }
-        read::packet(&self.frame).filter(|packet| packet.form == Form::Ports)
-    }
-
     fn xdp_call(&mut self, packet: &Packet) -> Option<Action> {
         let key = packet.key;
         let address = self.world.addresses.get(&key.dst);
         let is_links_own = address.is_some_and(|it| it.is_own && it.link == self.link);
-        if key.dst != self.world.tunnel_addr && !is_links_own {
+        if Some(key.dst) != self.world.tunnel_addr && !is_links_own {
             return None;
         }
-        let frontend = self.published(key.dport, key.protocol).filter(|it| !it.not_taken)?;
+        let frontend = self.published(key.dst, key.dport, key.protocol).filter(|it| !it.not_taken)?;
         if frontend.algorithm == Algorithm::Maglev {
             if frontend.turns.is_empty() {
                 return None;
@@ -55,17 +58,7 @@ impl Case<'_> {
         };
         let (mut flow, is_new) = match known {
             Some(flow) => (flow, false),
-            None if is_links_own => {
-                let call = Call {
-                    entry: Entry::Wire,
-                    from: Origin::World,
-                    target_port: frontend.target_port,
-                    back: Back { way: Way::Uplink, link: self.link, node: 0, vni: 0, mac: mac_at(&self.frame, 6) },
-                    gateway: [0; 4],
-                    gone: 0,
-                };
-                (self.enter(packet, &frontend, &call).ok()?, true)
-            }
+            None if is_links_own => (self.enter_from_wire(packet, &frontend).ok()?, true),
             None => return None,
         };
         let is_here = flow.way == Way::Tunnel && flow.vni == vni::REQUEST_WIRE && flow.link == self.link;
@@ -91,7 +84,10 @@ impl Case<'_> {
             Change::Flow(other, Some(flow)) if *other == key => Some(flow),
             _ => None,
         });
-        written.into_iter().for_each(|flow: &mut Flow| flow.packets -= 1);
+        written.into_iter().for_each(|flow: &mut Flow| {
+            flow.packets -= 1;
+            flow.bytes -= packet.frame_len();
+        });
     }
 
     /// The peer, if it answers, is behind this very link, and the frame fits.
@@ -111,7 +107,11 @@ impl Case<'_> {
     /// An answer that a peer sends back through this node.
     fn xdp_answer(&mut self) -> Option<Action> {
         let frame = &self.frame;
-        if ip_at(frame, 30) != self.world.tunnel_addr || frame[15] & 3 == 3 || frame.len() < OUTER {
+        // Between nodes of this world there is IPv4.
+        if word(frame, 12)? != read::IPV4 {
+            return None;
+        }
+        if Some(ip_at(frame, 30)) != self.world.tunnel_addr || frame[15] & 3 == 3 || frame.len() < OUTER {
             return None;
         }
         if frame[42] != 8 || frame[46..50] != (vni::REPLY_WIRE << 8).to_be_bytes() {
@@ -119,11 +119,10 @@ impl Case<'_> {
         }
         let node = self.world.addresses.get(&ip_at(frame, 26)).filter(|it| it.is_peer && !it.by_mesh0)?.node;
         let inner = self.frame[OUTER..].to_vec();
-        if word(&inner, 12)? != read::IPV4 || *inner.get(14)? != 0x45 {
-            return None;
-        }
-        let packet = read::packet(&inner).filter(|packet| packet.form == Form::Ports)?;
-        if self.leaves_by(&packet).ok()? != self.link {
+        let packet = usual(&inner)?;
+        // What ends a connection is noted, which TC does.
+        let is_end = packet.flags & (read::FIN | read::RST) != 0;
+        if is_end || self.leaves_by(&packet).ok()? != self.link {
             return None;
         }
         let link_mac = mac_at(&self.frame, 0);

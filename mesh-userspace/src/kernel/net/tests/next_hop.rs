@@ -1,18 +1,18 @@
 //! Next hops: what the kernel's routes and neighbours make of them, and what is told when they change.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::bed::*;
 use crate::kernel::net::{Changes, HostNet, Protection};
 use crate::plan::maps::NextHop;
 
-const FROM: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
-const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 2);
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 7, 1));
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 7, 2));
+const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
 const MAC: [u8; 6] = [2, 0, 0, 0, 7, 2];
 
-async fn hop(host: &HostNet, to: Ipv4Addr) -> Option<NextHop> {
+async fn hop(host: &HostNet, to: IpAddr) -> Option<NextHop> {
     host.next_hops(FROM, 4789, &[PEER, FAR]).await.unwrap().get(&to).copied()
 }
 
@@ -41,6 +41,33 @@ fn a_neighbour_is_a_next_hop_and_so_is_a_gateway() {
         assert_eq!(hop(&host, FAR).await, Some(NextHop { mtu: 1400, ..expected }));
         ip("neigh del 192.168.7.2 dev eth0");
         assert_eq!((hop(&host, PEER).await, hop(&host, FAR).await), (None, None));
+    });
+}
+
+#[test]
+fn next_hops_of_ipv6_are_found_as_well() {
+    on_a_host(|| async {
+        let state = tempfile::tempdir().unwrap();
+        let host = HostNet::open(state.path()).unwrap();
+        let [from, peer, far] = ["fd99::1", "fd99::2", "fd98::9"].map(|addr| addr.parse::<IpAddr>().unwrap());
+        ip("addr add fd99::1/64 dev eth0 nodad");
+        // The kernel would rather send from here, says its answer; but tunnel packets don't.
+        ip("addr add fd98::1/128 dev eth0 nodad");
+        let hops = || async { host.next_hops(from, 4789, &[peer, far]).await.unwrap() };
+        assert_eq!(hops().await, [].into(), "nobody knows its MAC address, and no route");
+        ip("neigh replace fd99::2 lladdr 02:00:00:00:07:02 nud stale dev eth0");
+        let ifindex = host.ifindex("eth0").await.unwrap().unwrap();
+        let expected = NextHop { ifindex, link_mac: link_mac(), mac: MAC, mtu: 1500 };
+        assert_eq!(hops().await, [(peer, expected)].into());
+        ip("neigh replace fe80::7 lladdr 02:00:00:00:07:02 nud permanent dev eth0");
+        ip("-6 route add fd98::/64 via fe80::7 dev eth0 mtu 1400");
+        assert_eq!(hops().await, [(peer, expected), (far, NextHop { mtu: 1400, ..expected })].into());
+        ip("-6 route replace fd98::/64 nexthop via fe80::7 dev eth0 nexthop via fd99::2 dev eth0");
+        assert_eq!(hops().await, [(peer, expected)].into(), "several next hops");
+        let mut changes = host.changes().unwrap();
+        ip("neigh del fd99::2 dev eth0");
+        assert!(is_told(&mut changes, PATIENCE).await, "gone");
+        assert_eq!(hops().await, [].into());
     });
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
 
-use super::frames::Bytes;
+use super::frames::{Bytes, Tuple};
 use super::measure::Bench;
 use super::programs::FLOWS;
 use crate::bench::{Row, Target, Wish};
@@ -25,6 +25,8 @@ use crate::rig::kernel::{Place, attach, run_live};
 pub const LIVE_FLOWS: u32 = 1_000;
 const OURS: &str = "live frames: from_uplink, published, task here";
 const BARE: &str = "tc_dnat";
+/// A bare program that ends where ours does: in the task's namespace.
+const BARE_INTO: &str = "tc_dnat_peer";
 const IPTABLES: &str = "iptables DNAT";
 /// What `iptables` sends to, and the device before it.
 const BEHIND: &str = "mv3";
@@ -32,7 +34,7 @@ const BEHIND: &str = "mv3";
 /// The rows, as far as they are wanted.
 pub fn rows(bench: &mut Bench, wish: &Wish) -> Result<Vec<Row>> {
     let name = |against: &str| format!("{OURS}, beside {against}, {}", super::flows_in_words(LIVE_FLOWS));
-    if ![BARE, IPTABLES].iter().any(|against| wish.wants(&name(against))) {
+    if ![BARE, BARE_INTO, IPTABLES].iter().any(|against| wish.wants(&name(against))) {
         return Ok(Vec::new());
     }
     let walks = bench.walks();
@@ -42,19 +44,19 @@ pub fn rows(bench: &mut Bench, wish: &Wish) -> Result<Vec<Row>> {
         Ok(stage) => {
             bench.open(walk, LIVE_FLOWS)?;
             let tuples = bench.tuples(&walk.stream, LIVE_FLOWS);
-            bench.programs.know(FLOWS, &tuples, true, bench.world.client_ifindex())?;
             let first = bench.load(&walk.stream.data(), &tuples)?;
-            stage.readings(bench, &first)?
+            stage.readings(bench, &first, &tuples)?
         }
         Err(why) => {
             let missing = |against| Row::missing(name(against), "ns", why.clone());
-            return Ok(vec![missing(BARE), missing(IPTABLES)]);
+            return Ok(vec![missing(BARE), missing(BARE_INTO), missing(IPTABLES)]);
         }
     };
     let beside = |at: usize| readings.iter().map(|reading| (reading[0], reading[at])).collect::<Vec<_>>();
     Ok(vec![
         Row::pairs(name(BARE), "ns", BARE, &beside(1)).target(Target::RatioAtMost(1.1)),
-        Row::pairs(name(IPTABLES), "ns", IPTABLES, &beside(2)).target(Target::RatioAtMost(0.30)),
+        Row::pairs(name(BARE_INTO), "ns", BARE_INTO, &beside(2)),
+        Row::pairs(name(IPTABLES), "ns", IPTABLES, &beside(3)).target(Target::RatioAtMost(0.30)),
     ])
 }
 
@@ -106,19 +108,23 @@ impl Stage {
         Ok(Ok(Stage { turn, drop, uplink, _attached: attached, _task: task }))
     }
 
-    /// Nanoseconds above the base: ours, bare, iptables; in turns.
-    fn readings(&self, bench: &mut Bench, first: &Bytes) -> Result<Vec<[f64; 3]>> {
+    /// Nanoseconds above the base: ours, bare, bare into the task's namespace, iptables; in turns.
+    fn readings(&self, bench: &mut Bench, first: &Bytes, flows: &[Tuple]) -> Result<Vec<[f64; 4]>> {
         let ours = bench.rig.descriptor("from_uplink")?.context("there is no from_uplink")?;
-        let bare = bench.programs.program(BARE)?;
+        let (bare, into) = (bench.programs.program(BARE)?, bench.programs.program(BARE_INTO)?);
+        let (client, task) = (bench.world.client_ifindex(), bench.world.task_ifindex());
         let mut readings = Vec::new();
         for reading in 0..=bench.effort.pairs {
             let base = self.one(bench, Some(&self.drop), "the base", first)?;
             let ours = self.one(bench, Some(&ours), "from_uplink", first)? - base;
+            bench.programs.know(FLOWS, flows, true, client)?;
             let bare = self.one(bench, Some(&bare), BARE, first)? - base;
+            bench.programs.know(FLOWS, flows, true, task)?;
+            let into = self.one(bench, Some(&into), BARE_INTO, first)? - base;
             let iptables = self.one(bench, None, IPTABLES, first)? - base;
             // The first fills caches and conntrack's table.
             if reading > 0 {
-                readings.push([ours, bare, iptables]);
+                readings.push([ours, bare, into, iptables]);
             }
         }
         Ok(readings)

@@ -2,13 +2,12 @@
 //!
 //! Every packet is a test run of `from_task`, so that entries are what the programs write, and are kept or lost as they would be. Caller and
 //! backend share the loopback device as their link: nothing is sent, since a test run ends where the packet would be handed on. Connection
-//! `n` is the same tuple in every run.
+//! `n` is the same tuple in every run, of the family that the test binary is of (`rig::Family`).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use mesh_common::family::Bytes;
 use mesh_common::maglev;
 use mesh_common::schema::{Backend, Config, Endpoint, FlowKey, Frontend, RingSlot, algorithm, backend_state, endpoint};
 use mesh_common::wire::mac;
@@ -18,8 +17,10 @@ use mesh_userspace::plan::maps::{Entry, MapOp, vip_key};
 
 use super::stage::Stage;
 use crate::rig::kernel::{RunOptions, test_run};
+use crate::rig::{address, address_16, header_len, spoken};
 
-const CALLER: [u8; 4] = [10, 0, 16, 3];
+/// Who calls.
+pub const CALLER: [u8; 4] = [10, 0, 16, 3];
 const VIP: [u8; 4] = [10, 0, 16, 2];
 const BACKEND: [u8; 4] = [10, 0, 16, 4];
 const GATEWAY: [u8; 4] = [10, 0, 16, 1];
@@ -28,7 +29,7 @@ const CALLER_NUMBER: u32 = 1;
 pub const BACKEND_NUMBER: u32 = 2;
 const VNI: u32 = 4_097;
 /// The loopback device is in every namespace.
-const LINK: u32 = 1;
+pub const LINK: u32 = 1;
 /// Source ports of the caller, from `FIRST_PORT` on; the next so many connections go to the next port of the service.
 const PORTS: usize = 60_000;
 const FIRST_PORT: usize = 2_000;
@@ -48,6 +49,8 @@ pub struct Crowd {
     program: OwnedFd,
     /// A frame of the caller and one of the backend, whose ports and flags are written anew for each packet.
     frames: [Vec<u8>; 2],
+    /// The same of datagrams.
+    datagrams: [Vec<u8>; 2],
     /// Packets that did not go where they should.
     pub astray: usize,
 }
@@ -68,10 +71,16 @@ impl Crowd {
         }
         let program = stage.program("from_task")?;
         let frame = |number, from: [u8; 4], to: [u8; 4]| {
-            eth(mac::of(mac::KIND_TASK, number), mac::GATEWAY).ipv4(from, to).tcp(1, 1).ack(1).seq(1).bytes()
+            let head = eth(mac::of(mac::KIND_TASK, number), mac::GATEWAY).ipv4(from, to);
+            spoken(&head.tcp(1, 1).ack(1).seq(1)).bytes()
         };
         let frames = [frame(CALLER_NUMBER, CALLER, VIP), frame(BACKEND_NUMBER, BACKEND, CALLER)];
-        Ok(Crowd { stage, program, frames, astray: 0 })
+        let datagram = |number, from: [u8; 4], to: [u8; 4]| {
+            let head = eth(mac::of(mac::KIND_TASK, number), mac::GATEWAY).ipv4(from, to);
+            spoken(&head.udp(1, 1).payload(b"?")).bytes()
+        };
+        let datagrams = [datagram(CALLER_NUMBER, CALLER, VIP), datagram(BACKEND_NUMBER, BACKEND, CALLER)];
+        Ok(Crowd { stage, program, frames, datagrams, astray: 0 })
     }
 
     /// The sweeper's hold, as the agent takes it.
@@ -98,15 +107,31 @@ impl Crowd {
         self.send(Side::Backend, n, tcp::FIN | tcp::ACK)
     }
 
-    fn send(&mut self, side: Side, n: usize, flags: u8) -> Result<()> {
+    /// A datagram with the ports of connection `n`.
+    pub fn ask(&mut self, n: usize) -> Result<()> {
+        self.send(Side::Caller, n, None)
+    }
+
+    /// One back.
+    pub fn answer(&mut self, n: usize) -> Result<()> {
+        self.send(Side::Backend, n, None)
+    }
+
+    /// A segment with these flags, or a datagram.
+    fn send(&mut self, side: Side, n: usize, flags: impl Into<Option<u8>>) -> Result<()> {
+        let flags = flags.into();
+        let frames = if flags.is_some() { &mut self.frames } else { &mut self.datagrams };
         let (frame, [source, target]) = match (side, ports(n)) {
-            (Side::Caller, ports) => (&mut self.frames[0], ports),
-            (Side::Backend, [caller, service]) => (&mut self.frames[1], [service, caller]),
+            (Side::Caller, ports) => (&mut frames[0], ports),
+            (Side::Backend, [caller, service]) => (&mut frames[1], [service, caller]),
         };
-        // Behind an Ethernet and an IPv4 header; checksums are not the programs' to judge.
-        frame[34..36].copy_from_slice(&source.to_be_bytes());
-        frame[36..38].copy_from_slice(&target.to_be_bytes());
-        frame[47] = flags;
+        // Checksums are not the programs' to judge.
+        let l4 = &mut frame[14 + header_len()..];
+        l4[..2].copy_from_slice(&source.to_be_bytes());
+        l4[2..4].copy_from_slice(&target.to_be_bytes());
+        if let Some(flags) = flags {
+            l4[13] = flags;
+        }
         let ran = test_run(self.program.as_fd(), frame, RunOptions { ifindex: LINK, ..RunOptions::default() })?;
         self.astray += usize::from(ran.code != REDIRECT);
         Ok(())
@@ -140,9 +165,10 @@ fn ports(n: usize) -> [u16; 2] {
 
 /// The connection that an entry belongs to, and a bit for its direction.
 fn number(key: &FlowKey<[u8; 16]>) -> Option<(usize, u8)> {
-    let (caller, service, side) = match (<[u8; 4]>::of_16(key.src)?, <[u8; 4]>::of_16(key.dst)?) {
-        (CALLER, VIP) => (key.sport, key.dport, 1),
-        (BACKEND, CALLER) => (key.dport, key.sport, 2),
+    let is_between = |src, dst| (key.src, key.dst) == (address_16(src), address_16(dst));
+    let (caller, service, side) = match () {
+        _ if is_between(CALLER, VIP) => (key.sport, key.dport, 1),
+        _ if is_between(BACKEND, CALLER) => (key.dport, key.sport, 2),
         _ => return None,
     };
     let port = usize::from(caller).checked_sub(FIRST_PORT)?;
@@ -161,21 +187,22 @@ fn world() -> Vec<MapOp> {
         mss4: 1_410,
         ..Config::NONE
     };
+    let is_ipv6 = address(VIP).is_ipv6();
     let task = |number| Endpoint {
         vni: VNI,
         number,
         node: 1,
         ifindex: LINK,
-        gateway: GATEWAY.into(),
+        gateway: address(GATEWAY),
         mac: mac::of(mac::KIND_TASK, number),
         kind: endpoint::TASK,
         flags: 0,
-        prefix_len: 20,
+        prefix_len: if is_ipv6 { 116 } else { 20 },
         pad: [0; 3],
     };
     let backend = Backend {
-        addr6: [0; 16],
-        addr4: BACKEND,
+        addr6: if is_ipv6 { address_16(BACKEND) } else { [0; 16] },
+        addr4: if is_ipv6 { [0; 4] } else { BACKEND },
         vni: VNI,
         pool: 1,
         node: 1,
@@ -192,7 +219,7 @@ fn world() -> Vec<MapOp> {
         turns_len: 1,
         ring_at: 2,
         ring_len: ring,
-        vip: VIP.into(),
+        vip: address(VIP),
         target_port: 0,
         algorithm: algorithm::ROUND_ROBIN,
         flags: 0,
@@ -201,11 +228,11 @@ fn world() -> Vec<MapOp> {
         allow: 0,
     };
     let put = [
-        Entry::Endpoint(CALLER.into(), task(CALLER_NUMBER)),
-        Entry::Endpoint(BACKEND.into(), task(BACKEND_NUMBER)),
+        Entry::Endpoint(address(CALLER), task(CALLER_NUMBER)),
+        Entry::Endpoint(address(BACKEND), task(BACKEND_NUMBER)),
         Entry::Backend(BACKEND_NUMBER, backend),
         Entry::Ring(1, Arc::new(vec![RingSlot { backend: BACKEND_NUMBER, node: 1 }; 1 + ring as usize])),
-        Entry::Frontend(vip_key(VIP.into()), frontend),
+        Entry::Frontend(vip_key(address(VIP)), frontend),
     ];
     put.into_iter().map(MapOp::Put).chain([MapOp::Config(Some(config))]).collect()
 }
