@@ -102,8 +102,9 @@ fn every_way_brings_all_live_frames_to_the_end() {
     let Some(mut bench) = bench_for(LIVE_FLOWS) else { return };
     // Each reading counts what reached the end, and fails where that is not what was sent.
     let rows = live_rows(&mut bench, &Wish::default()).unwrap_or_else(|error| panic!("{error:#}"));
-    assert_eq!(rows.len(), 2);
-    for row in rows {
+    assert_eq!(rows.len(), 3);
+    for (row, against) in rows.iter().zip(["tc_dnat,", "tc_dnat_peer,", "iptables DNAT,"]) {
+        assert!(row.name.contains(&format!("beside {against}")), "{}", row.name);
         assert_ne!(row.value.is_some(), row.note.is_some(), "{}: a number, or why there is none", row.name);
     }
 }
