@@ -1,8 +1,9 @@
 //! The ingress node's part of a call to a frontend: choose a backend; if it lives here be its owner too, else send the packet
-//! unmodified to its node, with the choice in the inner destination MAC and the last hop in the inner source MAC.
+//! unmodified to its node, with the choice in the inner destination MAC and the last hop in the inner source MAC. A task's call that its owner could
+//! not tell from another one of the same task is translated here, as those to VIPs are (docs/decisions/0038).
 
 use mesh_common::parse::{Packet, protocol};
-use mesh_common::schema::{Flow, Frontend, RingSlot, deliver, flow_flag};
+use mesh_common::schema::{Flow, FlowKey, Frontend, RingSlot, deliver, flow_flag, rewrite};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 
@@ -58,7 +59,9 @@ fn decide<F: Tables>(
     }
     let in_flood = flow::begins();
     let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood, call.from)?;
-    if node == call.node {
+    // What was turned back goes on as it came, marked as such.
+    let may_meet = call.entry == Entry::Client && call.gone == 0;
+    if node == call.node || may_meet && meets_another(packet, number, call.target_port) != 0 {
         let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
         return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, &call.gateway);
     }
@@ -74,6 +77,26 @@ fn decide<F: Tables>(
         remember(packet, forward);
     }
     Ok(forward)
+}
+
+/// 1 where a call of this node's task to a backend elsewhere has to be translated here, for its answers' tuple is another one's: by a VIP, or by the
+/// backend's own address, the task has called the same port of the same backend from the same port, and this node alone knows. Who did that shares
+/// the backend's network, so the call may go through it. Of a connection that goes on, its own entry tells. Else 0. A real call: the key is not on the
+/// stack meanwhile.
+#[inline(never)]
+fn meets_another<F: Tables>(packet: &Packet<F>, number: u32, target_port: u16) -> u32 {
+    if !packet.may_open() {
+        let own = F::flow(&packet.tuple);
+        // SAFETY: a live map value, read only.
+        return own.is_some_and(|own| unsafe { (*own).rewrite } == rewrite::DESTINATION) as u32;
+    }
+    let (Some(backend), Some(scratch)) = (balance::backend(number), F::scratch()) else { return 0 };
+    // SAFETY: per-CPU scratch, not shared while this program runs; who accepts the call writes the same key.
+    let answers = unsafe { &mut (*scratch).reply };
+    let port = if target_port == 0 { packet.dport } else { target_port };
+    *answers = FlowKey::new(F::backend_addr(backend), packet.src, port, packet.sport, packet.protocol);
+    // SAFETY: a live map value, read only.
+    F::flow(answers).is_some_and(|other| unsafe { (*other).flags } & flow_flag::REVERSE != 0) as u32
 }
 
 /// The link has the address that the packet is for.

@@ -112,7 +112,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
 
     /// The backend of a call whose entry would not be decided again if that of its answers were there.
     fn by_own(&mut self, frontend: &Frontend<F::Addr>, from: u32) -> Option<RingSlot> {
-        let own = self.tables.flow(self.packet().tuple)?;
+        let own = self.flow(self.packet().tuple)?;
         let is_call = own.from == from && own.rewrite == rewrite::DESTINATION && own.flags & flow_flag::DEAD == 0;
         let node = self.tables.backend(own.backend).filter(|it| is_call && it.pool == frontend.pool)?.node;
         self.trace.note("the entry", format!("{} has this connection", self.names.task(own.backend)));
@@ -127,7 +127,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             let chosen = self.tables.slot(frontend.turns_at + turn).filter(|slot| slot.backend != 0)?;
             let Some(backend) = self.tables.backend(chosen.backend) else { continue };
             let answer = FlowKey::new(backend_addr::<F>(&backend), packet.src, port, packet.sport, packet.protocol);
-            let Some(twin) = self.tables.flow(answer) else { continue };
+            let Some(twin) = self.flow(answer) else { continue };
             let is_alive = twin.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE;
             if is_alive && twin.rewrite == rewrite::SOURCE && twin.addr == packet.dst && twin.port == packet.dport {
                 self.trace.note("twin", format!("{} answers this connection", self.names.task(chosen.backend)));
@@ -216,14 +216,9 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             return Ok(None);
         }
         let answers = packet.tuple.turned();
-        let meets_another = match self.tables.flow(answers) {
+        let meets_another = match self.flow(answers) {
             Some(other) => other.flags & flow_flag::REVERSE != 0,
-            // One whose task is gone is removed by now.
-            None => {
-                let own = self.tables.flow(packet.tuple);
-                let own = own.filter(|own| own.flags & flow_flag::DEAD == 0 || own.from != from);
-                packet.protocol == protocol::TCP && own.is_some()
-            }
+            None => packet.protocol == protocol::TCP && self.flow(packet.tuple).is_some(),
         };
         let Some(backend) = self.backend(target.number).filter(|_| meets_another) else { return Ok(None) };
         self.trace
@@ -243,12 +238,29 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             }
         }
         let RingSlot { backend: number, node } = self.choose(frontend, call.from)?;
-        if node == call.node {
+        if node == call.node || call.entry == Entry::Client && self.meets_another(number, call.target_port) {
             let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
             return self.accept(number, &backend, call.target_port, call.from, &call.back, call.gateway, call.sender);
         }
         let flow = self.to_owner(number, node, call.entry, call.from, call.back.ifindex);
         Ok(Going { flow, reply: None, gateway: call.gateway, sender: call.sender, is_new: true })
+    }
+
+    /// A task's call to a backend elsewhere that is translated here: this node alone knows of the other call whose answers have its answers' tuple.
+    fn meets_another(&mut self, number: u32, target_port: u16) -> bool {
+        let packet = self.packet();
+        if !packet.may_open() {
+            return self.flow(packet.tuple).is_some_and(|own| own.rewrite == rewrite::DESTINATION);
+        }
+        let Some(backend) = self.tables.backend(number) else { return false };
+        let port = if target_port == 0 { packet.dport } else { target_port };
+        let answers = FlowKey::new(backend_addr::<F>(&backend), packet.src, port, packet.sport, packet.protocol);
+        let meets = self.flow(answers).is_some_and(|other| other.flags & flow_flag::REVERSE != 0);
+        if meets {
+            let asked = format!("FLOWS[{}]", tuple::<F>(&answers));
+            self.trace.note(asked, "the task has called the same port of this backend by another way: translated here");
+        }
+        meets
     }
 
     /// How a call goes to the node of its task, unchanged.
@@ -337,7 +349,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         forward.packets = 1;
         forward.seen = note(0, packet.tcp_flags);
         reverse.flags |= flow_flag::REVERSE;
-        if let Some(other) = self.tables.flow(reply)
+        if let Some(other) = self.flow(reply)
             && !is_of_the_same(&other, &reverse)
         {
             let taken = format!("FLOWS[{}]", tuple::<F>(&reply));
@@ -345,7 +357,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             let hash = packet.hash();
             let free = (0..4).map(|attempt| snat::candidate(hash, attempt)).find(|port| {
                 let key = FlowKey::new(reply.src, reply.dst, reply.sport, *port, reply.protocol);
-                self.tables.flow(key).is_none_or(|other| is_of_the_same(&other, &reverse))
+                self.flow(key).is_none_or(|other| is_of_the_same(&other, &reverse))
             });
             let Some(port) = free else {
                 self.trace.note(taken, "another flow has the answer's tuple, and four more ports are taken");

@@ -138,7 +138,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         let is_call = |flow: &Flow<F::Addr>| {
             flow.deliver == deliver::TUNNEL && flow.vni == vni::REQUEST_WIRE && flow.ifindex != 0
         };
-        let ifindex = match self.tables.flow(packet.tuple.turned()).filter(is_call) {
+        let ifindex = match self.flow(packet.tuple.turned()).filter(is_call) {
             Some(call) => call.ifindex,
             None if self.published(packet.src, packet.sport, packet.protocol).is_none() => {
                 return End::Drop(DropReason::ForgedReply);

@@ -167,7 +167,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         let dport = if packet.form == Form::EchoRequest { 0 } else { packet.dport };
         let key = |port| FlowKey::new(packet.dst, addr, dport, port, packet.protocol);
         let free = (0..snat::TRIES).map(|attempt| snat::candidate(hash, attempt));
-        let Some(port) = free.into_iter().find(|port| self.tables.flow(key(*port)).is_none()) else {
+        let Some(port) = free.into_iter().find(|port| self.flow(key(*port)).is_none()) else {
             self.trace.note("source ports", format!("{} tried, all taken", snat::TRIES));
             return Err(End::Drop(DropReason::NoSnatPort));
         };

@@ -130,7 +130,8 @@ pub type Remembered<A> = (FlowKey<A>, Flow<A>);
 /// Replays the decision.
 pub fn explain<F: Family>(question: &Question<F>, tables: &impl Tables<F>, names: &Names) -> Outcome<F> {
     let hook = question.entrance.hook();
-    let mut walk = Walk { tables, names, question, trace: trace::Trace { hook, steps: Vec::new() } };
+    let trace = trace::Trace { hook, steps: Vec::new() };
+    let mut walk = Walk { tables, names, question, trace, has_removed: false };
     let decided = match question.entrance {
         Entrance::Task { ifindex, mac } => walk.from_task(ifindex, mac),
         Entrance::Host => walk.from_host(),

@@ -44,6 +44,8 @@ pub struct Walk<'a, F: Family, T> {
     pub names: &'a Names,
     pub question: &'a Question<F>,
     pub trace: Trace,
+    /// The packet's own entry was one of a task that is gone: the programs have removed it by now.
+    pub has_removed: bool,
 }
 
 impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
@@ -182,6 +184,11 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
         }
     }
 
+    /// An entry, as it is by now.
+    pub fn flow(&self, key: FlowKey<F::Addr>) -> Option<Flow<F::Addr>> {
+        self.tables.flow(key).filter(|_| !(self.has_removed && key == self.packet().tuple))
+    }
+
     /// The flow entry of the packet, for packets from `from`: `flow::lookup` of the programs.
     pub fn lookup(&mut self, from: u32) -> Result<Option<Flow<F::Addr>>, End> {
         let packet = self.packet();
@@ -196,6 +203,7 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
         }
         if flow.flags & flow_flag::DEAD != 0 {
             self.trace.note(asked, format!("its task {} is gone", self.names.task(flow.backend)));
+            self.has_removed = true;
             return if packet.may_open() { Ok(None) } else { Err(End::Refuse(DropReason::BackendGone)) };
         }
         if packet.protocol == protocol::TCP && packet.may_open() && is_closing(flow.seen) {
@@ -219,7 +227,7 @@ impl<'a, F: Family, T: Tables<F>> Walk<'a, F, T> {
             && flow.addr != packet.dst
             && flow.flags & (flow_flag::REVERSE | flow_flag::HAIRPIN) == 0
             && self.tables.now_s().saturating_sub(flow.last_seen_s) >= SILENT_S
-            && twin(&packet.tuple, flow).is_some_and(|answers| self.tables.flow(answers).is_none())
+            && twin(&packet.tuple, flow).is_some_and(|answers| self.flow(answers).is_none())
     }
 
     /// A flow entry in words.

@@ -176,6 +176,64 @@ fn calls_of_a_peers_task_by_a_published_port_and_within_the_network_are_two_conn
         .sent(&backend.gets(CLIENT).tcp(port, 80).syn().seq(9_000));
 }
 
+/// The caller's node alone knows of the call by the VIP, and the backend's alone of one by a published port: it is translated here like the other one.
+#[test]
+fn calls_by_a_vip_and_by_another_nodes_published_port_from_one_port_are_two_connections() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here(CLIENT), rig.task_there(2, BACKEND));
+    let service = rig.service(VIP, &[&backend]);
+    let published = "192.0.2.2";
+    for (number, port) in [(protocol::TCP, 8080), (protocol::UDP, 8081), (protocol::TCP, 9090)] {
+        rig.publish(&service, number, port, 80);
+    }
+    // One that meets no other is its owner's to translate.
+    let alone = client.to(published).tcp(40_001, 8080).syn();
+    let request = eth(mac::of(mac::KIND_CLIENT, client.number), mac::of(mac::KIND_ENDPOINT, backend.number));
+    rig.from_task(&client, alone).tunnelled(&request.ipv4(CLIENT, published).tcp(40_001, 8080).syn());
+
+    rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    let mut ports = vec![(VIP, 80, 40_000)];
+    for port in [8080, 9090] {
+        let call = rig.from_task(&client, client.to(published).tcp(40_000, port).syn());
+        let changed = another_port(&call);
+        assert!(call.new_flows.iter().any(|(_, flow)| flow.vni == NETWORK), "{call:?}");
+        call.tunnelled(&backend.gets(CLIENT).tcp(changed, 80).syn());
+        // Its SYN once more, and what follows, go the same way.
+        rig.from_task(&client, client.to(published).tcp(40_000, port).syn())
+            .tunnelled(&backend.gets(CLIENT).tcp(changed, 80).syn());
+        rig.from_task(&client, client.to(published).tcp(40_000, port).seq(1).ack(1))
+            .tunnelled(&backend.gets(CLIENT).tcp(changed, 80).seq(1).ack(1));
+        ports.push((published, port, changed));
+    }
+    for (called, port, seen) in ports {
+        answers(&mut rig, &backend, &backend.to(CLIENT).tcp(80, seen).syn().ack(1))
+            .sent(&client.gets(called).tcp(port, 40_000).syn().ack(1));
+    }
+
+    rig.from_task(&client, client.to(VIP).udp(40_000, 80));
+    let datagram = rig.from_task(&client, client.to(published).udp(40_000, 8081));
+    let changed = another_port(&datagram);
+    datagram.tunnelled(&backend.gets(CLIENT).udp(changed, 80));
+    answers(&mut rig, &backend, &backend.to(CLIENT).udp(80, changed)).sent(&client.gets(published).udp(8081, 40_000));
+}
+
+/// Of the call by the published port that was there first, its owner knows; what goes on of it is not another's.
+#[test]
+fn a_published_ports_connection_goes_on_beside_a_later_one_by_the_vip() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here(CLIENT), rig.task_there(2, BACKEND));
+    let service = rig.service(VIP, &[&backend]);
+    rig.publish(&service, protocol::TCP, 8080, 80);
+    let call = || client.to("192.0.2.2").tcp(40_000, 8080);
+    let key = rig.from_task(&client, call().syn()).new_flows[0].0;
+    rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    let request = eth(mac::of(mac::KIND_CLIENT, client.number), mac::of(mac::KIND_ENDPOINT, backend.number));
+    let goes_on = request.ipv4(CLIENT, "192.0.2.2").tcp(40_000, 8080).seq(1).ack(1);
+    rig.from_task(&client, call().seq(1).ack(1)).tunnelled(&goes_on);
+    rig.forget(key);
+    rig.from_task(&client, call().seq(1).ack(1)).tunnelled(&goes_on);
+}
+
 /// A process of the node's own calls as a task does: of its calls to tasks elsewhere their nodes take care.
 #[test]
 fn the_hosts_calls_to_the_service_and_to_its_task_from_one_port_are_two_connections() {

@@ -35,7 +35,7 @@ const OFTEN: usize = 1_000;
 const FIRST_SEED: u64 = 1_181_000;
 
 /// Reasons of docs/reference/drops.md that these hooks know, and what else becomes of frames.
-const MET: [&str; 74] = [
+const MET: [&str; 76] = [
     "malformed",
     "unsupported",
     "spoofed-source",
@@ -105,11 +105,13 @@ const MET: [&str; 74] = [
     "a port of one address",
     "a direct call kept clear of another's answers",
     "a direct call of the host kept clear of another's answers",
+    "a call by a published port kept clear of another by its task",
     "IPv6: an error spoke of what was sent",
     "IPv6: a later fragment followed",
     "IPv6: an SCTP port changed",
     "IPv6: a direct call kept clear of another's answers",
     "IPv6: a direct call of the host kept clear of another's answers",
+    "IPv6: a call by a published port kept clear of another by its task",
 ];
 
 #[test]

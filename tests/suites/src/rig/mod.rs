@@ -335,11 +335,6 @@ impl Rig {
         map.get(&index, 0).expect("a counter can be read").iter().sum()
     }
 
-    /// One entry of the flow table, by its place in a walk; None past the end.
-    pub fn some_flow(&self, place: usize) -> Option<FlowEntry> {
-        self.read::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4").iter().nth(place)?.ok()
-    }
-
     /// A hash map, to read.
     pub fn read<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
         HashMap::try_from(self.ebpf.map(name).expect("the object has this map")).expect("its key and value fit")

@@ -20,6 +20,12 @@ impl Speakers<'_> {
         {
             return Some(frame);
         }
+        // So is what has a published port of its own that a task may call as well.
+        if self.random.one_in(8)
+            && let Some(frame) = later.clone().find_map(|(answers, flow)| self.by_another_way(answers, flow))
+        {
+            return Some(frame);
+        }
         let (key, flow) = later.next()?;
         // What goes to other nodes is rarer, and has more ways to come back.
         let (key, flow) = match later.find(|(_, flow)| flow.way == Way::Tunnel) {
@@ -78,6 +84,26 @@ impl Speakers<'_> {
             return Some(self.frame(&packet, mac::GATEWAY, caller.mac, Entrance::Task { link: caller.link }));
         }
         Some(self.tunnelled(&packet, (task.mac, mac::GATEWAY), address_of(caller.node), caller.vni))
+    }
+
+    /// A task's call to a published port of a task elsewhere, whose answers would have this tuple there: of a call that it made by another way.
+    fn by_another_way(&mut self, answers: Key, flow: &Flow) -> Option<Frame> {
+        let world = self.world;
+        let caller = world.endpoints.get(&answers.dst).filter(|it| it.link != 0)?;
+        if !flow.flags.reply || world.backends.get(&flow.backend)?.link != 0 {
+            return None;
+        }
+        let ((_, port, _), _) = world.published.iter().find(|((addr, port, protocol), it)| {
+            let target = if it.target_port == 0 { *port } else { it.target_port };
+            (addr.is_ipv4(), target, *protocol) == (answers.dst.is_ipv4(), answers.sport, answers.protocol)
+                && it.turns.iter().any(|(number, _)| *number == flow.backend)
+        })?;
+        let node = address_of(self.random.of(&[1, 2, 3]));
+        let mut packet = self.packet(answers.dst, if answers.dst.is_ipv4() { node } else { six(node) });
+        (packet.key.sport, packet.key.dport, packet.key.protocol) = (answers.dport, *port, answers.protocol);
+        (packet.stays, packet.quotes, packet.offset, packet.more) = (true, None, 0, false);
+        packet.flags = self.random.of(&[SYN, SYN, SYN, 0x10]);
+        Some(self.frame(&packet, mac::GATEWAY, caller.mac, Entrance::Task { link: caller.link }))
     }
 
     /// The node that a flow went to sends its packet back, or sends an answer.

@@ -329,6 +329,14 @@ impl Stage {
             Form::Ports if key.protocol == SCTP && (after.key.sport, after.key.dport) != (key.sport, key.dport) => {
                 Some("an SCTP port changed")
             }
+            Form::Ports
+                if matches!(frame.entrance, Entrance::Task { .. })
+                    && self.world.addresses.contains_key(&key.dst)
+                    && self.world.endpoints.get(&after.key.dst).is_some_and(|it| it.link == 0)
+                    && after.key.sport != key.sport =>
+            {
+                Some("a call by a published port kept clear of another by its task")
+            }
             Form::Ports if self.world.addresses.contains_key(&key.dst) && is_by_address() => {
                 Some("a port of one address")
             }

@@ -4,7 +4,7 @@
 use mesh_common::family::{V4, V6};
 use mesh_common::flow::twin;
 use mesh_common::hash;
-use mesh_common::schema::{Address, Flow, FlowKey, address_flag, flow_flag, origin};
+use mesh_common::schema::{Address, Flow, FlowKey, address_flag, flow_flag, origin, rewrite};
 use mesh_common::snat;
 use mesh_common::wire::{mac, vni};
 use mesh_tests::rig::mirror::{four, six};
@@ -193,15 +193,45 @@ fn from_task(random: &mut Random, world: &mut World) -> Packet {
         };
         for attempt in 0..snat::TRIES {
             let key = FlowKey::new(dst, HERE, ip.dport, snat::candidate(hash, attempt), ip.protocol);
-            let flow = Flow::<[u8; 4]> { from: origin::WIRE, deliver: 1, ..Flow::default() };
-            if ip.is_ipv6 {
-                world.rig.put("FLOWS6", key.with(six), flow.with(six));
-            } else {
-                world.rig.put("FLOWS4", key, flow);
-            }
+            let flow = Flow { from: origin::WIRE, deliver: 1, ..Flow::default() };
+            plant(world, ip.is_ipv6, key, flow);
+        }
+    } else if [HERE, PEER_2, PEER_3].contains(&dst) && random.one_in(4) {
+        // The task has called each of the others by another way, from this port.
+        let there: Vec<Task> = world.tasks.iter().filter(|task| task.ifindex == 0).cloned().collect();
+        for (other, port) in there.iter().flat_map(|it| [(it, ip.dport), (it, 9_000)]) {
+            let key = FlowKey::new(other.addr, src, port, ip.sport, ip.protocol);
+            let from = origin::peer(other.node);
+            plant(
+                world,
+                ip.is_ipv6,
+                key,
+                Flow { from, flags: flow_flag::REVERSE, rewrite: rewrite::SOURCE, ..Flow::default() },
+            );
         }
     }
     send_from_task(random, &ip, &task, source)
+}
+
+/// A task calls itself from the port that it calls, so that the call and its answers have one tuple, whose entry is a gone task's.
+pub fn to_itself(random: &mut Random, world: &mut World) -> Packet {
+    let task = task_here(random, world);
+    let mut ip = any_ip(random, task.addr, task.addr);
+    (ip.is_ipv6, ip.is_fragment, ip.protocol) = (false, false, 6);
+    (ip.sport, ip.dport, ip.flags, ip.ttl) = (9_000, 9_000, 0x02, 64);
+    let key = FlowKey::new(task.addr, task.addr, 9_000, 9_000, 6);
+    let flags = flow_flag::DEAD | flow_flag::REVERSE;
+    plant(world, false, key, Flow { from: task.ifindex, backend: task.number, flags, ..Flow::default() });
+    send_from_task(random, &ip, &task, task.mac)
+}
+
+/// Writes an entry.
+fn plant(world: &mut World, is_ipv6: bool, key: FlowKey<[u8; 4]>, flow: Flow<[u8; 4]>) {
+    if is_ipv6 {
+        world.rig.put("FLOWS6", key.with(six), flow.with(six));
+    } else {
+        world.rig.put("FLOWS4", key, flow);
+    }
 }
 
 fn send_from_task(random: &mut Random, ip: &Ip, task: &Task, source: [u8; 6]) -> Packet {
@@ -309,10 +339,15 @@ fn send_from_overlay(random: &mut Random, ip: &Ip, remote: [u8; 4], vni: u32, fr
 
 /// A packet of a flow that exists, or its answer; some of those flows have lost their task.
 fn known(random: &mut Random, world: &mut World) -> Option<Packet> {
+    if world.known.is_empty() {
+        return None;
+    }
+    let (key, is_ipv6) = world.known[random.below(world.known.len())];
     let is_turned = random.one_in(2);
-    if random.one_in(2) {
+    if is_ipv6 {
         let table = world.rig.read::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("FLOWS6");
-        let (key, flow) = table.iter().nth(random.below(64))?.ok()?;
+        let key = key.with(six);
+        let flow = table.get(&key, 0).ok()?;
         let found = match twin(&key, &flow).filter(|_| is_turned) {
             Some(other) => Some((other, table.get(&other, 0).ok()?)),
             None => None,
@@ -321,7 +356,7 @@ fn known(random: &mut Random, world: &mut World) -> Option<Packet> {
         world.rig.put("FLOWS6", key, flow);
         return of_flow(random, world, key.with(four), &flow.with(four), true);
     }
-    let (key, flow) = world.rig.some_flow(random.below(64))?;
+    let flow = world.rig.flow(&key)?;
     let found = match twin(&key, &flow).filter(|_| is_turned) {
         Some(other) => Some((other, world.rig.flow(&other)?)),
         None => None,

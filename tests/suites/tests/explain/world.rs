@@ -17,6 +17,8 @@ pub struct World {
     pub lookups6: Lookups<V6>,
     pub tasks: Vec<Task>,
     pub vips: Vec<[u8; 4]>,
+    /// Keys of entries in the order in which they came, by the addresses that they mirror, and whether they are of IPv6.
+    pub known: Vec<(FlowKey<[u8; 4]>, bool)>,
     backends: usize,
     /// Whose maps are written: the tasks of this node have the rig's links.
     links: Vec<u32>,
@@ -37,7 +39,8 @@ impl World {
         let lookups = Lookups::open(|name| rig.map_data(name)).expect("the maps are there");
         let lookups6 = Lookups::open(|name| rig.map_data(name)).expect("the maps are there");
         let links = rig.devices().tasks.clone();
-        Some(World { rig, lookups, lookups6, tasks: Vec::new(), vips: Vec::new(), backends: 1, links })
+        let (tasks, vips, known) = (Vec::new(), Vec::new(), Vec::new());
+        Some(World { rig, lookups, lookups6, tasks, vips, known, backends: 1, links })
     }
 
     /// Another world: nothing is left of the last one.
@@ -45,6 +48,7 @@ impl World {
         self.rig.empty();
         self.tasks.clear();
         self.vips.clear();
+        self.known.clear();
         self.backends = 1;
         let is_set_up = !random.one_in(20);
         self.rig.configure(|config| {

@@ -68,11 +68,26 @@ impl Case<'_> {
             return Err(Stop::Refuse("not-allowed"));
         }
         let (number, node) = self.choose(frontend, packet, call.gone)?;
-        if node == self.world.node {
+        if node == self.world.node
+            || call.entry == Entry::Client && call.gone == 0 && self.meets_own(packet, number, call)
+        {
             let backend = self.world.backends.get(&number).ok_or(Stop::Drop("not-configured"))?;
             return self.accept(packet, number, backend, call.target_port, call.from, call.back, call.gateway);
         }
         Ok(self.hand_to_owner(packet, (number, node), call.entry, call.from, call.back.link))
+    }
+
+    /// A task's own other call, by a VIP or directly, has this one's ports at a backend elsewhere (docs/decisions/0038).
+    fn meets_own(&self, packet: &Packet, number: u32, call: &Call) -> bool {
+        let key = packet.key;
+        if !packet.opens() {
+            return self.flow(&key).is_some_and(|own| own.rewrite == Side::Destination);
+        }
+        let Some(backend) = self.world.backends.get(&number) else { return false };
+        let port = if call.target_port == 0 { key.dport } else { call.target_port };
+        let addr = of_family(backend.addrs, key.dst);
+        let answers = Key { src: addr, dst: key.src, sport: port, dport: key.sport, protocol: key.protocol };
+        self.flow(&answers).is_some_and(|other| other.flags.reply)
     }
 
     /// To the node that has the task. The call's direction alone is remembered.
