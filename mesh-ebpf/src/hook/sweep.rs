@@ -7,7 +7,7 @@ use mesh_common::ageing::silence_allowed_s;
 use mesh_common::family::{Family, V4, V6};
 use mesh_common::flow::{order, twin};
 use mesh_common::parse::{self, Cursor, Plain};
-use mesh_common::schema::{FlowKey, flow_flag};
+use mesh_common::schema::{FlowKey, flow_flag, rewrite};
 
 use crate::maps::Tables;
 use crate::packet::tc::Tc;
@@ -70,8 +70,12 @@ fn obey<F: Tables>(record: &Order) -> i32 {
     let other = reply.as_ref().and_then(|other| Some((other, F::flow(other)?)));
     // SAFETY: a live map value, read only.
     let other = other.map(|(other, found)| (other, unsafe { &*found }));
-    // Where one direction was evicted, another flow may have its tuple since. A hairpin's calling direction is not to be found from here.
-    let other = other.filter(|(other, found)| twin(other, found).is_none_or(|back| back == key));
+    // Where one direction was evicted, another flow may have its tuple since. A hairpin's calling direction is not to be found from here; what is not
+    // rewritten is one of no two.
+    let other = other.filter(|(other, found)| match twin(other, found) {
+        Some(back) => back == key,
+        None => found.rewrite != rewrite::NONE,
+    });
     let twin = other.map(|(_, found)| found);
     let seen_at = match twin {
         Some(twin) if twin.last_seen_s > flow.last_seen_s => twin.last_seen_s,

@@ -121,7 +121,7 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32, from_wir
     Ok(send::<F>(tc, config, flow, to, client))
 }
 
-/// The frontend that a call named: a published port of a node, or a VIP, which keeps the port. A real call: its keys are not on the stack meanwhile.
+/// The frontend that a call named: a published port of a node, or a VIP, whose target port is 0: it keeps the call's. A real call: its keys are not on the stack meanwhile.
 #[inline(never)]
 fn called<F: Tables>(packet: &Packet<F>) -> Option<&'static Frontend<F::Addr>> {
     match balance::published::<F>(&packet.dst, packet.dport, packet.protocol) {
@@ -130,7 +130,8 @@ fn called<F: Tables>(packet: &Packet<F>) -> Option<&'static Frontend<F::Addr>> {
     }
 }
 
-/// East–west, at the client's node: the packet has the gone task's address already, which is undone first. A real call, as `nat::apply_apart`.
+/// East–west, at the client's node: the packet has the gone task's address already, which is undone first; a published port's that was translated here
+/// goes the same way. A real call, as `nat::apply_apart`.
 #[inline(never)]
 pub fn call_of_vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32) -> Code {
     encode(vip::<F>(tc, eth, config, node))
@@ -150,21 +151,21 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32) -> Result
     };
     // The reply's entry knows what was called. Without one the task was called by its own address: nobody else can answer.
     let reply = packet.tuple.turned();
-    let called: &Flow<F::Addr> = match F::flow(&reply) {
+    let answers: &Flow<F::Addr> = match F::flow(&reply) {
         // SAFETY: a live map value, read only.
-        Some(called) => unsafe { &*called },
+        Some(answers) => unsafe { &*answers },
         None => return Err(Stop::drop(DropReason::NoEndpoint)),
     };
-    let is_call = called.rewrite == rewrite::SOURCE && called.ifindex == source.ifindex && called.backend == gone;
+    let is_call = answers.rewrite == rewrite::SOURCE && answers.ifindex == source.ifindex && answers.backend == gone;
     if !is_call || !packet.may_open() {
         return Err(Stop::drop(DropReason::NoEndpoint));
     }
     let undo = flow::decided_mut::<F>()?;
     flow::blank::<F>(undo);
     undo.rewrite = rewrite::DESTINATION;
-    undo.addr = called.addr;
-    undo.port = called.port;
-    undo.other_port = called.other_port;
+    undo.addr = answers.addr;
+    undo.port = answers.port;
+    undo.other_port = answers.other_port;
     nat::apply_apart(tc, nat::Source::Wire, packet, undo, &source.gateway)?;
     tc.set_macs(eth.dst, mac::SECOND_CHANCE)?;
 
@@ -175,7 +176,7 @@ fn vip<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32) -> Result
     let flow = match chosen {
         Some(chosen) if chosen.backend != gone => chosen,
         _ => {
-            let Some(frontend) = balance::vip::<F>(packet.dst) else { return Err(Stop::drop(DropReason::NoEndpoint)) };
+            let Some(frontend) = called::<F>(packet) else { return Err(Stop::drop(DropReason::NoEndpoint)) };
             F::remove_flow(&packet.tuple);
             let code = vip::enter(packet, source, frontend, gone);
             if code != 0 {

@@ -13,7 +13,7 @@ use mesh_common::verdict::DropReason;
 
 use crate::maps::{BACKENDS, RINGS, TURNS, Tables};
 use crate::outcome::Stop;
-use crate::stage::affinity;
+use crate::stage::{affinity, flow};
 
 /// The service behind a VIP: every port and protocol.
 #[inline(always)]
@@ -133,9 +133,7 @@ fn by_entries<F: Tables>(frontend: &Frontend<F::Addr>, packet: &Packet<F>, from:
         *answer = FlowKey::new(F::backend_addr(backend), packet.src, port, packet.sport, packet.protocol);
         let Some(twin) = F::flow(answer) else { continue };
         // SAFETY: a live map value, read only.
-        let twin = unsafe { &*twin };
-        let is_alive = twin.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE;
-        if is_alive && twin.rewrite == rewrite::SOURCE && twin.addr == packet.dst && twin.port == packet.dport {
+        if flow::answers_call(unsafe { &*twin }, packet) {
             return chosen.backend;
         }
     }

@@ -298,6 +298,25 @@ pub fn remember_pair<F: Tables>(packet: &Packet<F>) -> Result<(), DropReason> {
     F::put_flow(&packet.tuple, forward, ANY).map_err(|_| DropReason::TableFull)
 }
 
+/// The answers to this call are remembered under the port that [`remember_pair`] tries first where the call's own is taken; a second one is needed only
+/// where a stranger has that at the same backend. `answers` is their key, of which the port is changed.
+#[inline(always)]
+pub fn has_another_port<F: Tables>(packet: &Packet<F>, answers: &mut FlowKey<F::Addr>) -> bool {
+    answers.dport = snat::candidate(packet.hash(), 0);
+    // SAFETY: a live map value, read only.
+    let found = F::flow(answers).map(|found| unsafe { &*found });
+    found.is_some_and(|found| found.other_port == packet.sport && answers_call(found, packet))
+}
+
+/// The entry is that of live answers to what was called here.
+#[inline(always)]
+pub fn answers_call<F: Tables>(flow: &Flow<F::Addr>, packet: &Packet<F>) -> bool {
+    flow.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE
+        && flow.rewrite == rewrite::SOURCE
+        && flow.addr == packet.dst
+        && flow.port == packet.dport
+}
+
 /// How an answers' entry is put: over an older one of the same call, else where there is none.
 #[inline(always)]
 fn way_of<F: Tables>(key: &FlowKey<F::Addr>, call: &Flow<F::Addr>) -> u64 {

@@ -61,7 +61,7 @@ fn decide<F: Tables>(
     let RingSlot { backend: number, node } = balance::choose(frontend, packet, call.gone, in_flood, call.from)?;
     // What was turned back goes on as it came, marked as such.
     let may_meet = call.entry == Entry::Client && call.gone == 0;
-    if node == call.node || may_meet && meets_another(packet, number, call.target_port) != 0 {
+    if node == call.node || may_meet && meets_another(packet, number, call) != 0 {
         let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
         return owner::accept(packet, number, backend, call.target_port, call.from, &call.back, &call.gateway);
     }
@@ -81,22 +81,26 @@ fn decide<F: Tables>(
 
 /// 1 where a call of this node's task to a backend elsewhere has to be translated here, for its answers' tuple is another one's: by a VIP, or by the
 /// backend's own address, the task has called the same port of the same backend from the same port, and this node alone knows. Who did that shares
-/// the backend's network, so the call may go through it. Of a connection that goes on, its own entry tells. Else 0. A real call: the key is not on the
-/// stack meanwhile.
+/// the backend's network, so the call may go through it. In the midst of a connection what is left of its own entries tells. Else 0. A real call: the key
+/// is not on the stack meanwhile.
 #[inline(never)]
-fn meets_another<F: Tables>(packet: &Packet<F>, number: u32, target_port: u16) -> u32 {
-    if !packet.may_open() {
-        let own = F::flow(&packet.tuple);
+fn meets_another<F: Tables>(packet: &Packet<F>, number: u32, call: &Call<F::Addr>) -> u32 {
+    if !packet.may_open()
+        && let Some(own) = F::flow(&packet.tuple)
+    {
         // SAFETY: a live map value, read only.
-        return own.is_some_and(|own| unsafe { (*own).rewrite } == rewrite::DESTINATION) as u32;
+        let own = unsafe { &*own };
+        let is_of_this = own.from == call.from && own.backend == number && own.flags & flow_flag::DEAD == 0;
+        return (is_of_this && own.rewrite == rewrite::DESTINATION) as u32;
     }
     let (Some(backend), Some(scratch)) = (balance::backend(number), F::scratch()) else { return 0 };
     // SAFETY: per-CPU scratch, not shared while this program runs; who accepts the call writes the same key.
     let answers = unsafe { &mut (*scratch).reply };
-    let port = if target_port == 0 { packet.dport } else { target_port };
+    let port = if call.target_port == 0 { packet.dport } else { call.target_port };
     *answers = FlowKey::new(F::backend_addr(backend), packet.src, port, packet.sport, packet.protocol);
     // SAFETY: a live map value, read only.
-    F::flow(answers).is_some_and(|other| unsafe { (*other).flags } & flow_flag::REVERSE != 0) as u32
+    let is_taken = F::flow(answers).is_some_and(|other| unsafe { (*other).flags } & flow_flag::REVERSE != 0);
+    (is_taken && (packet.may_open() || flow::has_another_port(packet, answers))) as u32
 }
 
 /// The link has the address that the packet is for.

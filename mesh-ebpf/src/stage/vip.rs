@@ -1,4 +1,5 @@
-//! East–west, a task's call to a VIP: its own node chooses and rewrites, and keeps both directions. The backend's node only delivers.
+//! East–west, a task's call to a VIP: its own node chooses and rewrites, and keeps both directions. The backend's node only delivers. So goes the second
+//! choice of a published port's call that was translated at the caller's node.
 
 use mesh_common::parse::{Form, Packet};
 use mesh_common::schema::{Endpoint, Frontend};
@@ -44,6 +45,7 @@ fn decide<F: Tables>(
     }
     let number = chosen.backend;
     let Some(backend) = balance::backend(number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
-    owner::accept(packet, number, backend, 0, source.ifindex, &WayBack::to_task(source), &source.gateway)?;
+    let back = WayBack::to_task(source);
+    owner::accept(packet, number, backend, frontend.target_port, source.ifindex, &back, &source.gateway)?;
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 use mesh_common::family::Family;
 use mesh_common::flow::{MOST_TWINS, note};
-use mesh_common::parse::{Form, protocol};
+use mesh_common::parse::{Form, Packet, protocol};
 use mesh_common::schema::{
     AffinityKey, Backend, Config, Endpoint, Flow, FlowKey, Frontend, RingSlot, algorithm, backend_state, deliver,
     flow_flag, origin, rewrite,
@@ -127,14 +127,19 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             let chosen = self.tables.slot(frontend.turns_at + turn).filter(|slot| slot.backend != 0)?;
             let Some(backend) = self.tables.backend(chosen.backend) else { continue };
             let answer = FlowKey::new(backend_addr::<F>(&backend), packet.src, port, packet.sport, packet.protocol);
-            let Some(twin) = self.flow(answer) else { continue };
-            let is_alive = twin.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE;
-            if is_alive && twin.rewrite == rewrite::SOURCE && twin.addr == packet.dst && twin.port == packet.dport {
+            if self.flow(answer).is_some_and(|twin| answers_call(&twin, packet)) {
                 self.trace.note("twin", format!("{} answers this connection", self.names.task(chosen.backend)));
                 return Some(chosen);
             }
         }
         None
+    }
+
+    /// The answers to the call stand under the port that it is given first where this tuple of theirs is taken.
+    fn has_another_port(&self, answer: FlowKey<F::Addr>) -> bool {
+        let packet = self.packet();
+        let given = FlowKey { dport: snat::candidate(packet.hash(), 0), ..answer };
+        self.flow(given).is_some_and(|it| answers_call(&it, packet) && it.other_port == packet.sport)
     }
 
     /// A service with affinity: what the client keeps, else the ring by its address alone.
@@ -238,7 +243,7 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             }
         }
         let RingSlot { backend: number, node } = self.choose(frontend, call.from)?;
-        if node == call.node || call.entry == Entry::Client && self.meets_another(number, call.target_port) {
+        if node == call.node || call.entry == Entry::Client && self.meets_another(number, call.from, call.target_port) {
             let Some(backend) = self.backend(number) else { return Err(End::Drop(DropReason::NotConfigured)) };
             return self.accept(number, &backend, call.target_port, call.from, &call.back, call.gateway, call.sender);
         }
@@ -247,15 +252,19 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
     }
 
     /// A task's call to a backend elsewhere that is translated here: this node alone knows of the other call whose answers have its answers' tuple.
-    fn meets_another(&mut self, number: u32, target_port: u16) -> bool {
+    fn meets_another(&mut self, number: u32, from: u32, target_port: u16) -> bool {
         let packet = self.packet();
-        if !packet.may_open() {
-            return self.flow(packet.tuple).is_some_and(|own| own.rewrite == rewrite::DESTINATION);
+        if !packet.may_open()
+            && let Some(own) = self.flow(packet.tuple)
+        {
+            let is_of_this = own.from == from && own.backend == number && own.flags & flow_flag::DEAD == 0;
+            return is_of_this && own.rewrite == rewrite::DESTINATION;
         }
         let Some(backend) = self.tables.backend(number) else { return false };
         let port = if target_port == 0 { packet.dport } else { target_port };
         let answers = FlowKey::new(backend_addr::<F>(&backend), packet.src, port, packet.sport, packet.protocol);
-        let meets = self.flow(answers).is_some_and(|other| other.flags & flow_flag::REVERSE != 0);
+        let is_taken = self.flow(answers).is_some_and(|other| other.flags & flow_flag::REVERSE != 0);
+        let meets = is_taken && (packet.may_open() || self.has_another_port(answers));
         if meets {
             let asked = format!("FLOWS[{}]", tuple::<F>(&answers));
             self.trace.note(asked, "the task has called the same port of this backend by another way: translated here");
@@ -373,6 +382,14 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         }
         Ok((forward, (reply, reverse)))
     }
+}
+
+/// The entry is that of live answers to what is called here.
+fn answers_call<F: Family>(flow: &Flow<F::Addr>, packet: &Packet<F>) -> bool {
+    flow.flags & (flow_flag::REVERSE | flow_flag::DEAD) == flow_flag::REVERSE
+        && flow.rewrite == rewrite::SOURCE
+        && flow.addr == packet.dst
+        && flow.port == packet.dport
 }
 
 /// An entry is an older one of the same call's answers.

@@ -1,7 +1,7 @@
 //! A first packet whose task is gone comes back from its node and goes to another task, once; nothing else is taken back.
 
 use mesh_common::parse::protocol;
-use mesh_common::schema::deliver;
+use mesh_common::schema::{deliver, flow_flag};
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, eth};
@@ -112,6 +112,28 @@ fn a_tasks_call_of_a_published_port_that_came_back_goes_to_another_task() {
     let head = |to: &Task| named(source, to).ipv4(client.addr, HERE).tcp(40000, 8080).syn();
     rig.from_task(&client, client.to("192.0.2.1").tcp(40000, 8080).syn()).tunnelled(&head(&gone));
     rig.from_overlay(PEER_2, vni::TURNED_BACK_NODE, head(&gone)).tunnelled(&head(&there));
+}
+
+/// Kept apart from its task's call by the VIP, it was translated here.
+#[test]
+fn one_that_was_translated_by_the_tasks_own_node_does_so_too() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (gone, there) = (rig.task_there(2, "10.0.16.4"), rig.task_there(3, "10.0.16.5"));
+    let client = rig.task_here("10.0.16.9");
+    publish(&mut rig, &[&gone]);
+    rig.from_task(&client, client.to(VIP).tcp(40000, 80).syn());
+    let sent = rig.from_task(&client, client.to("192.0.2.2").tcp(40000, 8080).syn());
+    let forward = sent.new_flows.iter().find(|(_, flow)| flow.flags & flow_flag::PORT_CHANGED != 0);
+    let port = forward.expect("it has a port of its own").1.other_port;
+    publish(&mut rig, &[&gone, &there]);
+    let to = |to: &Task, src: [u8; 6], port| eth(src, to.mac).ipv4(client.addr, to.addr).tcp(port, 80).syn();
+    rig.from_overlay(PEER_2, vni::TURNED_BACK_TASK, to(&gone, mac::GATEWAY, port)).tunnelled(&to(
+        &there,
+        mac::SECOND_CHANCE,
+        40000,
+    ));
+    rig.from_overlay(PEER_3, there.vni, there.to(&client.ip()).tcp(80, 40000).syn().ack(1))
+        .sent(&eth(mac::GATEWAY, client.mac).ipv4("192.0.2.2", client.addr).tcp(8080, 40000).syn().ack(1));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Calls to a task by its own address beside calls that a service brings to the same task from the same source port: each gets its own answers; on the
 //! loaded programs.
 
+use mesh_common::flow::order;
 use mesh_common::parse::protocol;
-use mesh_common::schema::flow_flag;
+use mesh_common::schema::{Flow, flow_flag};
 use mesh_common::wire::{mac, vni};
 use mesh_packet::{Frame, eth};
 use mesh_tests::rig::{HERE, MESH0_MAC, Outcome, PEER_2, Rig, Task};
@@ -232,6 +233,55 @@ fn a_published_ports_connection_goes_on_beside_a_later_one_by_the_vip() {
     rig.from_task(&client, call().seq(1).ack(1)).tunnelled(&goes_on);
     rig.forget(key);
     rig.from_task(&client, call().seq(1).ack(1)).tunnelled(&goes_on);
+}
+
+/// The call by the VIP has its answers' tuple all the while: whichever entry is lost, the other call keeps its port.
+#[test]
+fn a_published_ports_call_that_is_kept_apart_goes_on_whichever_of_its_entries_is_lost() {
+    for is_reverse in [false, true] {
+        let Some(mut rig) = Rig::new() else { return };
+        let (client, backend) = (rig.task_here(CLIENT), rig.task_there(2, BACKEND));
+        let service = rig.service(VIP, &[&backend]);
+        rig.publish(&service, protocol::TCP, 8080, 80);
+        rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+        let call = || client.to("192.0.2.2").tcp(40_000, 8080);
+        let first = rig.from_task(&client, call().syn());
+        let port = another_port(&first);
+        let answer = || backend.to(CLIENT).tcp(80, port);
+        answers(&mut rig, &backend, &answer().syn().ack(1));
+        let lost = first.new_flows.iter().find(|(_, flow)| (flow.flags & flow_flag::REVERSE != 0) == is_reverse);
+        rig.forget(lost.expect("both are remembered").0);
+        // Silence, after which a caller's packet looks for the answers' entry.
+        for (key, flow) in rig.flows() {
+            rig.put_flow(key, Flow { last_seen_s: flow.last_seen_s.saturating_sub(3_600), ..flow });
+        }
+        rig.from_task(&client, call().seq(1).ack(1)).tunnelled(&backend.gets(CLIENT).tcp(port, 80).seq(1).ack(1));
+        answers(&mut rig, &backend, &answer().seq(1).ack(2))
+            .sent(&client.gets("192.0.2.2").tcp(8080, 40_000).seq(1).ack(2));
+    }
+}
+
+/// An older call's answers, under the port that it was given, lead to the tuple of a newer one that is another node's to translate: those are no two.
+#[test]
+fn what_is_left_of_a_call_that_was_kept_apart_takes_no_later_one_along() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here(CLIENT), rig.task_there(2, BACKEND));
+    let service = rig.service(VIP, &[&backend]);
+    rig.publish(&service, protocol::TCP, 8080, 80);
+    let by_vip = rig.from_task(&client, client.to(VIP).tcp(40_000, 80).syn());
+    let apart = rig.from_task(&client, client.to("192.0.2.2").tcp(40_000, 8080).syn());
+    let [(older, flow)] =
+        apart.new_flows.iter().filter(|(_, flow)| flow.flags & flow_flag::REVERSE != 0).collect::<Vec<_>>()[..]
+    else {
+        panic!("its answers are remembered: {apart:?}");
+    };
+    let (older, last_seen_s) = (*older, flow.last_seen_s);
+    for (key, _) in by_vip.new_flows.iter().chain(&apart.new_flows).filter(|(key, _)| *key != older) {
+        rig.forget(*key);
+    }
+    let later = rig.from_task(&client, client.to("192.0.2.2").tcp(40_000, 8080).syn()).new_flow().0;
+    assert_eq!(rig.sweep(&older, order::EXPIRE, last_seen_s + 86_400), 1, "the older one's alone");
+    assert!(rig.flow(&later).is_some() && rig.flow(&older).is_none());
 }
 
 /// A process of the node's own calls as a task does: of its calls to tasks elsewhere their nodes take care.

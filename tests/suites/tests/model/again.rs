@@ -2,7 +2,7 @@
 
 use super::ingress::{Back, Call, Entry};
 use super::read::{self, Packet, TCP, mac_at};
-use super::{Action, Case, Flow, Origin, Side, Step, Stop, Way, mac, vni};
+use super::{Action, Case, Flow, Frontend, Origin, Side, Step, Stop, Way, mac, vni};
 
 impl Case<'_> {
     /// A call of this ingress node.
@@ -26,15 +26,8 @@ impl Case<'_> {
             if chosen.backend != gone || chosen.way != Way::Tunnel || chosen.node != node {
                 return Err(forged);
             }
-            let published = self
-                .published(key.dst, key.dport, key.protocol)
-                .filter(|_| self.world.addresses.contains_key(&key.dst));
-            let (frontend, target_port) = match (published, self.world.vips.get(&key.dst)) {
-                (Some(frontend), _) => (frontend.clone(), frontend.target_port),
-                (None, Some(frontend)) => (frontend.clone(), 0),
-                // It meant that very task.
-                (None, None) => return Err(Stop::Drop("endpoint-gone")),
-            };
+            // None: it meant that very task.
+            let (frontend, target_port) = self.called(packet).ok_or(Stop::Drop("endpoint-gone"))?;
             let back = match entry {
                 Entry::Wire => Back { way: Way::Uplink, link: chosen.link, node: 0, vni: 0, mac: src },
                 Entry::Host => Back::to_host(self.world),
@@ -59,7 +52,17 @@ impl Case<'_> {
         self.deliver(&flow, peer.as_ref(), client)
     }
 
-    /// A task's call of a VIP: the choice is undone first.
+    /// Whom a call named, and the port that it means there; 0: the packet's own.
+    fn called(&self, packet: &Packet) -> Option<(Frontend, u16)> {
+        let key = packet.key;
+        let published = self.published(key.dst, key.dport, key.protocol);
+        match published.filter(|_| self.world.addresses.contains_key(&key.dst)) {
+            Some(frontend) => Some((frontend.clone(), frontend.target_port)),
+            None => self.world.vips.get(&key.dst).map(|frontend| (frontend.clone(), 0)),
+        }
+    }
+
+    /// A task's call that this node translated: the choice is undone first.
     pub fn vip_again(&mut self, packet: &Packet, node: u32) -> Step<Action> {
         let world = self.world;
         let target = world.endpoints.get(&packet.key.dst).filter(|it| !it.is_gateway && it.node == node);
@@ -82,9 +85,9 @@ impl Case<'_> {
         let flow = match self.flow(&packet.key).filter(|it| it.backend != gone) {
             Some(chosen) => chosen,
             None => {
-                let frontend = world.vips.get(&packet.key.dst).ok_or(Stop::Drop("no-endpoint"))?;
+                let (frontend, target_port) = self.called(&packet).ok_or(Stop::Drop("no-endpoint"))?;
                 self.forget(packet.key);
-                let mut again = self.enter_vip(&packet, source, frontend, gone)?;
+                let mut again = self.enter_vip(&packet, source, &frontend, target_port, gone)?;
                 again.flags.keep_mac = true;
                 again
             }

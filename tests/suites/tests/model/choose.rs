@@ -1,8 +1,8 @@
 //! Which backend a new flow gets: docs/packet-walk.md, "Task → VIP", step 4; decision 0025 for affinity.
 
 use super::read::Packet;
-use super::sums::{hash, hash_of_client, slot};
-use super::{Algorithm, Case, Change, Frontend, Kept, Key, Side, Slot, Step, Stop, of_family};
+use super::sums::{hash, hash_of_client, port_of_ours, slot};
+use super::{Algorithm, Case, Change, Flow, Frontend, Kept, Key, Side, Slot, Step, Stop, of_family};
 
 /// So many backends are asked for.
 const TWINS: usize = 8;
@@ -54,18 +54,16 @@ impl Case<'_> {
         let port = if frontend.target_port == 0 { key.dport } else { frontend.target_port };
         frontend.turns.iter().take(TWINS).copied().find(|(number, _)| {
             let Some(backend) = self.world.backends.get(number) else { return false };
-            let twin = self.flow(&Key {
-                src: of_family(backend.addrs, key.src),
-                sport: port,
-                dst: key.src,
-                dport: key.sport,
-                ..key
-            });
-            twin.is_some_and(|it| {
-                let is_alive = it.flags.reply && !it.flags.dead;
-                is_alive && it.rewrite == Side::Source && it.addr == key.dst && it.port == key.dport
-            })
+            let addr = of_family(backend.addrs, key.src);
+            let answers = Key { src: addr, sport: port, dst: key.src, dport: key.sport, ..key };
+            self.flow(&answers).is_some_and(|it| answers_call(&it, &key))
         })
+    }
+
+    /// The answers to this call stand under the port that it was given first where this tuple of theirs was taken.
+    pub fn has_another_port(&self, packet: &Packet, answers: Key) -> bool {
+        let given = Key { dport: port_of_ours(hash(&packet.key), 0), ..answers };
+        self.flow(&given).is_some_and(|it| answers_call(&it, &packet.key) && it.other_port == packet.key.sport)
     }
 
     fn by_client(&mut self, frontend: &Frontend, packet: &Packet, gone: u32) -> u32 {
@@ -110,4 +108,12 @@ pub fn ring_of(frontend: &Frontend, call: &Key) -> Slot {
 /// A ready backend other than this one, if there is one.
 pub fn another(frontend: &Frontend, than: Slot) -> Slot {
     frontend.turns.iter().take(2).copied().find(|slot| slot.0 != than.0).unwrap_or(than)
+}
+
+/// The entry is that of live answers to what was called here.
+fn answers_call(flow: &Flow, called: &Key) -> bool {
+    flow.flags.reply
+        && !flow.flags.dead
+        && flow.rewrite == Side::Source
+        && (flow.addr, flow.port) == (called.dst, called.dport)
 }

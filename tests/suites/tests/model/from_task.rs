@@ -77,7 +77,7 @@ impl Case<'_> {
             if packet.asks_echo() && !frontend.turns.is_empty() {
                 return Ok(Err(self.answer_echo(packet)));
             }
-            return self.enter_vip(packet, sender, &frontend, 0).map(Ok);
+            return self.enter_vip(packet, sender, &frontend, 0, 0).map(Ok);
         }
         if let Some(address) = self.world.addresses.get(&dst).cloned() {
             if packet.key.protocol == UDP && packet.key.dport == self.world.data_port {
@@ -161,8 +161,15 @@ impl Case<'_> {
         self.accept(packet, number, &backend, 0, from, back, gateway).map(Some)
     }
 
-    /// A call to a VIP of the sender's network; `gone` is not chosen.
-    pub fn enter_vip(&mut self, packet: &Packet, sender: &Endpoint, frontend: &Frontend, gone: u32) -> Step<Flow> {
+    /// A task's call that its own node translates; `gone` is not chosen, and `target_port` 0 keeps the packet's.
+    pub fn enter_vip(
+        &mut self,
+        packet: &Packet,
+        sender: &Endpoint,
+        frontend: &Frontend,
+        target_port: u16,
+        gone: u32,
+    ) -> Step<Flow> {
         match packet.form {
             Form::Fragment => return Err(Stop::Drop("fragment")),
             Form::EchoReply => return Err(Stop::Drop("icmp-error")),
@@ -179,7 +186,8 @@ impl Case<'_> {
         }
         let number = chosen.0;
         let backend = self.world.backends.get(&number).cloned().ok_or(Stop::Drop("not-configured"))?;
-        self.accept(packet, number, &backend, 0, Origin::Link(sender.link), Back::to_task(sender), sender.gateway)
+        let back = Back::to_task(sender);
+        self.accept(packet, number, &backend, target_port, Origin::Link(sender.link), back, sender.gateway)
     }
 
     /// To the outside: source address and port become the node's.

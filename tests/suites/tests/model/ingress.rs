@@ -80,14 +80,20 @@ impl Case<'_> {
     /// A task's own other call, by a VIP or directly, has this one's ports at a backend elsewhere (docs/decisions/0038).
     fn meets_own(&self, packet: &Packet, number: u32, call: &Call) -> bool {
         let key = packet.key;
-        if !packet.opens() {
-            return self.flow(&key).is_some_and(|own| own.rewrite == Side::Destination);
+        if !packet.opens()
+            && let Some(own) = self.flow(&key)
+        {
+            return own.rewrite == Side::Destination
+                && own.backend == number
+                && own.from == call.from
+                && !own.flags.dead;
         }
         let Some(backend) = self.world.backends.get(&number) else { return false };
         let port = if call.target_port == 0 { key.dport } else { call.target_port };
         let addr = of_family(backend.addrs, key.dst);
         let answers = Key { src: addr, dst: key.src, sport: port, dport: key.sport, protocol: key.protocol };
-        self.flow(&answers).is_some_and(|other| other.flags.reply)
+        let is_taken = self.flow(&answers).is_some_and(|other| other.flags.reply);
+        is_taken && (packet.opens() || self.has_another_port(packet, answers))
     }
 
     /// To the node that has the task. The call's direction alone is remembered.
