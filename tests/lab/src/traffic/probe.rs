@@ -26,13 +26,15 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Calls `ask` every `pace` on a thread that `on_thread` has prepared (put into a namespace).
+    /// Calls `ask` every `pace` on a thread that `on_thread` has prepared (put into a namespace). It is under way when this returns: what happens next finds
+    /// the first call answered, or failed.
     pub fn start(
         pace: Duration,
         on_thread: impl FnOnce() -> Result<()> + Send + 'static,
         ask: impl Fn() -> Result<String> + Send + 'static,
     ) -> Probe {
         let (stop, stopped) = channel();
+        let (begin, begun) = channel();
         let thread = std::thread::spawn(move || {
             let mut samples = Vec::new();
             if let Err(error) = on_thread() {
@@ -43,11 +45,14 @@ impl Probe {
                 let at = Instant::now();
                 let outcome = ask().map_err(|error| format!("{error:#}"));
                 samples.push(Sample { at, took: at.elapsed(), outcome });
+                let _ = begin.send(()); // heard once
                 if stopped.recv_timeout(pace.saturating_sub(at.elapsed())) != Err(RecvTimeoutError::Timeout) {
                     return samples;
                 }
             }
         });
+        // An error where the thread ended before its first call: its samples tell why.
+        let _ = begun.recv();
         Probe { stop, thread }
     }
 
