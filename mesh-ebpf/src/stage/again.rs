@@ -121,7 +121,8 @@ fn call<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, node: u32, from_wir
     Ok(send::<F>(tc, config, flow, to, client))
 }
 
-/// The frontend that a call named: a published port of a node, or a VIP, whose target port is 0: it keeps the call's. A real call: its keys are not on the stack meanwhile.
+/// The frontend that a call named: a published port of a node, or a VIP, whose target port is 0: it keeps the call's. A real call: its keys are not on
+/// the stack meanwhile.
 #[inline(never)]
 fn called<F: Tables>(packet: &Packet<F>) -> Option<&'static Frontend<F::Addr>> {
     match balance::published::<F>(&packet.dst, packet.dport, packet.protocol) {

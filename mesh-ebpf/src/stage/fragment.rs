@@ -1,8 +1,8 @@
 //! Fragments: the first one of a datagram has the ports, and the others go where it went.
 //!
 //! A later fragment is looked up like any packet, once it has its datagram's ports; only addresses are rewritten in it, for there is no transport
-//! header, and the first one's checksum makes up for the whole. One that comes before the first one is as good as lost: nothing can be held back
-//! here. Senders send the first one first; where a network turns their order, the datagram is lost, and counted (`fragment`).
+//! header, and the first one's checksum makes up for the whole. One that comes before the first one is lost (docs/decisions/0039
+//! has a way to keep it). Senders send the first one first; where a network turns their order, the datagram is lost, and counted (`fragment`).
 //! Where IPv6 has options for the receiver behind the fragment header, only the first one says what protocol the datagram is of.
 //! Invariant: fragments from elsewhere than the first one came from (`origin::*`) never get its ports. Must not: cost a whole packet more than one
 //! comparison.
