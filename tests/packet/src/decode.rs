@@ -256,7 +256,7 @@ fn icmp4(bytes: &[u8], judged: impl Fn(String) -> String, layers: &mut Vec<Layer
         Icmpv4Type::EchoRequest(echo) | Icmpv4Type::EchoReply(echo) => Some(echo),
         _ => None,
     };
-    let state = judged(worth(slice.checksum() == right).to_owned());
+    let state = judged(worth(is_same(slice.checksum(), right)).to_owned());
     layers.push(icmp(slice.type_u8(), slice.code_u8(), echo, slice.bytes5to8(), state));
     payload(slice.payload(), layers);
 }
@@ -307,10 +307,16 @@ fn bytes_layer(name: &'static str, bytes: &[u8], layers: &mut Vec<Layer>) {
 
 fn message_checksum(found: u16, right: Option<u16>, pseudo: u16) -> String {
     match found {
-        found if Some(found) == right => "right".to_owned(),
+        found if right.is_some_and(|right| is_same(found, right)) => "right".to_owned(),
         found if found == pseudo => "unfinished".to_owned(),
         _ => "wrong".to_owned(),
     }
+}
+
+/// Both zeros of one's complement are one sum to every receiver. Linux writes ffff where a checksum that a device was to finish comes
+/// out as zero, also for TCP (net/core/dev.c, skb_checksum_help); who sums anew gets zero there.
+fn is_same(found: u16, right: u16) -> bool {
+    found == right || [(0, 0xffff), (0xffff, 0)].contains(&(found, right))
 }
 
 fn worth(right: bool) -> &'static str {

@@ -128,6 +128,18 @@ fn a_checksum_is_shown_by_its_worth() {
 }
 
 #[test]
+fn both_zeros_of_a_checksum_are_right() {
+    let worth = |bytes: &[u8]| decode(bytes)[2].fields.last().unwrap().1.clone();
+    let from = |port: u16| eth(A, B).ipv4("10.0.0.2", "10.0.0.1").tcp(port, 80).ack(1).bytes();
+    let mut bytes = (1..=u16::MAX).map(from).find(|bytes| bytes[50..52] == [0, 0]).expect("a port that sums to zero");
+    assert_eq!(worth(&bytes), "right");
+    bytes[50..52].copy_from_slice(&[0xff, 0xff]);
+    assert_eq!(worth(&bytes), "right", "as Linux writes it");
+    bytes[50..52].copy_from_slice(&[0xff, 0xfe]);
+    assert_eq!(worth(&bytes), "wrong");
+}
+
+#[test]
 fn a_difference_names_header_and_field() {
     let got = eth(A, B).ipv4("10.0.0.2", "10.0.0.9").ttl(63).tcp(40000, 80).syn().bad_checksum().bytes();
     let text = eth(A, B).ipv4("10.0.0.2", "10.0.0.1").tcp(40000, 80).syn().differences(&got).unwrap();
