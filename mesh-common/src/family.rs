@@ -79,6 +79,8 @@ pub trait Family: Copy + 'static {
     const HEADER_LEN: usize;
     /// Offset of the number of what follows in the IP header.
     const PROTOCOL_OFFSET: usize;
+    /// Offset of what says that a packet is a fragment: flags and offset; the number of what follows.
+    const FRAGMENT_OFFSET: usize = 6;
 
     /// The beginning of a frame: Ethernet and the shortest IP header, as words of two bytes.
     type Front: Plain;
@@ -90,6 +92,9 @@ pub trait Family: Copy + 'static {
     fn outline(start: &Self::Start) -> Outline;
     /// Type of service, or traffic class, of a packet with this first word in memory order.
     fn tos(first: u16) -> u8;
+    /// One of several fragments, of a packet whose header has this word at [`FRAGMENT_OFFSET`](Self::FRAGMENT_OFFSET). IPv6's fragment header may also stand behind others, where this does
+    /// not see it.
+    fn is_fragment(word: u16) -> bool;
     /// Puts an address in the place of the source or of the destination, and its `difference` to the old one into the header's own checksum, where
     /// the family has one.
     fn readdress<const IS_SOURCE: bool>(front: &mut Self::Front, addr: &Self::Addr, difference: u32);
@@ -156,6 +161,12 @@ impl Family for V4 {
     #[inline(always)]
     fn tos(first: u16) -> u8 {
         first.to_ne_bytes()[1]
+    }
+
+    /// More to come, or an offset (RFC 791, 3.1).
+    #[inline(always)]
+    fn is_fragment(word: u16) -> bool {
+        u16::from_be(word) & 0x3fff != 0
     }
 
     #[inline(always)]
@@ -254,6 +265,12 @@ impl Family for V6 {
     fn tos(first: u16) -> u8 {
         let [first, second] = first.to_ne_bytes();
         first << 4 | second >> 4
+    }
+
+    /// A fragment header follows (RFC 8200, 4.5).
+    #[inline(always)]
+    fn is_fragment(word: u16) -> bool {
+        word.to_ne_bytes()[0] == 44
     }
 
     #[inline(always)]

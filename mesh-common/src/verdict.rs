@@ -213,7 +213,7 @@ drop_reasons! {
     /// A fragment without ports where ports are needed.
     Fragment = 21, "fragment" {
         hooks: "from_task, from_overlay, from_host, from_uplink",
-        meaning: "a fragment that came before the first one of its datagram, or long after it, where ports are needed (to a VIP, in a request, or to the outside); of SCTP any, where a port is changed",
+        meaning: "a fragment that came before the first one of its datagram, or long after it, where ports are needed (to a VIP, in a request, or to the outside), and could not wait: out of the tunnel, longer than 2,048 bytes, or the fifth; of SCTP any, where a port is changed",
         remedy: "a few mean that the network changes the order of packets, or that another node refused a datagram's first one as *too-big*; many: keep datagrams below the MTU (1450 by default)",
     }
     /// The flow's backend is gone. The sender is told.

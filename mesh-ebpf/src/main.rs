@@ -82,6 +82,18 @@ pub fn icmp_errors6(ctx: TcContext) -> i32 {
     hook::icmp_errors::run::<V6>(&Tc::new(ctx))
 }
 
+/// Direct calls that are kept apart from others, at any hook: [`outcome::go_on`].
+#[classifier]
+pub fn beside(ctx: TcContext) -> i32 {
+    hook::beside::run(&Tc::new(ctx))
+}
+
+/// Fragments out of their order, from tasks and uplinks: [`outcome::go_on`].
+#[classifier]
+pub fn fragments(ctx: TcContext) -> i32 {
+    hook::fragments::run(&Tc::new(ctx))
+}
+
 /// What peers hand back: [`outcome::go_on`].
 #[classifier]
 pub fn turned_back(ctx: TcContext) -> i32 {

@@ -16,6 +16,9 @@ use mesh_common::verdict::{Hook, STRIDE};
 /// Memory for an entry when it comes, for maps that only user space adds to (BPF_F_NO_PREALLOC of linux/bpf.h): a node of ten services pays
 /// for ten.
 const AS_NEEDED: usize = 1;
+/// A list of what was used last for each CPU (BPF_F_NO_COMMON_LRU), for a small map: of one list for all, kernels up to 6.15 or so give a CPU 128 entries at
+/// once, and one that finds none left gives up its own last one for the next (LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c).
+const A_LIST_EACH: usize = 2;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -58,6 +61,10 @@ pub static OVERFLOW6: LruHashMap<FlowKey<Addr6>, Flow<Addr6>, MIN_OVERFLOW> = Lr
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, Fragmented, MAX_FRAGMENTED> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, Fragmented, MAX_FRAGMENTED> = LruHashMap::new();
+#[btf_map]
+pub static EARLY: LruHashMap<EarlyKey, Early, EARLY_OF_A_CPU, A_LIST_EACH> = LruHashMap::new();
+#[btf_map]
+pub static EARLY_ROOM: PerCpuArray<Early, 1> = PerCpuArray::new();
 #[btf_map]
 pub static OVERFLOWED: Array<u32, 2> = Array::new();
 #[btf_map]

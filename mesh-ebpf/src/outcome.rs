@@ -30,6 +30,12 @@ impl Stop {
     /// A task is called by its own address, and the answers would be taken for another call's (`stage/direct.rs`). Not called from where it is found, as
     /// above.
     pub const BESIDE: Stop = Stop(0x81);
+    /// A fragment that came before the first one of its datagram, or a first one for which others wait (`stage/early.rs`). Not called from where it is
+    /// found, as above.
+    pub const UNTIMELY: Stop = Stop(0x82);
+
+    /// A first fragment behind which those that waited come: its hook is to judge it now (`hook/fragments.rs`).
+    pub const TIMELY: Stop = Stop(0x83);
 
     /// Judged by a real call: its code.
     #[inline(always)]
@@ -65,6 +71,18 @@ impl Stop {
     #[inline(always)]
     pub const fn is_beside(code: Code) -> bool {
         code == Stop::BESIDE.0
+    }
+
+    /// It is a first fragment that nobody waits for any more.
+    #[inline(always)]
+    pub const fn is_timely(code: Code) -> bool {
+        code == Stop::TIMELY.0
+    }
+
+    /// It is an error, beside or untimely: another program's business (`stage/arrival.rs`).
+    #[inline(always)]
+    pub const fn is_elsewhere(code: Code) -> bool {
+        code >= Stop::ABOUT.0 && code <= Stop::UNTIMELY.0
     }
 
     /// To be counted, and dropped.

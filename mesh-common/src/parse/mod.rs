@@ -286,6 +286,13 @@ impl<F: Family> Packet<F> {
         self.form == Form::EchoRequest || (self.form == Form::Fragment && self.protocol == F::ICMP && self.dport == 0)
     }
 
+    /// Of a protocol whose packets belong to flows: by ports, or by an echo's identifier.
+    #[inline(always)]
+    pub fn may_have_flow(&self) -> bool {
+        let of = self.protocol;
+        of == protocol::UDP || of == protocol::TCP || of == protocol::SCTP || of == F::ICMP
+    }
+
     /// The flow hash of this direction.
     #[inline(always)]
     pub fn hash(&self) -> u32 {

@@ -218,6 +218,52 @@ pub struct Fragmented {
     pub dport: u16,
 }
 
+/// A fragment that came before the first one of its datagram: `EARLY`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EarlyKey {
+    /// Source address; IPv4 as ::ffff:a.b.c.d.
+    pub src: [u8; 16],
+    /// Destination address, likewise.
+    pub dst: [u8; 16],
+    /// Where it came from, `origin::*`.
+    pub from: u32,
+    /// The datagram's identification.
+    pub id: u32,
+    /// IP protocol number; of IPv6 0, for a later fragment may name a header before it.
+    pub protocol: u8,
+    /// Which of those that wait for the same one, from 0 on.
+    pub place: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl EarlyKey {
+    /// So many of a datagram may wait.
+    pub const PLACES: u8 = 4;
+    /// Seconds for which they may, as Linux waits for what is missing of a datagram (`net.ipv4.ipfrag_time`): identifications come again.
+    pub const MOST_S: u32 = 30;
+}
+
+/// Most bytes of a frame that waits, Ethernet header and all.
+pub const EARLY_BYTES: usize = 2_048;
+
+/// The fragment as it came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Early {
+    /// When, in seconds of the monotonic clock.
+    pub came_s: u32,
+    /// Bytes of the frame.
+    pub len: u32,
+    /// The link that it came by.
+    pub ifindex: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The frame, from its Ethernet header on, and what was there before.
+    pub frame: [u64; EARLY_BYTES / 8],
+}
+
 /// How many flows begin on one CPU: `FLOODS`, written by the programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

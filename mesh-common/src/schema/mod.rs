@@ -45,6 +45,8 @@ pub const MAX_ALLOWED: usize = 1 << 16;
 pub const MAX_CLIENTS: usize = 1 << 16;
 /// Most fragmented datagrams of a family on their way at one time: `FRAGMENTS4`, `FRAGMENTS6`.
 pub const MAX_FRAGMENTED: usize = 1 << 13;
+/// Most fragments that wait for the first one of their datagram on one CPU, of both families: `EARLY`.
+pub const EARLY_OF_A_CPU: usize = 1 << 5;
 /// Most host sockets with a rewritten destination, `SOCKETS`.
 pub const MAX_SOCKETS: usize = 1 << 16;
 
@@ -333,6 +335,7 @@ const _: () = {
     assert!(size_of::<AllowPrefix<[u8; 4]>>() == 16 && size_of::<AllowPrefix<[u8; 16]>>() == 28);
     assert!(size_of::<FragmentKey<[u8; 4]>>() == 20 && size_of::<FragmentKey<[u8; 16]>>() == 44);
     assert!(size_of::<Fragmented>() == 4);
+    assert!(size_of::<EarlyKey>() == 44 && size_of::<Early>() == 16 + EARLY_BYTES);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };
 
@@ -349,7 +352,7 @@ mod pod {
         };
     }
 
-    pod!(Fragmented);
+    pod!(Fragmented, EarlyKey, Early);
     pod!(
         Clock,
         Config,

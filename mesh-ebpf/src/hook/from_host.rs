@@ -10,12 +10,12 @@ use crate::hook::finish;
 use crate::maps::{self, Tables};
 use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::{OK, SHOT, Tc};
+use crate::stage::arrival::Arrival;
 use crate::stage::deliver::{KEYED, config, deliver, peer_of, send_tunnel, to_task};
-use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter, remember, to_owner};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, direct, flow, fragment, icmp, nat, watch};
+use crate::stage::{answer, balance, direct, flow, fragment, nat, watch};
 
 const HOOK: Hook = Hook::FromHost;
 
@@ -58,8 +58,7 @@ fn echo(tc: &Tc, eth: &Ethernet, config: &Config) -> Result<i32, Stop> {
 #[inline(always)]
 fn judge<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config) -> Code {
     match walk::<F>(tc, eth, config) {
-        code if Stop::is_about(code) => icmp::hand_on::<F>(tc, &Arrival::FROM_HOST),
-        code if Stop::is_beside(code) => direct::go_beside::<F>(tc, HOOK, origin::HOST, 0),
+        code if Stop::is_elsewhere(code) => Arrival::FROM_HOST.go_on::<F>(tc, code),
         code => code,
     }
 }

@@ -11,12 +11,13 @@ use mesh_common::wire::{mac, vni};
 use crate::hook::finish;
 use crate::maps::{self, ECHOES, Tables};
 use crate::outcome::{Code, Stop, encode, go_on};
-use crate::packet::tc::{SHOT, Tc, Tunnel};
+use crate::packet::tc::{SHOT, Tc};
+use crate::packet::tunnel::Tunnel;
+use crate::stage::arrival::Arrival;
 use crate::stage::deliver::{config, deliver, peer_of, send_tunnel, to_task};
-use crate::stage::icmp::Arrival;
 use crate::stage::nat::Source;
 use crate::stage::owner::{self, WayBack};
-use crate::stage::{again, balance, direct, flow, fragment, icmp, nat, reply, too_big, watch};
+use crate::stage::{again, balance, direct, flow, fragment, nat, reply, too_big, watch};
 
 const HOOK: Hook = Hook::FromOverlay;
 
@@ -99,8 +100,7 @@ pub fn judge<F: Tables>(tc: &Tc, eth: &Ethernet, config: &Config, peer: &Address
     match id {
         vni::TURNED_BACK_WIRE | vni::TURNED_BACK_NODE | vni::TURNED_BACK_TASK => again::hand_on(tc, peer.node, id),
         _ => match walk::<F>(tc, eth, config, peer, id) {
-            code if Stop::is_about(code) => icmp::hand_on::<F>(tc, &Arrival::from_peer(peer.node, id)),
-            code if Stop::is_beside(code) => direct::go_beside::<F>(tc, HOOK, origin::peer(peer.node), id),
+            code if Stop::is_elsewhere(code) => Arrival::from_peer(peer.node, id).go_on::<F>(tc, code),
             code => code,
         },
     }

@@ -12,12 +12,12 @@ use crate::hook::finish;
 use crate::maps::Tables;
 use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::Tc;
+use crate::stage::arrival::Arrival;
 use crate::stage::deliver::{config, deliver, peer_of, target as tunnel_to, to_host, to_peer, to_task};
-use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{answer, balance, direct, flow, fragment, icmp, nat, neighbours, outside, vip, watch};
+use crate::stage::{answer, balance, direct, flow, fragment, nat, neighbours, outside, vip, watch};
 
 const HOOK: Hook = Hook::FromTask;
 
@@ -69,8 +69,7 @@ impl<A: Copy> Caller<A> {
 #[inline(always)]
 fn judge<F: Tables>(tc: &Tc) -> Code {
     match walk::<F>(tc) {
-        code if Stop::is_about(code) => icmp::hand_on::<F>(tc, &Arrival::from_task(tc.ifindex())),
-        code if Stop::is_beside(code) => direct::go_beside::<F>(tc, HOOK, tc.ifindex(), 0),
+        code if Stop::is_elsewhere(code) => Arrival::from_task(tc.ifindex()).go_on::<F>(tc, code),
         code => code,
     }
 }
@@ -86,7 +85,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let from = tc.ifindex();
-    fragment::know(tc, packet, from);
+    fragment::arrives(tc, packet, from)?;
     let mut caller = Caller { number: 0, gateway: packet.src };
     let flow = match flow::lookup(packet, tc.len(), from)? {
         Some(flow) => {
@@ -152,6 +151,10 @@ fn decide<F: Tables>(
     }
     if let Some(target) = F::endpoint(&packet.dst) {
         return to_endpoint(tc, eth, config, packet, source, target).map(Decision::Sent);
+    }
+    // Everything else is decided by ports.
+    if packet.form == Form::Fragment && fragment::is_early(tc, packet, source.ifindex) != 0 {
+        return Err(Stop::UNTIMELY);
     }
     if let Some(frontend) = balance::vip::<F>(packet.dst) {
         if frontend.vni != source.vni {

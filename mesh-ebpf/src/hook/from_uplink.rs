@@ -11,12 +11,12 @@ use crate::hook::{finish, from_overlay};
 use crate::maps::Tables;
 use crate::outcome::{Code, Stop, encode, go_on};
 use crate::packet::tc::{NEXT, Tc};
+use crate::stage::arrival::Arrival;
 use crate::stage::deliver::{config, deliver, peer_of};
-use crate::stage::icmp::Arrival;
 use crate::stage::ingress::{Call, Entry, enter};
 use crate::stage::nat::Source;
 use crate::stage::owner::WayBack;
-use crate::stage::{balance, flow, fragment, icmp, nat, watch};
+use crate::stage::{balance, flow, fragment, nat, watch};
 
 const HOOK: Hook = Hook::FromUplink;
 
@@ -27,7 +27,7 @@ pub fn run(tc: &Tc) -> i32 {
     let Ok(config) = config() else { return NEXT };
     let code = match (unwrap::<V4>(tc, config, ethertype), ethertype) {
         (NOT_A_PEERS, V4::ETHERTYPE) => match walk::<V4>(tc) {
-            code if Stop::is_about(code) => icmp::hand_on::<V4>(tc, &Arrival::FROM_WIRE),
+            code if Stop::is_elsewhere(code) => Arrival::FROM_WIRE.go_on::<V4>(tc, code),
             code => code,
         },
         (OTHER_FAMILY, _) | (NOT_A_PEERS, V6::ETHERTYPE) => go_on(tc, program::FROM_UPLINK6),
@@ -43,7 +43,7 @@ pub fn run6(tc: &Tc) -> i32 {
     let (Some(ethertype), Ok(config)) = (parse::ethertype(tc), config()) else { return NEXT };
     let code = match (unwrap::<V6>(tc, config, ethertype), ethertype) {
         (NOT_A_PEERS | OTHER_FAMILY, V6::ETHERTYPE) => match walk::<V6>(tc) {
-            code if Stop::is_about(code) => icmp::hand_on::<V6>(tc, &Arrival::FROM_WIRE),
+            code if Stop::is_elsewhere(code) => Arrival::FROM_WIRE.go_on::<V6>(tc, code),
             code => code,
         },
         (NOT_A_PEERS | OTHER_FAMILY, _) => NEXT,
@@ -97,6 +97,11 @@ fn peel<O: Carrier + Tables, F: Tables>(tc: &Tc, config: &Config) -> Option<u64>
     }
     // Of a packet that lacks an IP header the kernel takes nothing away.
     tc.load::<[u16; 1]>(O::OUTER_LEN + ETHERNET_LEN + F::HEADER_LEN - 2)?;
+    // Others of its datagram may be fragments outside as well, which mesh0 alone puts together: here it would overtake them.
+    let [word] = tc.load(O::OUTER_LEN + ETHERNET_LEN + F::FRAGMENT_OFFSET)?;
+    if F::is_fragment(word) {
+        return None;
+    }
     // A packet of several segments keeps the mark of the tunnel. A device that sends it must not see that, nor a socket of UDP, which cuts what it
     // gets by what the marks say; TCP takes it whole.
     if tc.gso_size() != 0 && (id == vni::REPLY_WIRE || !carries_tcp::<O, F>(tc)) {
@@ -133,7 +138,7 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
     // What can't be read is the stack's to judge.
     let mut room = parse::Room::<F>::uninit();
     let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::PASS) };
-    fragment::know(tc, packet, origin::WIRE);
+    fragment::arrives(tc, packet, origin::WIRE)?;
     let flow = match flow::lookup(packet, tc.len(), origin::WIRE)? {
         Some(flow) => flow,
         None => {
@@ -151,6 +156,9 @@ fn steps<F: Tables>(tc: &Tc) -> Result<i32, Stop> {
                     };
                 }
                 _ => return Err(Stop::PASS),
+            }
+            if packet.form == Form::Fragment && fragment::is_early(tc, packet, origin::WIRE) != 0 {
+                return Err(Stop::UNTIMELY);
             }
             if is_for_tunnel(config, packet) {
                 return Err(Stop::PASS);

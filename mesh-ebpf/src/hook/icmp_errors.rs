@@ -3,10 +3,11 @@
 use crate::hook::finish;
 use crate::maps::Tables;
 use crate::packet::tc::Tc;
-use crate::stage::icmp::{self, Arrival};
+use crate::stage::arrival::Arrival;
+use crate::stage::icmp;
 
 #[inline(always)]
 pub fn run<F: Tables>(tc: &Tc) -> i32 {
     let arrival = Arrival::told(tc);
-    finish(tc, arrival.hook(), icmp::carry::<F>(tc, &arrival))
+    finish(tc, arrival.hook, icmp::carry::<F>(tc, &arrival))
 }

@@ -10,8 +10,11 @@
 //! | host_socket | the root cgroup | connect, sendmsg, recvmsg, getpeername of host processes |
 //! | sweep | none (test run) | one flow key |
 //!
-//! The first four go on ([`crate::outcome::go_on`]) in programs of their own (docs/decisions/0033): `run6` of each for IPv6, icmp_errors, turned_back.
+//! The first four go on ([`crate::outcome::go_on`]) in programs of their own (docs/decisions/0033): `run6` of each for IPv6, icmp_errors, turned_back,
+//! beside, fragments.
 
+pub mod beside;
+pub mod fragments;
 pub mod from_host;
 pub mod from_overlay;
 pub mod from_task;

@@ -1,6 +1,7 @@
 //! How packets are read, changed and sent; the only place that names `sk_buff` and `xdp_buff`.
 
 pub mod tc;
+pub mod tunnel;
 pub mod xdp;
 
 use mesh_common::parse::{Cursor, Plain};

@@ -169,6 +169,8 @@ pub fn to_peer<A: Of>(
 #[inline(always)]
 fn longest<F: Family>(tc: &Tc, packet: &Packet<F>) -> u32 {
     match tc.gso_size() {
+        // All fragments of a datagram take one way, or the last one, which is short, would overtake those that mesh0 has to cut.
+        0 if packet.is_piece => TOO_LONG,
         0 => tc.len(),
         size => segment_len(tc.skb(), size, packet.l4 as u32, packet.protocol as u32),
     }

@@ -4,13 +4,14 @@
 //! another port. That the other one has ended is no reason to take its place: what its last packets say of it is not all that its stacks know. Must not:
 //! choose, or judge who may call.
 
-use mesh_common::parse::{Form, Packet, protocol};
+use mesh_common::parse::{self, Form, Packet, protocol};
 use mesh_common::schema::{Endpoint, flow_flag, origin};
-use mesh_common::verdict::{DropReason, Hook};
+use mesh_common::verdict::DropReason;
 
 use crate::maps::Tables;
 use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::Tc;
+use crate::stage::arrival::Arrival;
 use crate::stage::deliver::{config, deliver, peer_of};
 use crate::stage::owner::{self, WayBack};
 use crate::stage::{balance, flow, nat, watch};
@@ -23,7 +24,6 @@ pub fn keep_clear<F: Tables>(packet: &Packet<F>, to: &Endpoint<F::Addr>) -> Resu
         && meets_another(packet) != 0
         && balance::backend(to.number).is_some()
     {
-        flow::hand_on(packet);
         return Err(Stop::BESIDE);
     }
     Ok(())
@@ -40,18 +40,18 @@ fn meets_another<F: Tables>(packet: &Packet<F>) -> u32 {
     (packet.protocol == protocol::TCP && F::flow(&packet.tuple).is_some()) as u32
 }
 
-/// Remembers a call from `from` (`origin::*`) of which [`keep_clear`] spoke, beside the other one, and sends its packet. `vni` is the network's, where a
-/// peer's task calls. Called by the hook itself, as `icmp::hand_on`, and for the same reason; a real call, for it is rare.
+/// Remembers a call of which [`keep_clear`] spoke, beside the other one, and sends its packet.
 #[inline(never)]
-pub fn go_beside<F: Tables>(tc: &Tc, hook: Hook, from: u32, vni: u32) -> Code {
-    encode(beside::<F>(tc, hook, from, vni))
+pub fn go_beside<F: Tables>(tc: &Tc, arrival: &Arrival) -> Code {
+    encode(beside::<F>(tc, arrival))
 }
 
 #[inline(always)]
-fn beside<F: Tables>(tc: &Tc, hook: Hook, from: u32, vni: u32) -> Result<i32, Stop> {
-    let (config, Some(packet)) = (config()?, flow::handed_on::<F>()) else {
-        return Err(Stop::drop(DropReason::NotConfigured));
-    };
+fn beside<F: Tables>(tc: &Tc, arrival: &Arrival) -> Result<i32, Stop> {
+    // A peer's task calls within the network of this VNI.
+    let &Arrival { hook, from, id: vni } = arrival;
+    let (config, mut room) = (config()?, parse::Room::<F>::uninit());
+    let Some(packet) = flow::read(tc, &mut room) else { return Err(Stop::drop(DropReason::Malformed)) };
     let Some(target) = F::endpoint(&packet.dst) else { return Err(Stop::drop(DropReason::NoEndpoint)) };
     let Some(backend) = balance::backend(target.number) else { return Err(Stop::drop(DropReason::NotConfigured)) };
     let (back, gateway) = match F::endpoint(&packet.src) {

@@ -51,25 +51,6 @@ fn read_apart<F: Tables>(tc: &Tc) -> bool {
     }
 }
 
-/// Leaves the packet where [`handed_on`] finds it: a global function takes no pointer to it.
-#[inline(always)]
-pub fn hand_on<F: Tables>(packet: &Packet<F>) {
-    // That of IPv6 is there already.
-    if F::ADDR_LEN == 4
-        && let Some(room) = F::room()
-    {
-        // SAFETY: per-CPU scratch, not shared while this program runs, and another place than the packet's.
-        unsafe { (*room).write(*packet) };
-    }
-}
-
-/// The packet that was read into the scratch, or left there.
-#[inline(always)]
-pub fn handed_on<F: Tables>() -> Option<&'static Packet<F>> {
-    // SAFETY: per-CPU scratch, not shared while this program runs; who asks was called behind `read` or `hand_on`.
-    F::room().map(|room| unsafe { (*room).assume_init_ref() })
-}
-
 /// A flow entry that does nothing yet.
 #[inline(always)]
 pub fn blank<F: Tables>(flow: &mut Flow<F::Addr>) {

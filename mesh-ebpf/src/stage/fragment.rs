@@ -1,8 +1,8 @@
 //! Fragments: the first one of a datagram has the ports, and the others go where it went.
 //!
 //! A later fragment is looked up like any packet, once it has its datagram's ports; only addresses are rewritten in it, for there is no transport
-//! header, and the first one's checksum makes up for the whole. One that comes before the first one is lost (docs/decisions/0039
-//! has a way to keep it). Senders send the first one first; where a network turns their order, the datagram is lost, and counted (`fragment`).
+//! header, and the first one's checksum makes up for the whole. One that comes before the first one waits for it (`stage/early.rs`), where it came from a
+//! task or by an uplink; out of the tunnel, where they keep their order, it is dropped, and counted (`fragment`).
 //! Where IPv6 has options for the receiver behind the fragment header, only the first one says what protocol the datagram is of.
 //! Invariant: fragments from elsewhere than the first one came from (`origin::*`) never get its ports. Must not: cost a whole packet more than one
 //! comparison.
@@ -11,39 +11,76 @@ use mesh_common::parse::{Form, Packet, protocol};
 use mesh_common::schema::{FlowKey, FragmentKey, Fragmented};
 
 use crate::maps::Tables;
+use crate::outcome::Stop;
 use crate::packet::tc::Tc;
+use crate::stage::early;
 
 /// Notes a first fragment's ports, and gives a later one those of its datagram, if they are known. `from` is one of `origin::*`.
 #[inline(always)]
 pub fn know<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) {
     if packet.is_piece {
-        learn(tc, packet, from);
+        learn(tc, packet, from, false);
     }
 }
 
-/// A real call, for it is rare.
+/// The same where fragments may wait: a first one may find some that do.
+#[inline(always)]
+pub fn arrives<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) -> Result<(), Stop> {
+    if packet.is_piece && learn(tc, packet, from, true) != 0 {
+        return Err(Stop::UNTIMELY);
+    }
+    Ok(())
+}
+
+/// 1 of a first fragment for which others wait, else 0. A real call, for it is rare.
 #[inline(never)]
-fn learn<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32) {
-    let Some(id) = F::fragment_id(tc) else { return };
-    let FlowKey { src, dst, protocol: said, .. } = packet.tuple;
-    let mut key = FragmentKey { src, dst, from, id, protocol: said, pad: [0; 3] };
+fn learn<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32, may_wait: bool) -> u32 {
+    let Some(id) = F::fragment_id(tc) else { return 0 };
+    let mut key = key(packet, id, from);
     if packet.form != Form::Fragment {
+        if may_wait && early::is_awaited(packet, id, from) {
+            return 1; // it comes by again: who is faster than that waits, too
+        }
         F::note_fragmented(&key, &Fragmented { sport: packet.sport, dport: packet.dport });
-        return;
+        return (may_wait && early::is_awaited(packet, id, from)) as u32;
+    }
+    if let Some(known) = find::<F>(&mut key) {
+        packet.tuple = FlowKey::new(key.src, key.dst, known.sport, known.dport, key.protocol);
+    }
+    0
+}
+
+/// Not 0 of a later fragment that came before its datagram was known: it can't be decided. One of which the first has come since belongs to those. A real
+/// call, for it is rare.
+#[inline(never)]
+pub fn is_early<F: Tables>(tc: &Tc, packet: &Packet<F>, from: u32) -> u32 {
+    let (true, Some(id)) = (packet.may_have_flow(), F::fragment_id(tc)) else { return 0 };
+    match find::<F>(&mut key(packet, id, from)) {
+        Some(known) => (known.sport != packet.tuple.sport || known.dport != packet.tuple.dport) as u32,
+        None => 1,
+    }
+}
+
+/// The datagram's key. Of IPv6 its protocol may be a header's that stands before it.
+#[inline(always)]
+pub fn key<F: Tables>(packet: &Packet<F>, id: u32, from: u32) -> FragmentKey<F::Addr> {
+    let FlowKey { src, dst, protocol, .. } = packet.tuple;
+    FragmentKey { src, dst, from, id, protocol, pad: [0; 3] }
+}
+
+/// The ports of the datagram with this key, whose protocol is found with them.
+#[inline(always)]
+pub fn find<F: Tables>(key: &mut FragmentKey<F::Addr>) -> Option<&'static Fragmented> {
+    if !F::is_extension(key.protocol) {
+        return F::fragmented(key);
     }
     let mut known = None;
-    if !F::is_extension(said) {
-        known = F::fragmented(&key);
-    } else {
-        // The number is the datagram's whatever it is of (RFC 8200, 4.5).
-        for carried in [protocol::UDP, F::ICMP, protocol::TCP, protocol::SCTP] {
-            if known.is_none() {
-                key.protocol = carried;
-                known = F::fragmented(&key);
-            }
+    // The number is the datagram's whatever it is of (RFC 8200, 4.5).
+    for carried in [protocol::UDP, F::ICMP, protocol::TCP, protocol::SCTP] {
+        if known.is_none() {
+            key.protocol = carried;
+            known = F::fragmented(key);
         }
     }
-    if let Some(known) = known {
-        packet.tuple = FlowKey::new(src, dst, known.sport, known.dport, key.protocol);
-    }
+    known
 }

@@ -9,62 +9,24 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use mesh_common::checksum;
-use mesh_common::family::{Family, V4, V6};
+use mesh_common::family::{V4, V6};
 use mesh_common::hash;
 use mesh_common::parse::{self, Cursor, ETHERNET_LEN, Packet, protocol, words_of_4};
 use mesh_common::quoted::{Quoted, as_sent};
 use mesh_common::schema::{
-    Config, Flow, FlowKey, address_flag, algorithm, deliver, endpoint, endpoint_flag, flow_flag, frontend_flag, origin,
-    program, rewrite,
+    Config, Flow, FlowKey, address_flag, algorithm, deliver, endpoint, endpoint_flag, flow_flag, frontend_flag, rewrite,
 };
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
 
 use crate::maps::Tables;
-use crate::outcome::{Code, Stop, encode, go_on};
+use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::Tc;
+use crate::stage::arrival::Arrival;
 use crate::stage::deliver::{config, deliver as send, peer_of};
 use crate::stage::{balance, flow, outside, reply};
 
-/// Where an error comes in.
-pub struct Arrival {
-    hook: Hook,
-    /// From where, as flow entries say it (`origin::*`).
-    from: u32,
-    /// The VNI that it came by, where it came through the tunnel.
-    id: u32,
-}
-
 impl Arrival {
-    /// This node's own stack.
-    pub const FROM_HOST: Arrival = Arrival { hook: Hook::FromHost, from: origin::HOST, id: 0 };
-    /// The world.
-    pub const FROM_WIRE: Arrival = Arrival { hook: Hook::FromUplink, from: origin::WIRE, id: 0 };
-
-    /// The task behind this link.
-    #[inline(always)]
-    pub fn from_task(ifindex: u32) -> Arrival {
-        Arrival { hook: Hook::FromTask, from: ifindex, id: 0 }
-    }
-
-    /// The peer with this number.
-    #[inline(always)]
-    pub fn from_peer(node: u32, id: u32) -> Arrival {
-        Arrival { hook: Hook::FromOverlay, from: origin::peer(node), id }
-    }
-
-    /// What [`hand_on`] left with the packet.
-    #[inline(always)]
-    pub fn told(tc: &Tc) -> Arrival {
-        let [hook, from, id] = tc.left();
-        Arrival { hook: Hook::of_number(hook), from, id }
-    }
-
-    #[inline(always)]
-    pub fn hook(&self) -> Hook {
-        self.hook
-    }
-
     #[inline(always)]
     fn is_at(&self, hook: Hook) -> bool {
         self.hook as u8 == hook as u8
@@ -75,13 +37,6 @@ impl Arrival {
     fn is_from_afar(&self) -> bool {
         self.is_at(Hook::FromUplink) || self.id == vni::REQUEST_WIRE || self.id == vni::SECOND_CHANCE_WIRE
     }
-}
-
-/// Hands an error, whose sender was judged, to the program that carries it.
-#[inline(always)]
-pub fn hand_on<F: Family>(tc: &Tc, arrival: &Arrival) -> Code {
-    tc.leave([arrival.hook as u32, arrival.from, arrival.id]);
-    go_on(tc, if F::ADDR_LEN == 4 { program::ICMP_ERRORS } else { program::ICMP_ERRORS6 })
 }
 
 /// Carries an error that was handed on.

@@ -2,16 +2,18 @@
 //!
 //! flow (what was decided before) → balance (who may call at all: allow; choose a backend; affinity where a client keeps its own) → vip, ingress, owner, direct, outside (decide a new flow) → nat (rewrite) →
 //! deliver (send); answer, neighbours, refuse and tell make packets of their own, again takes back what a peer could not deliver,
-//! reply lets out what a peer answers, icmp carries errors about flows, too_big knows what a path takes, fragment to which datagram a fragment belongs,
+//! reply lets out what a peer answers, icmp carries errors about flows, too_big knows what a path takes, fragment to which datagram a fragment belongs, early what comes before it can be known,
 //! watch tells who listens.
 
 pub mod affinity;
 pub mod again;
 pub mod allow;
 pub mod answer;
+pub mod arrival;
 pub mod balance;
 pub mod deliver;
 pub mod direct;
+pub mod early;
 pub mod flow;
 pub mod fragment;
 pub mod icmp;

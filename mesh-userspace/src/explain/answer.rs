@@ -63,6 +63,10 @@ pub fn words<F: Family>(
             answer.verdict = "dropped".into();
             answer.sentence = "dropped without a count: no packet of an overlay".into();
         }
+        Verdict::Waits => {
+            answer.verdict = "waits".into();
+            answer.sentence = "waits for the first fragment of its datagram, which has the ports".into();
+        }
         Verdict::Dropped(reason) => drop_words(&mut answer, reason, false),
         Verdict::Refused(reason) => drop_words(&mut answer, reason, outcome.hook != Hook::FromOverlay),
     }

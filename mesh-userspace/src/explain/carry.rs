@@ -57,10 +57,10 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         Ok(peer)
     }
 
-    /// Through the tunnel, by the way that the frame's length allows.
+    /// Through the tunnel, by the way that the frame's length allows; fragments all by one.
     pub fn to_peer(&self, peer: &Peer, node: u32, vni: u32) -> Way {
         let fits = self.question.len + outer::LEN as u32 <= u32::from(peer.mtu) + ETHERNET_LEN as u32;
-        Way::Tunnel { node, vni, is_fast: peer.link() != 0 && fits }
+        Way::Tunnel { node, vni, is_fast: peer.link() != 0 && fits && !self.packet().is_piece }
     }
 
     pub fn to_uplink(&mut self, ifindex: u32) -> Result<Way, End> {

@@ -54,6 +54,9 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
         if let Some(target) = self.endpoint(packet.dst) {
             return self.to_endpoint(config, source, &target);
         }
+        if packet.form == Form::Fragment && packet.may_have_flow() {
+            return Err(End::Wait);
+        }
         if let Some(frontend) = self.vip(packet.dst) {
             if frontend.vni != source.vni {
                 return Err(End::Refuse(DropReason::OtherNetwork));

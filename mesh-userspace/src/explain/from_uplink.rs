@@ -28,6 +28,9 @@ impl<F: Family, T: Tables<F>> Walk<'_, F, T> {
             }
             _ => return Err(End::Pass),
         }
+        if packet.form == Form::Fragment && packet.may_have_flow() {
+            return Err(End::Wait);
+        }
         if is_for_tunnel {
             self.trace.note("the data port", "frames of peers are mesh0's");
             return Err(End::Pass);

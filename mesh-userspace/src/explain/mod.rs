@@ -103,6 +103,8 @@ pub enum Verdict {
     Left,
     /// Dropped without a count.
     Ignored,
+    /// A later fragment of a datagram that is not known: the first one brings it along, if it comes soon and there is a place to wait.
+    Waits,
     Dropped(DropReason),
     /// Dropped, and the sender is told.
     Refused(DropReason),
@@ -161,6 +163,7 @@ pub fn explain<F: Family>(question: &Question<F>, tables: &impl Tables<F>, names
         Err(End::Sent(way)) => Verdict::Delivered(way),
         Err(End::Pass) => Verdict::Left,
         Err(End::Ignore) => Verdict::Ignored,
+        Err(End::Wait) => Verdict::Waits,
         Err(End::Drop(reason)) => Verdict::Dropped(reason),
         Err(End::Refuse(reason)) => Verdict::Refused(reason),
     };

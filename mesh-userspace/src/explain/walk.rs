@@ -23,6 +23,8 @@ pub enum End {
     Pass,
     /// Dropped without a count.
     Ignore,
+    /// Decided when the first fragment of its datagram comes.
+    Wait,
     /// On its way without an entry.
     Sent(Way),
 }

@@ -3,11 +3,15 @@
 //! The lab's threads can enter a task's network namespace but not its mount namespace, where resolv.conf is; so a small program of the
 //! lab runs there, as a user's would. Needs neither curl nor ping on the machine.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
 
 use crate::binaries;
 use crate::node::Node;
@@ -97,6 +101,23 @@ impl<'a> Inside<'a> {
     /// Any program: `mesh exec TASK …`, which must succeed.
     pub fn run(&self, words: &[&str]) -> Result<String> {
         self.node.mesh(["exec", self.task].iter().chain(words))?.ok()
+    }
+
+    /// Runs `work` on a thread in the task's network namespace. Its files are this machine's.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let link = self.run(&["readlink", "/proc/self/ns/net"])?;
+        let inode: u64 =
+            link.trim().trim_start_matches("net:[").trim_end_matches(']').parse().context("its namespace")?;
+        let mut found = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path().join("ns/net"));
+        let path = found.find(|path| std::fs::metadata(path).is_ok_and(|file| file.ino() == inode));
+        let target = File::open(path.with_context(|| format!("no process of {}", self.task))?)?;
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(target.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            });
+            inside.join().expect("the thread in the task's namespace ends well")
+        })
     }
 
     fn seen(&self, verb: &str, host: &str, port: u16, times: usize) -> Result<Vec<Seen>> {

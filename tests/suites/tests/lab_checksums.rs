@@ -4,15 +4,11 @@
 //! Judged by packet sockets on every device that frames arrive at: a frame whose checksum is finished must have the right one, one whose
 //! checksum is not must hold the bare sum of its pseudo header, ready for a device to finish.
 
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_lab::{Capture, Frame, Lab, Offloads, Swarm, eventually, scenario, set_offloads, step};
 use mesh_packet::checksum;
-use nix::sched::{CloneFlags, setns};
 
 const SOON: Duration = Duration::from_secs(10);
 const PORT: u16 = 8000;
@@ -39,28 +35,12 @@ fn checksums_are_right_or_rightly_unfinished_everywhere() {
             }
             for task in &tasks {
                 let of_task = if offloads == Offloads::AllOff { offloads } else { Offloads::On };
-                in_task(&swarm, task, || set_offloads("eth0", of_task))??;
+                swarm.inside(task).enter(|| set_offloads("eth0", of_task))??;
             }
             judge(lab, &swarm, &tasks, offloads)?;
         }
         Ok(())
     });
-}
-
-/// Runs `work` in the network namespace of a task.
-fn in_task<T: Send>(swarm: &Swarm, task: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
-    let link = swarm.mesh(["exec", task, "readlink", "/proc/self/ns/net"])?;
-    let inode: u64 = link.trim().trim_start_matches("net:[").trim_end_matches(']').parse().context("its namespace")?;
-    let mut found = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path().join("ns/net"));
-    let path = found.find(|path| std::fs::metadata(path).is_ok_and(|file| file.ino() == inode));
-    let target = File::open(path.with_context(|| format!("no process of {task}"))?)?;
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            setns(target.as_fd(), CloneFlags::CLONE_NEWNET)?;
-            Ok(work())
-        });
-        inside.join().expect("the thread in the task's namespace ends well")
-    })
 }
 
 fn judge(lab: &Lab, swarm: &Swarm, tasks: &[String], offloads: Offloads) -> Result<()> {
@@ -70,7 +50,7 @@ fn judge(lab: &Lab, swarm: &Swarm, tasks: &[String], offloads: Offloads) -> Resu
     }
     for task in tasks {
         let file = lab.dir().join(format!("{task}-{offloads:?}.pcap"));
-        captures.push((task.clone(), in_task(swarm, task, || Capture::start("eth0", &file))??));
+        captures.push((task.clone(), swarm.inside(task).enter(|| Capture::start("eth0", &file))??));
     }
     play(lab, swarm)?;
     let mut seen = Seen::default();

@@ -146,12 +146,13 @@ fn kind<F: Family>(outcome: &Outcome<F>) -> String {
         }
         Verdict::Left => format!("{hook}: left"),
         Verdict::Ignored => format!("{hook}: ignored"),
+        Verdict::Waits => format!("{hook}: waits"),
         Verdict::Dropped(reason) | Verdict::Refused(reason) => format!("{hook}: {}", reason.name()),
     }
 }
 
 /// Every kind of delivery that the four hooks know.
-const DELIVERIES: [&str; 22] = [
+const DELIVERIES: [&str; 24] = [
     "from_task: task, no flow",
     "from_task: task, new",
     "from_task: task, known",
@@ -164,6 +165,7 @@ const DELIVERIES: [&str; 22] = [
     "from_task: host, no flow",
     "from_task: outside, new",
     "from_task: answer, no flow",
+    "from_task: waits",
     "from_host: task, new",
     "from_host: tunnel, new",
     "from_host: ignored",
@@ -171,6 +173,7 @@ const DELIVERIES: [&str; 22] = [
     "from_uplink: task, known",
     "from_uplink: tunnel, new",
     "from_uplink: left",
+    "from_uplink: waits",
     "from_overlay: task, new",
     "from_overlay: task, known",
     "from_overlay: uplink, no flow",
@@ -282,6 +285,8 @@ impl Stage {
         Lookups<F>: Tables<F>,
     {
         let parsed = parse::packet::<F>(&&packet.bytes[..]).expect("only whole packets are sent here");
+        // How many wait already is not asked there.
+        self.world.rig.nobody_waits();
         let (maps, names) = (F::lookups(&self.world), Names::default());
         let question = |chance| Question::<F> {
             entrance: packet.entrance,
@@ -349,7 +354,7 @@ impl Stage {
                 Ok(())
             }
             Verdict::Left if action == Action::Next && ran.frame == packet.bytes => Ok(()),
-            Verdict::Ignored if action == Action::Shot => Ok(()),
+            Verdict::Ignored | Verdict::Waits if action == Action::Shot && counted == 0 => Ok(()),
             Verdict::Delivered(way) if matches!(action, Action::Redirect | Action::Ok) => {
                 self.frame_agrees(outcome, way, ran)?;
                 self.entry_agrees(outcome, packet)

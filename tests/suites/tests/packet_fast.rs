@@ -40,7 +40,7 @@ mod tasks;
 use mesh_common::schema::{Address, address_flag};
 use mesh_common::verdict::{DropReason, Hook};
 use mesh_common::wire::{mac, vni};
-use mesh_packet::{Frame, any, eth};
+use mesh_packet::{Frame, any, eth, fragments};
 use mesh_tests::rig::kernel::CHECKSUM_COMPLETE;
 use mesh_tests::rig::{Dual, HERE, PEER_2, ROUTER_MAC, Rig, RunOptions};
 
@@ -100,6 +100,20 @@ fn what_does_not_fit_the_path_is_left_to_mesh0() {
     // Over IPv6 nothing is cut on its way: who sends it is told.
     let told = client.gets(there.addr).icmp_error(2, 0, 1_450).about(&datagram(1_403));
     rig.from_task(&client.task, datagram(1_403)).refused(DropReason::TooBig, &told);
+}
+
+/// Those of one datagram that are too long go by mesh0: by the fast way the short last one would overtake them.
+#[test]
+fn pieces_of_any_size_are_left_to_mesh0_at_both_ends() {
+    let Some((mut rig, client, there)) = over_ipv6() else { return };
+    let whole = [client.task.to("10.0.16.4"), client.to(there.addr)].map(|head| head.id(7).udp(40000, 80));
+    for whole in whole.map(|head| head.payload_of(1_600)) {
+        for piece in fragments(&whole, 1_400) {
+            let outcome = rig.from_task(&client.task, &piece);
+            assert!(outcome.is_keyed, "{} bytes", piece.len());
+            assert!(rig.from_wire(PEER_2, 4_097, &piece).is_none());
+        }
+    }
 }
 
 #[test]

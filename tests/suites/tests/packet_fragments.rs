@@ -1,9 +1,14 @@
 //! Fragments through every hook: a datagram of 4 KB cut by its sender arrives in pieces that fit together again, from whom it should come.
 
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::ensure;
 use mesh_common::parse::protocol;
 use mesh_common::schema::rewrite;
 use mesh_common::verdict::DropReason;
 use mesh_common::wire::{mac, vni};
+use mesh_lab::{Capture, eventually};
 use mesh_packet::{Frame, any, eth};
 use mesh_tests::rig::{self, Action, HERE, MESH0_MAC, Outcome, PEER_2, ROUTER_MAC, Rig, Service, Task, UPLINK_MAC};
 
@@ -176,20 +181,143 @@ fn pieces_of_two_datagrams_may_mingle() {
     }
 }
 
+/// Frames that arrive at a device of the rig from now on.
+fn arrivals(device: &str) -> Capture {
+    Capture::start(device, Path::new("/dev/null")).expect("the rig's devices can be listened to")
+}
+
+/// Until just these have arrived, in this order; what the kernel says of itself there does not count.
+#[track_caller]
+fn arrive(capture: &Capture, wanted: &[&Vec<u8>]) {
+    let is_ours = |frame: &mesh_lab::Frame| !frame.outgoing && frame.bytes.len() > 500;
+    eventually(Duration::from_secs(5), "those that waited", || {
+        let seen: Vec<_> = capture.frames().into_iter().filter(is_ours).map(|frame| frame.bytes).collect();
+        ensure!(seen.iter().eq(wanted.iter().copied()), "{} frames, not {}: {seen:02x?}", seen.len(), wanted.len());
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Runs the pieces from the last one to the first, which brings along all that wait for it: it goes itself, they arrive at its link once more,
+/// in the order in which they came, and go as they would have behind it.
+#[track_caller]
+fn turned(rig: &mut Rig, device: &str, sent: &Frame, wanted: &Frame, run: impl Fn(&mut Rig, &Vec<u8>) -> Outcome) {
+    let (sent, wanted) = (cut(sent), cut(wanted));
+    for early in sent[1..].iter().rev() {
+        let outcome = run(rig, early);
+        assert_eq!((&outcome.action, &outcome.drops), (&Action::Shot, &vec![]), "it waits");
+    }
+    let capture = arrivals(device);
+    for (n, (piece, wanted)) in sent.iter().zip(&wanted).enumerate() {
+        let outcome = run(rig, piece);
+        assert_eq!(
+            (&outcome.action, &outcome.drops, &outcome.frame),
+            (&Action::Redirect, &vec![], wanted),
+            "piece {n}"
+        );
+        assert_eq!(outcome.new_flows.is_empty(), n > 0, "the first one is judged before those that waited");
+    }
+    arrive(&capture, &sent[1..].iter().rev().collect::<Vec<_>>());
+}
+
 #[test]
-fn a_piece_before_the_first_one_is_dropped_or_left_to_the_host() {
+fn pieces_before_the_first_one_wait_for_it() {
     let Some(mut rig) = Rig::new() else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
     published(&mut rig, &backend);
-    let sent = cut(&large(client.to(VIP), 7, 40000, 80));
-    rig.from_task(&client, &sent[1]).dropped(DropReason::Fragment);
-    assert!(rig.from_task(&client, &sent[0]).drops.is_empty());
-    assert!(rig.from_task(&client, &sent[1]).drops.is_empty(), "once the first has come");
+    let (sent, wanted) = (large(client.to(VIP), 7, 40000, 80), large(backend.gets("10.0.16.3"), 7, 40000, 80));
+    turned(&mut rig, "mv1", &sent, &wanted, |rig, piece| rig.from_task(&client, piece));
+    let by_port = large(client.to("192.0.2.1"), 8, 40001, 8080);
+    let wanted = large(backend.gets("10.0.16.3"), 8, 40001, 80);
+    turned(&mut rig, "mv1", &by_port, &wanted, |rig, piece| rig.from_task(&client, piece));
+    let inward = large(eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE), 9, 40000, 8080);
+    let wanted = large(backend.gets(CLIENT), 9, 40000, 80);
+    turned(&mut rig, "up0", &inward, &wanted, |rig, piece| rig.from_uplink(piece));
+}
+
+/// What is not published is the host's, all of it; and what belongs to no flow does not wait for one.
+#[test]
+fn the_hosts_own_pieces_reach_it() {
+    let Some(mut rig) = Rig::new() else { return };
+    let backend = rig.task_here("10.0.16.4");
+    published(&mut rig, &backend);
+    let from_outside = || eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE);
+    let sent = cut(&large(from_outside(), 7, 40000, 9999));
+    rig.from_uplink(&sent[1]).ignored();
+    let capture = arrivals("up0");
+    for piece in &sent {
+        rig.from_uplink(piece).left_alone();
+    }
+    arrive(&capture, &[&sent[1]]);
+    for of in [47, 50] {
+        rig.from_uplink(from_outside().id(8).fragment(1_376, false).protocol(of).payload_of(600)).left_alone();
+    }
+}
+
+/// By whichever link they came: there they are what they were.
+#[test]
+fn who_waited_arrives_at_its_own_link() {
+    let Some(mut rig) = Rig::new() else { return };
+    let backend = rig.task_here("10.0.16.4");
+    published(&mut rig, &backend);
     let sent = cut(&large(eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE), 7, 40000, 8080));
-    rig.from_uplink(&sent[2]).left_alone();
+    rig.from_uplink(&sent[1]).ignored();
+    rig.from_other_uplink(rig.devices().tasks[3], &sent[2]).ignored();
+    let captures = [arrivals("up0"), arrivals("mv4")];
     assert_eq!(rig.from_uplink(&sent[0]).action, Action::Redirect);
-    for last in [&sent[2], &sent[1]] {
-        assert_eq!(rig.from_uplink(last).action, Action::Redirect, "in any order behind the first");
+    for (capture, piece) in captures.iter().zip(&sent[1..]) {
+        arrive(capture, &[piece]);
+    }
+}
+
+/// It can't be put aside while it brings others.
+#[test]
+fn a_first_piece_beyond_the_room_goes_alone() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    published(&mut rig, &backend);
+    let whole = client.to(VIP).id(7).udp(40000, 80).payload_of(4_000);
+    let sent = rig::cut(&whole, 3_000);
+    rig.from_task(&client, &sent[1]).ignored();
+    let capture = arrivals("mv1");
+    assert_eq!(rig.from_task(&client, &sent[0]).frame[..6], backend.mac);
+    assert_eq!(rig.from_task(&client, &sent[1]).frame[..6], backend.mac);
+    arrive(&capture, &[]);
+    let late = cut(&large(client.to(VIP), 8, 40000, 80));
+    rig.from_task(&client, &late[1]).ignored();
+    rig.from_task(&client, &late[0]);
+    arrive(&capture, &[&late[1]]);
+}
+
+#[test]
+fn four_pieces_wait_and_a_fifth_is_dropped_or_left_to_the_host() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    published(&mut rig, &backend);
+    let sent = cut(&client.to(VIP).id(7).udp(40000, 80).payload_of(8_000));
+    for piece in &sent[1..5] {
+        rig.from_task(&client, piece).ignored();
+    }
+    rig.from_task(&client, &sent[5]).dropped(DropReason::Fragment);
+    let sent = cut(&eth(ROUTER_MAC, UPLINK_MAC).ipv4(CLIENT, HERE).id(7).udp(40000, 8080).payload_of(8_000));
+    for piece in &sent[1..5] {
+        rig.from_uplink(piece).ignored();
+    }
+    rig.from_uplink(&sent[5]).left_alone();
+}
+
+/// Out of the tunnel they keep their order.
+#[test]
+fn a_piece_before_the_first_one_out_of_the_tunnel_is_dropped() {
+    let Some(mut rig) = Rig::new() else { return };
+    let backend = rig.task_here("10.0.16.4");
+    published(&mut rig, &backend);
+    let endpoint = mac::of(mac::KIND_ENDPOINT, backend.number);
+    let sent = cut(&large(eth(ROUTER_MAC, endpoint).ipv4(CLIENT, PEER_2), 7, 40000, 8080));
+    rig.from_overlay(PEER_2, vni::REQUEST_WIRE, &sent[2]).dropped(DropReason::Fragment);
+    for piece in [&sent[0], &sent[2], &sent[1]] {
+        let outcome = rig.from_overlay(PEER_2, vni::REQUEST_WIRE, piece);
+        assert_eq!(outcome.action, Action::Redirect, "in any order behind the first");
     }
 }
 

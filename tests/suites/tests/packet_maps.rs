@@ -17,7 +17,7 @@ use mesh_userspace::kernel::bpf::{Dataplane, FlowSizes};
 use serde_json::Value;
 
 /// Structures and the fields that readers rely on, of keys and values; maps of plain numbers have none.
-const FIELDS: [(&str, &[&str], &[&str]); 30] = [
+const FIELDS: [(&str, &[&str], &[&str]); 31] = [
     (
         "CONFIG",
         &[],
@@ -50,6 +50,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 30] = [
     ("OVERFLOW4", &["src", "dst", "sport", "dport", "protocol"], &["addr", "rewrite", "deliver", "packets"]),
     ("FRAGMENTS4", &["src", "dst", "from", "id", "protocol"], &["sport", "dport"]),
     ("FRAGMENTS6", &["src", "dst", "from", "id", "protocol"], &["sport", "dport"]),
+    ("EARLY", &["src", "dst", "from", "id", "protocol", "place"], &["came_s", "len", "ifindex", "frame"]),
     ("OVERFLOWED", &[], &[]),
     ("FLOODS", &[], &["second", "count", "before", "spilled", "promoted"]),
     ("PEERS", &[], &["addr", "ifindex", "next_hop", "link_mac", "mtu", "flags"]),

@@ -35,7 +35,7 @@ const OFTEN: usize = 1_000;
 const FIRST_SEED: u64 = 1_181_000;
 
 /// Reasons of docs/reference/drops.md that these hooks know, and what else becomes of frames.
-const MET: [&str; 76] = [
+const MET: [&str; 80] = [
     "malformed",
     "unsupported",
     "spoofed-source",
@@ -72,8 +72,11 @@ const MET: [&str; 76] = [
     "from_task: sent, keyed",
     "from_task: sent, wrapped",
     "from_task: ignored",
+    "from_task: others had waited",
     "from_uplink: refused",
     "from_uplink: left",
+    "from_uplink: ignored",
+    "from_uplink: others had waited",
     "from_uplink: sent",
     "from_uplink: sent, keyed",
     "from_uplink: sent, wrapped",
@@ -91,6 +94,7 @@ const MET: [&str; 76] = [
     "xdp_uplink: sent, wrapped",
     "IPv6: from_task: sent",
     "IPv6: from_task: sent, keyed",
+    "IPv6: from_task: others had waited",
     "IPv6: from_uplink: left",
     "IPv6: from_uplink: sent",
     "IPv6: from_uplink: sent, keyed",

@@ -92,7 +92,7 @@ fn what_has_no_port_to_translate_does_not_leave() {
     rig.from_task(&task, task.to(SERVER).protocol(47).payload_of(20)).dropped(DropReason::Unsupported);
     rig.from_task(&task, task.to(SERVER).icmp_error(3, 3, 0).payload_of(28)).dropped(DropReason::IcmpError);
     let whole = task.to(SERVER).udp(40000, 53).payload_of(2_000);
-    rig.from_task(&task, &mesh_tests::rig::cut(&whole, 1_400)[1]).dropped(DropReason::Fragment);
+    rig.from_task(&task, &mesh_tests::rig::cut(&whole, 1_400)[1]).ignored();
 }
 
 #[test]

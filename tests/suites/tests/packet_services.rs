@@ -251,16 +251,6 @@ fn a_flow_to_an_unreachable_node_is_reset_by_the_address_that_was_called() {
 }
 
 #[test]
-fn a_later_fragment_to_a_vip_before_the_first_one_is_dropped() {
-    let Some((mut rig, client, _, _)) = three_here() else { return };
-    let whole = client.to(VIP).udp(40000, 53).payload_of(2_000);
-    let cuts = mesh_tests::rig::cut(&whole, 1_400);
-    rig.from_task(&client, &cuts[1]).dropped(DropReason::Fragment);
-    assert!(rig.from_task(&client, &cuts[0]).drops.is_empty(), "the first carries the ports");
-    assert!(rig.from_task(&client, &cuts[1]).drops.is_empty(), "of those behind it, too");
-}
-
-#[test]
 fn an_icmp_error_to_a_vip_about_nothing_is_dropped() {
     let Some((mut rig, client, _, _)) = three_here() else { return };
     let error = client.to(VIP).icmp_error(3, 3, 0).payload_of(28);

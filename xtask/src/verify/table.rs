@@ -22,11 +22,13 @@ pub fn budget(program: &str) -> u64 {
     match program {
         // It is from_overlay, too, for what comes the fast way.
         "from_uplink" | "from_uplink6" => 600_000,
-        "from_overlay" | "from_overlay6" => 500_000,
+        // The latter is for both families.
+        "from_overlay" | "from_overlay6" | "beside" => 500_000,
         "from_task" | "from_task6" | "from_host" | "from_host6" | "icmp_errors" | "icmp_errors6" | "turned_back" => {
             400_000
         }
         "sweep" => 300_000,
+        "fragments" => 100_000,
         "xdp_uplink" => 150_000,
         // Socket hooks.
         _ => 20_000,

@@ -118,6 +118,7 @@ impl Dataplane {
             loader.map_pin_path(spec.name, path);
         }
         loader.map_max_entries("RINGS", size::ring_slots(size::memory_bytes()));
+        loader.map_max_entries("EARLY", size::early(size::possible_cpus()));
         for (names, wanted) in [(flows::TABLES4, flows), (flows::TABLES6, flows.beside())] {
             let sizes = wanted.pinned_or(&dir.join("maps"), names)?;
             loader.map_max_entries(names[0], sizes.table).map_max_entries(names[1], sizes.overflow);

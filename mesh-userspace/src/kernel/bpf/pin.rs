@@ -20,7 +20,7 @@ pub struct Spec {
     kind: MapType,
     key_size: usize,
     value_size: usize,
-    /// None: what the memory allows when the map is made ([`super::size`]); a pinned one keeps its number.
+    /// None: what the machine allows when the map is made ([`super::size`]); a pinned one keeps its number.
     max_entries: Option<usize>,
 }
 
@@ -28,7 +28,7 @@ const fn spec<K, V>(name: &'static str, kind: MapType, max_entries: usize) -> Sp
     Spec { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries: Some(max_entries) }
 }
 
-/// As many entries as the machine's memory allows.
+/// As many entries as the machine has memory, or CPUs, for.
 const fn sized<K, V>(name: &'static str, kind: MapType) -> Spec {
     Spec { max_entries: None, ..spec::<K, V>(name, kind, 0) }
 }
@@ -55,6 +55,7 @@ pub const MAPS: &[Spec] = &[
     sized::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("OVERFLOW6", MapType::LruHash),
     spec::<FragmentKey<[u8; 4]>, Fragmented>("FRAGMENTS4", MapType::LruHash, MAX_FRAGMENTED),
     spec::<FragmentKey<[u8; 16]>, Fragmented>("FRAGMENTS6", MapType::LruHash, MAX_FRAGMENTED),
+    sized::<EarlyKey, Early>("EARLY", MapType::LruHash),
     spec::<u32, u32>("OVERFLOWED", MapType::Array, 2),
     spec::<u32, Flood>("FLOODS", MapType::PerCpuArray, 1),
     spec::<u32, Peer>("PEERS", MapType::Array, MAX_NODES),

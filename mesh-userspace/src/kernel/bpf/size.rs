@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use aya::maps::MapInfo;
-use mesh_common::schema::{MAX_FLOWS, MAX_RING_SLOTS, MIN_FLOWS, MIN_OVERFLOW, MIN_RING_SLOTS};
+use mesh_common::schema::{EARLY_OF_A_CPU, MAX_FLOWS, MAX_RING_SLOTS, MIN_FLOWS, MIN_OVERFLOW, MIN_RING_SLOTS};
 
 use super::{BpfError, pin};
 
@@ -90,6 +90,16 @@ impl FlowSizes {
 pub fn ring_slots(memory_bytes: u64) -> u32 {
     let slots = (memory_bytes / SHARE / SLOT_BYTES).clamp(MIN_RING_SLOTS as u64, MAX_RING_SLOTS as u64);
     1 << slots.ilog2()
+}
+
+/// Entries of `EARLY`: the same for each CPU that the kernel may have, as it wants them where each has a list.
+pub fn early(possible_cpus: u32) -> u32 {
+    possible_cpus * EARLY_OF_A_CPU as u32
+}
+
+/// CPUs that the kernel may have, also those to come; one where it does not tell.
+pub fn possible_cpus() -> u32 {
+    aya::util::nr_cpus().map_or(1, |cpus| cpus as u32)
 }
 
 /// The machine's memory; the least there is where the kernel does not tell.

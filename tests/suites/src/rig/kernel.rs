@@ -6,6 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use mesh_common::schema::EARLY_BYTES;
+
 /// Commands of bpf(2), and types (include/uapi/linux/bpf.h).
 const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE: libc::c_long = 2;
@@ -83,7 +85,8 @@ pub struct Ran {
 
 /// Runs a program on a copy of `frame`.
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> io::Result<Ran> {
-    let mut out = vec![0u8; frame.len() + 256];
+    // Outer headers come in front of it, or it becomes one that has waited.
+    let mut out = vec![0u8; frame.len() + EARLY_BYTES];
     let mut context = [0u8; SKB_LEN];
     context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&options.mark.to_ne_bytes());
     context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&options.ifindex.to_ne_bytes());

@@ -103,6 +103,7 @@ impl Rig {
             .map_max_entries("OVERFLOW4", (flow_entries / 4).max(1_024))
             .map_max_entries("FLOWS6", flow_entries)
             .map_max_entries("OVERFLOW6", (flow_entries / 4).max(1_024))
+            .map_max_entries("EARLY", 1_024)
             .load_file(&path)
             .with_context(|| format!("loading {}", path.display()))?;
         let mut rig = Rig {
@@ -147,6 +148,12 @@ impl Rig {
     #[track_caller]
     fn by_tc(&mut self, packet: impl Packet) -> Outcome {
         self.run(Hook::FromUplink, packet, RunOptions { ifindex: self.devices.uplink, ..RunOptions::default() })
+    }
+
+    /// What comes in by another uplink.
+    #[track_caller]
+    pub fn from_other_uplink(&mut self, ifindex: u32, packet: impl Packet) -> Outcome {
+        self.run(Hook::FromUplink, packet, RunOptions { ifindex, ..RunOptions::default() })
     }
 
     /// What the host's stack sends into mesh0.

@@ -121,9 +121,15 @@ impl Rig {
         lists.iter().for_each(|prefix| self.lists().remove(prefix).expect("it was there"));
         self.clear::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4");
         self.clear::<FragmentKey<[u8; 4]>, Fragmented>("FRAGMENTS4");
+        self.nobody_waits();
         self.unmirror();
         (self.numbers, self.slots, self.links) = (0, 1, 0);
         self.furnish();
+    }
+
+    /// Of no datagram a fragment waits for the first one.
+    pub fn nobody_waits(&mut self) {
+        self.clear::<EarlyKey, Early>("EARLY");
     }
 
     pub(super) fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {

@@ -197,8 +197,9 @@ impl Stage {
         });
         let written: Vec<Key> = written.collect();
         self.known.extend(written);
+        let had_waited = changes.iter().any(|change| matches!(change, Change::Brought(_)));
         self.world.apply(changes);
-        self.note(frame, &judged);
+        self.note(frame, &judged, had_waited);
         if self.is_close {
             self.tables().map_err(|error| format!("{error}\nafter {frame:02x?}\nwhich was judged {judged:02x?}"))?;
         }
@@ -278,7 +279,7 @@ impl Stage {
         last.values().all(|change| tables::holds(change, &self.rig))
     }
 
-    fn note(&mut self, frame: &Frame, judged: &Judgement) {
+    fn note(&mut self, frame: &Frame, judged: &Judgement, had_waited: bool) {
         let hook = match frame.entrance {
             Entrance::Task { .. } => "from_task",
             Entrance::Uplink { .. } => "from_uplink",
@@ -299,6 +300,10 @@ impl Stage {
         *self.met.entry(format!("{hook}: {how}")).or_default() += 1;
         if inner(&frame.bytes).get(12..14) == Some(&[0x86, 0xdd]) {
             *self.met.entry(format!("IPv6: {hook}: {how}")).or_default() += 1;
+        }
+        if had_waited {
+            let family = if inner(&frame.bytes).get(12..14) == Some(&[0x86, 0xdd]) { "IPv6: " } else { "" };
+            *self.met.entry(format!("{family}{hook}: others had waited")).or_default() += 1;
         }
         if let Some((_, reason)) = judged.reason {
             *self.met.entry(reason.into()).or_default() += 1;

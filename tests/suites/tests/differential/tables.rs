@@ -316,7 +316,26 @@ pub fn differences(world: &World, rig: &Rig) -> Vec<String> {
     if datagrams != world.datagrams {
         found.push(format!("datagrams: model {:?}, programs {datagrams:?}", world.datagrams));
     }
+    let early = early_of(rig);
+    if early != world.early {
+        found.push(format!("those that wait: model {:02x?}, programs {early:02x?}", world.early));
+    }
     found
+}
+
+fn early_of(rig: &Rig) -> BTreeMap<Datagram, Vec<Vec<u8>>> {
+    let waiting = rig.read::<schema::EarlyKey, schema::Early>("EARLY");
+    let waiting: Vec<_> = waiting.iter().map(|entry| entry.expect("those that wait can be read")).collect();
+    let mut waiting: Vec<_> = waiting.into_iter().collect();
+    waiting.sort_by_key(|(key, _)| *key);
+    let mut early = BTreeMap::<Datagram, Vec<Vec<u8>>>::new();
+    for (key, there) in waiting {
+        let addr = |bytes: [u8; 16]| Ip::from(bytes).to_canonical();
+        let frame: Vec<u8> = there.frame.iter().flat_map(|word| word.to_ne_bytes()).take(there.len as usize).collect();
+        let datagram = (addr(key.src), addr(key.dst), key.id, key.protocol, origin_of(key.from));
+        early.entry(datagram).or_default().push(frame);
+    }
+    early
 }
 
 fn flows_of<A: Bytes + Pod>(rig: &Rig) -> impl Iterator<Item = (Key, Flow)> {

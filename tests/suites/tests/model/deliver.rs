@@ -92,13 +92,14 @@ impl Case<'_> {
         if self.hook == Hook::Overlay && self.link == self.world.mesh0 { Action::Ok } else { Action::Redirect }
     }
 
-    /// Through the tunnel: the fast way where the next hop is known and it fits, else by mesh0. `src` None keeps the source MAC.
+    /// Through the tunnel: the fast way where the next hop is known and it fits and is whole, else by mesh0. `src` None keeps the source MAC.
     pub fn hand_to_peer(&mut self, peer: &Peer, vni: u32, dst: Mac, src: Option<Mac>) -> Action {
         let old = self.frame[6..12].try_into().expect("six bytes");
         self.macs(dst, src.unwrap_or(old));
         let len = self.frame.len();
         let fits = len >= shortest(&self.frame) && len + OUTER <= usize::from(peer.mtu) + 14;
-        if peer.link != 0 && fits {
+        let is_whole = read::packet(&self.frame).is_none_or(|packet| !packet.is_piece);
+        if peer.link != 0 && fits && is_whole {
             self.wrap(peer, vni);
             return Action::Redirect;
         }

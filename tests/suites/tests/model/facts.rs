@@ -282,4 +282,6 @@ pub struct World {
     pub kept: BTreeMap<(Ip, u32), Kept>,
     /// The ports that the first fragment of a datagram had.
     pub datagrams: BTreeMap<Datagram, (u16, u16)>,
+    /// Fragments that wait for the first one of their datagram (of IPv6 under protocol 0), in the order in which they came.
+    pub early: BTreeMap<Datagram, Vec<Vec<u8>>>,
 }

@@ -29,6 +29,7 @@ impl Case<'_> {
             return Err(Stop::Drop("not-configured"));
         }
         let packet = self.packet(Origin::Link(self.link)).ok_or(Stop::Drop("malformed"))?;
+        self.brings(&packet, Origin::Link(self.link));
         let (flow, gateway, number) = match self.known(&packet, Origin::Link(self.link))? {
             Some(flow) if flow.flags.hairpin || flow.flags.from_client => {
                 let sender = self.sender(packet.key.src)?;
@@ -70,6 +71,7 @@ impl Case<'_> {
         if let Some(target) = self.world.endpoints.get(&dst).cloned() {
             return self.task_to_endpoint(packet, sender, &target);
         }
+        self.waits(packet, Origin::Link(self.link), Stop::Drop("fragment"))?;
         if let Some(frontend) = self.world.vips.get(&dst).cloned() {
             if frontend.vni != sender.vni {
                 return Err(Stop::Refuse("other-network"));

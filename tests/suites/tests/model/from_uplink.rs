@@ -17,6 +17,7 @@ impl Case<'_> {
             return Err(Stop::Pass);
         }
         let packet = self.packet(Origin::World).ok_or(Stop::Pass)?;
+        self.brings(&packet, Origin::World);
         let flow = match self.known(&packet, Origin::World)? {
             Some(flow) => flow,
             None => {
@@ -33,6 +34,7 @@ impl Case<'_> {
                     }
                     return Err(Stop::Pass);
                 }
+                self.waits(&packet, Origin::World, Stop::Pass)?;
                 if is_data {
                     return Err(Stop::Pass);
                 }
@@ -78,6 +80,11 @@ impl Case<'_> {
             _ => return None,
         };
         if frame.len() < OUTER + 14 + header {
+            return None;
+        }
+        // Fragments inside: all of a datagram go one way.
+        let is_piece = if header == 20 { word(frame, OUTER + 20)? & 0x3fff != 0 } else { frame[OUTER + 20] == 44 };
+        if is_piece {
             return None;
         }
         let vni = u32::from_be_bytes([0, frame[46], frame[47], frame[48]]);

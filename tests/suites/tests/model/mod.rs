@@ -7,6 +7,7 @@
 pub mod again;
 pub mod choose;
 pub mod deliver;
+pub mod early;
 pub mod errors;
 pub mod facts;
 pub mod flow;
@@ -85,6 +86,10 @@ pub enum Change {
     Flow(Key, Option<Flow>),
     Turn(u32),
     Datagram(Datagram, (u16, u16)),
+    /// A fragment waits.
+    Wait(Datagram, Vec<u8>),
+    /// Those that waited go with the first one.
+    Brought(Datagram),
     Kept((Ip, u32), Kept),
 }
 
@@ -188,6 +193,8 @@ impl World {
                 Change::Flow(key, Some(flow)) => drop(self.flows.insert(key, flow)),
                 Change::Flow(key, None) => drop(self.flows.remove(&key)),
                 Change::Datagram(datagram, ports) => drop(self.datagrams.insert(datagram, ports)),
+                Change::Wait(datagram, frame) => self.early.entry(datagram).or_default().push(frame),
+                Change::Brought(datagram) => drop(self.early.remove(&datagram)),
                 Change::Turn(pool) => *self.turns.entry(pool).or_default() += 1,
                 Change::Kept(key, kept) => drop(self.kept.insert(key, kept)),
             }

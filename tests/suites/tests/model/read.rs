@@ -69,7 +69,9 @@ pub struct Packet {
     pub l4: usize,
     /// Bytes from there on, as the IP header has it.
     pub l4_len: usize,
-    /// Of one of several fragments: what they have in common.
+    /// One of several fragments.
+    pub is_piece: bool,
+    /// What they have in common, if it is there.
     pub piece_of: Option<u32>,
 }
 
@@ -109,6 +111,7 @@ struct Header {
     l4: usize,
     l4_len: usize,
     is_later: bool,
+    is_piece: bool,
     piece_of: Option<u32>,
 }
 
@@ -129,6 +132,7 @@ fn header4(frame: &[u8], at: usize) -> Option<Header> {
         l4_len: total_len - header_len,
         is_later: fragment & 0x1fff != 0,
         // An offset, or more to come.
+        is_piece: fragment & 0x3fff != 0,
         piece_of: (fragment & 0x3fff != 0).then(|| word(ip, 4).map(u32::from)).flatten(),
     })
 }
@@ -160,7 +164,8 @@ fn header6(frame: &[u8], at: usize) -> Option<Header> {
     }
     let l4_len = usize::from(word(ip, 4)?).checked_sub(l4 - at - 40)?;
     let (src, dst) = (ip6_at(ip, 8), ip6_at(ip, 24));
-    Some(Header { src, dst, protocol: next, src_at: at + 8, l4, l4_len, is_later, piece_of: piece_of.flatten() })
+    let (is_piece, piece_of) = (piece_of.is_some(), piece_of.flatten());
+    Some(Header { src, dst, protocol: next, src_at: at + 8, l4, l4_len, is_later, is_piece, piece_of })
 }
 
 /// Reads the IP packet in a frame; None: it is malformed. The headers must be whole, and hold what they promise of themselves; a payload that is cut
@@ -171,7 +176,7 @@ pub fn packet(frame: &[u8]) -> Option<Packet> {
         IPV6 => header6(frame, 14)?,
         _ => return None,
     };
-    let Header { src, dst, protocol, src_at, l4, l4_len, is_later, piece_of } = header;
+    let Header { src, dst, protocol, src_at, l4, l4_len, is_later, is_piece, piece_of } = header;
     let (mut sport, mut dport, mut flags, mut form) = (0, 0, 0, Form::Other);
     match protocol {
         _ if is_later => {
@@ -207,7 +212,7 @@ pub fn packet(frame: &[u8]) -> Option<Packet> {
         }
         _ => {}
     }
-    Some(Packet { key: Key { src, dst, sport, dport, protocol }, form, flags, src_at, l4, l4_len, piece_of })
+    Some(Packet { key: Key { src, dst, sport, dport, protocol }, form, flags, src_at, l4, l4_len, is_piece, piece_of })
 }
 
 /// The packet that an ICMP error quotes.
@@ -264,7 +269,7 @@ impl Case<'_> {
     }
 
     /// What a later fragment's datagram is of, and its ports. Of one with options behind its fragment header only the first one says what it is of.
-    fn datagram(&self, of: Datagram) -> Option<(u8, (u16, u16))> {
+    pub fn datagram(&self, of: Datagram) -> Option<(u8, (u16, u16))> {
         let (src, dst, id, said, from) = of;
         let is_behind_options = !src.is_ipv4() && matches!(said, 0 | 43 | 44 | 60);
         let any: &[u8] = if is_behind_options { &[UDP, ICMPV6, TCP, SCTP] } else { &[] };
