@@ -4,10 +4,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, RingBuf};
+use aya::util::nr_cpus;
 
-use super::kernel::bpf;
+use super::kernel::{self, bpf};
 
+const DELETE: libc::c_long = 3;
+const NEXT_KEY: libc::c_long = 4;
 const LOOKUP: libc::c_long = 24;
 const LOOKUP_AND_DELETE: libc::c_long = 25;
 const UPDATE: libc::c_long = 26;
@@ -28,17 +31,23 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// The descriptor of a map of a kind that the benchmark fills.
-pub fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
-    let data: &MapData = match map {
+/// What every map of an object is made of.
+pub fn data(map: &Map) -> &MapData {
+    match map {
         Map::Array(data)
         | Map::HashMap(data)
-        | Map::LruHashMap(data)
         | Map::LpmTrie(data)
-        | Map::ProgramArray(data) => data,
-        _ => return None,
-    };
-    Some(data.fd().as_fd())
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data) => data,
+        _ => panic!("a map of a kind that our objects don't have"),
+    }
+}
+
+/// The descriptor of a map.
+pub fn descriptor(map: &Map) -> BorrowedFd<'_> {
+    data(map).fd().as_fd()
 }
 
 /// Writes entries; keys and values of the map's own layout.
@@ -46,16 +55,20 @@ pub fn fill<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, entries: impl Iterato
     let mut entries = entries.peekable();
     while entries.peek().is_some() {
         let (keys, values): (Vec<K>, Vec<V>) = entries.by_ref().take(CHUNK).unzip();
-        let mut attr = BatchAttr {
-            keys: keys.as_ptr() as u64,
-            values: values.as_ptr() as u64,
-            count: keys.len() as u32,
-            map_fd: map.as_raw_fd() as u32,
-            ..BatchAttr::default()
-        };
-        bpf(UPDATE, &mut attr)?;
+        update(map, &keys, &values)?;
     }
     Ok(())
+}
+
+fn update<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    bpf(UPDATE, &mut attr).map(drop)
 }
 
 /// How many entries a hash map has.
@@ -90,5 +103,54 @@ fn walk(map: BorrowedFd<'_>, command: libc::c_long, key_len: usize, value_len: u
             Err(error) => return Err(error),
         }
         (place, is_first) = (following, false);
+    }
+}
+
+/// Leaves a map as if it had just been made: no entry, zeros, nothing to read.
+pub fn wipe(map: &mut Map) -> io::Result<()> {
+    let data = data(map);
+    let info = data.info().map_err(io::Error::other)?;
+    let (key_len, value_len, len) = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
+    let fd = data.fd().as_fd();
+    match map {
+        Map::HashMap(_) | Map::LruHashMap(_) => clear(fd, key_len, value_len).map(drop),
+        Map::LpmTrie(_) => clear_one_by_one(fd, key_len),
+        Map::Array(_) => zero(fd, value_len, len),
+        Map::PerCpuArray(_) => {
+            // Each CPU's value begins at a multiple of eight bytes.
+            let zeros = vec![0; value_len.next_multiple_of(8) * nr_cpus().map_err(|(_, error)| error)?];
+            (0..len).try_for_each(|index| kernel::set(fd, index, &zeros))
+        }
+        Map::RingBuf(_) => {
+            let mut events = RingBuf::try_from(map).map_err(io::Error::other)?;
+            while events.next().is_some() {}
+            Ok(())
+        }
+        _ => Err(io::Error::other("no rig has a map of this kind")),
+    }
+}
+
+fn zero(map: BorrowedFd<'_>, value_len: usize, len: u32) -> io::Result<()> {
+    let zeros = vec![0u8; value_len * CHUNK.min(len as usize)];
+    for first in (0..len).step_by(CHUNK) {
+        let keys: Vec<u32> = (first..len).take(CHUNK).collect();
+        update(map, &keys, &zeros)?;
+    }
+    Ok(())
+}
+
+/// For a trie, which knows no batches that delete.
+fn clear_one_by_one(map: BorrowedFd<'_>, key_len: usize) -> io::Result<()> {
+    let mut key = vec![0u8; key_len];
+    loop {
+        // Without a key before it, the kernel gives the first one.
+        let mut attr = [u64::from(map.as_raw_fd() as u32), 0, key.as_mut_ptr() as u64, 0];
+        match bpf(NEXT_KEY, &mut attr) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut attr = [u64::from(map.as_raw_fd() as u32), key.as_ptr() as u64, 0, 0];
+        bpf(DELETE, &mut attr)?;
     }
 }

@@ -21,6 +21,7 @@ pub mod errors;
 mod family;
 mod flood;
 pub mod kernel;
+mod loaded;
 pub mod mirror;
 mod outcome;
 mod way;
@@ -30,16 +31,13 @@ mod xdp;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{Program, ProgramInfo, SchedClassifier};
-use aya::{Ebpf, EbpfLoader};
 use mesh_common::flow::order;
 use mesh_common::schema::{Flow, FlowKey, program};
 use mesh_common::verdict::{DropReason, Hook, STRIDE};
-use mesh_userspace::kernel::bpf::clock;
 
 pub use devices::{Devices, HERE, ROUTER_MAC, index};
 pub use dual::{Dual, GATEWAY6, HERE6, ip6};
@@ -47,6 +45,8 @@ pub use family::{
     Family, address, address_16, clamped_mss, client_hash, cut, flow_hash, header_len, of_ipv4_alone, spoken,
 };
 pub use kernel::RunOptions;
+pub use loaded::built;
+use loaded::{FLOW_ENTRIES, Loaded};
 pub use outcome::{Action, FlowEntry, Outcome, Packet};
 pub use way::{MESH0_MAC, UPLINK_MAC, Way};
 use world::mapped;
@@ -59,7 +59,7 @@ pub type Flows = BTreeMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>>;
 
 /// See the module.
 pub struct Rig {
-    ebpf: Ebpf,
+    ebpf: Loaded,
     devices: Devices,
     tunnelled: Option<kernel::Tunnelled>,
     /// Endpoint numbers and pools given out so far.
@@ -72,6 +72,8 @@ pub struct Rig {
     links: usize,
     /// The uplink has the driver's hook.
     xdp_first: bool,
+    /// And while this is open, its program on it.
+    xdp: Option<OwnedFd>,
     /// New flows that each CPU is told to have counted, if a test asked for a flood or its end.
     flood: Option<u32>,
     /// The namespace is this thread's.
@@ -81,7 +83,7 @@ pub struct Rig {
 impl Rig {
     /// A rig with the usual world; None, with a word why, where it can't be.
     pub fn new() -> Option<Rig> {
-        Rig::with_flow_table(4_096)
+        Rig::with_flow_table(FLOW_ENTRIES)
     }
 
     /// As [`Rig::new`], with room for so many flow entries.
@@ -95,17 +97,7 @@ impl Rig {
 
     fn build(flow_entries: u32) -> Result<Rig> {
         let devices = devices::build()?;
-        let path = object()?;
-        let clock = clock::of_this_kernel();
-        let ebpf = EbpfLoader::new()
-            .override_global("CLOCK", &clock, true)
-            .map_max_entries("FLOWS4", flow_entries)
-            .map_max_entries("OVERFLOW4", (flow_entries / 4).max(1_024))
-            .map_max_entries("FLOWS6", flow_entries)
-            .map_max_entries("OVERFLOW6", (flow_entries / 4).max(1_024))
-            .map_max_entries("EARLY", 1_024)
-            .load_file(&path)
-            .with_context(|| format!("loading {}", path.display()))?;
+        let ebpf = Loaded::new(flow_entries)?;
         let mut rig = Rig {
             ebpf,
             devices,
@@ -116,6 +108,7 @@ impl Rig {
             slots: 1,
             links: 0,
             xdp_first: false,
+            xdp: None,
             flood: None,
             stays: PhantomData,
         };
@@ -311,13 +304,17 @@ impl Rig {
     /// A map's descriptor, for what is done to many entries at once.
     pub fn map(&self, name: &str) -> BorrowedFd<'_> {
         batch::descriptor(self.ebpf.map(name).expect("the object has this map"))
-            .expect("a map of a kind that the rig knows")
+    }
+
+    /// What the object calls its maps.
+    pub fn maps(&self) -> Vec<String> {
+        self.ebpf.maps().map(|(name, _)| name.to_owned()).collect()
     }
 
     /// A map by itself, for who asks it as user space does.
     pub fn map_data(&self, name: &str) -> Result<MapData, aya::maps::MapError> {
         let map = self.ebpf.map(name).expect("the object has this map");
-        MapData::from_id(map_data_of(map).info().expect("the kernel knows its maps").id())
+        MapData::from_id(batch::data(map).info().expect("the kernel knows its maps").id())
     }
 
     /// The drop counters now.
@@ -376,18 +373,6 @@ impl Rig {
     }
 }
 
-fn map_data_of(map: &Map) -> &MapData {
-    match map {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::LpmTrie(data)
-        | Map::PerCpuArray(data)
-        | Map::RingBuf(data) => data,
-        _ => panic!("a map of a kind that nobody asks"),
-    }
-}
-
 fn is_loaded(program: &Program) -> bool {
     match program {
         Program::SchedClassifier(program) => program.fd().is_ok(),
@@ -414,19 +399,4 @@ pub fn loaded(program: &mut Program) -> Result<OwnedFd> {
         _ => bail!("it is no packet program"),
     };
     Ok(fd.as_fd().try_clone_to_owned()?)
-}
-
-/// The compiled programs: named by MESH_EBPF_OBJECT (relative to the clone), or in the target directory that we run from.
-fn object() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("MESH_EBPF_OBJECT") {
-        return Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path));
-    }
-    built("mesh-ebpf").context("the packet programs are not built: run `cargo xtask build-ebpf`")
-}
-
-/// An object that `cargo xtask build-ebpf` left in the target directory that we run from.
-pub fn built(name: &str) -> Result<PathBuf> {
-    let ourselves = std::env::current_exe().context("finding our own program")?;
-    let found = ourselves.ancestors().map(|folder| folder.join("bpf").join(name)).find(|path| path.is_file());
-    found.with_context(|| format!("there is no target/bpf/{name} above {}", ourselves.display()))
 }

@@ -1,8 +1,8 @@
 //! The uplink's driver hook, alone and with TC behind it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use aya::programs::{Xdp, XdpMode};
+use anyhow::Context;
 use mesh_common::verdict::Hook;
 
 use super::{Action, Outcome, Packet, Rig, kernel};
@@ -25,8 +25,7 @@ impl Rig {
     /// What arrives at the uplink, in its driver's hands: redirected, or left alone for [`Rig::from_uplink`]. There is no drop.
     #[track_caller]
     pub fn xdp_uplink(&mut self, packet: impl Packet) -> Outcome {
-        self.load_xdp();
-        let program = self.xdp().fd().expect("it is loaded").try_clone().expect("a spare descriptor");
+        let program = self.attached_xdp();
         let (frame, uplink) = (packet.bytes(), self.devices.uplink);
         self.judge(Hook::FromUplink, &frame, || {
             let ran = kernel::test_run_xdp_at(program.as_fd(), &frame, uplink)?;
@@ -60,17 +59,13 @@ impl Rig {
         last
     }
 
-    /// Loads the XDP program and attaches it to the uplink: a test run takes only a device whose queues are ready for XDP.
-    fn load_xdp(&mut self) {
-        let uplink = self.devices.uplink;
-        let program: &mut Xdp = self.ebpf.program_mut(XDP).expect("the object has it").try_into().expect("it is XDP");
-        if program.fd().is_err() {
-            program.load().unwrap_or_else(|error| panic!("{XDP} does not load: {error}"));
-            program.attach_to_if_index(uplink, XdpMode::Driver).expect("a veth takes XDP");
+    /// The XDP program, attached to the uplink: a test run takes only a device whose queues are ready for XDP.
+    fn attached_xdp(&mut self) -> OwnedFd {
+        let program = self.descriptor(XDP).and_then(|fd| fd.context("the object has none")).expect("xdp_uplink loads");
+        if self.xdp.is_none() {
+            let link = kernel::attach(program.as_fd(), self.devices.uplink, kernel::Place::Xdp);
+            self.xdp = Some(link.expect("a veth takes XDP"));
         }
-    }
-
-    fn xdp(&self) -> &Xdp {
-        self.ebpf.program(XDP).expect("the object has it").try_into().expect("it is XDP")
+        program
     }
 }

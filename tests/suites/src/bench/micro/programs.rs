@@ -74,7 +74,7 @@ impl Programs {
 
     fn map(&self, name: &str) -> BorrowedFd<'_> {
         let map = self.ebpf.map(name).unwrap_or_else(|| panic!("the benchmark's object has no map {name}"));
-        batch::descriptor(map).unwrap_or_else(|| panic!("{name} is of a kind that the rig does not know"))
+        batch::descriptor(map)
     }
 
     /// A program, loaded.
