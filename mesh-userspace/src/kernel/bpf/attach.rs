@@ -1,4 +1,4 @@
-//! Programs on devices and on the cgroup: loaded, attached by TCX, pinned, swapped. What has no TCX is `filters.rs`'s, XDP, which may be refused, `xdp.rs`'s.
+//! Programs on devices and on the cgroup: pinned, attached by TCX, swapped. What has no TCX is `filters.rs`'s, XDP, which may be refused, `xdp.rs`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -42,21 +42,14 @@ impl Attachment {
 }
 
 impl Dataplane {
-    /// Loads all programs and pins them, in place of an earlier agent's.
-    pub(super) fn load_programs(&mut self) -> Result<(), BpfError> {
+    /// Pins all programs, loaded before, in place of an earlier agent's.
+    pub(super) fn pin_programs(&mut self) -> Result<(), BpfError> {
         for (name, program) in self.ebpf.programs_mut() {
-            let load = |error: aya::programs::ProgramError| BpfError::Load(format!("{name}: {}", chain(&error)));
-            let path = self.dir.join("progs").join(name);
-            match &mut *program {
-                Program::SchedClassifier(program) => program.load().map_err(load)?,
-                Program::CgroupSockAddr(program) => program.load().map_err(load)?,
-                _ => continue,
+            // XDP may be refused: `xdp.rs` loads and pins its own.
+            if matches!(program, Program::Xdp(_)) {
+                continue;
             }
-            let pinned = replace(&path, |path| match program {
-                Program::SchedClassifier(program) => program.pin(path),
-                Program::CgroupSockAddr(program) => program.pin(path),
-                _ => Ok(()),
-            })?;
+            let pinned = replace(&self.dir.join("progs").join(name), |path| program.pin(path))?;
             pinned.map_err(|error| BpfError::Load(format!("pin {name}: {}", chain(&error))))?;
         }
         Ok(())

@@ -13,6 +13,7 @@ mod filters;
 mod flood;
 mod flows;
 mod jumps;
+mod load;
 mod lookups;
 mod orders;
 mod pin;
@@ -123,10 +124,11 @@ impl Dataplane {
             let sizes = wanted.pinned_or(&dir.join("maps"), names)?;
             loader.map_max_entries(names[0], sizes.table).map_max_entries(names[1], sizes.overflow);
         }
-        let ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
+        let mut ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
+        load::all(&mut ebpf)?;
         let (attached, filtered) = (BTreeMap::new(), BTreeMap::new());
         let mut dataplane = Dataplane { ebpf, dir, attached, filtered, tc, filters, xdp: xdp::XdpState::default() };
-        dataplane.load_programs()?;
+        dataplane.pin_programs()?;
         jumps::fill(&mut dataplane.ebpf)?;
         dataplane.adopt_links()?;
         dataplane.adopt_filters()?;

@@ -7,11 +7,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use aya::programs::{Program, ProgramType, SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::{ProgramType, SchedClassifier, TcAttachType, loaded_programs};
 use aya::{EbpfLoader, VerifierLogLevel};
 use mesh_common::verdict::Hook;
 
-use super::{BpfError, OBJECT, jumps, pin, xdp};
+use super::{BpfError, OBJECT, jumps, load, pin, xdp};
 
 /// The socket hooks of a cgroup that we use: number in `enum bpf_attach_type` (linux/bpf.h), name.
 const CGROUP_HOOKS: [(u32, &str); 8] = [
@@ -70,14 +70,7 @@ pub fn try_load() -> Result<(), BpfError> {
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
     let mut ebpf = loader.load(OBJECT).map_err(|error| BpfError::Load(pin::chain(&error)))?;
-    for (name, program) in ebpf.programs_mut() {
-        let load = |error: aya::programs::ProgramError| BpfError::Load(format!("{name}: {}", pin::chain(&error)));
-        match program {
-            Program::SchedClassifier(program) => program.load().map_err(load)?,
-            Program::CgroupSockAddr(program) => program.load().map_err(load)?,
-            _ => continue,
-        }
-    }
+    load::all(&mut ebpf)?;
     jumps::fill(&mut ebpf)
 }
 
