@@ -207,12 +207,12 @@ macro_rules! maps_of {
             }
             #[inline(always)]
             fn fragmented(key: &FragmentKey<Self::Addr>) -> Option<&'static Fragmented> {
-                // SAFETY: a value is one word, written whole.
+                // SAFETY: values are put in whole, in place of those before them.
                 unsafe { $fragments.get(key) }
             }
             #[inline(always)]
             fn note_fragmented(key: &FragmentKey<Self::Addr>, ports: &Fragmented) {
-                let _ = $fragments.insert(key, ports, ANY); // without it the later ones are dropped, and counted
+                let _ = $fragments.insert(key, ports, ANY); // without it the later ones wait, or are dropped
             }
             #[inline(always)]
             fn scratch() -> Option<*mut Scratch<Self::Addr>> {

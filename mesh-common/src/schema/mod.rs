@@ -20,7 +20,7 @@ pub use service::*;
 pub use watch::*;
 
 /// Version of all layouts in this file; maps are pinned under `v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Fewest flow entries (two a flow) that a machine gets by itself, in `FLOWS4` and in `FLOWS6`; the size is chosen at load, by the machine's
 /// memory.
@@ -334,7 +334,7 @@ const _: () = {
     assert!(size_of::<Affinity>() == 8);
     assert!(size_of::<AllowPrefix<[u8; 4]>>() == 16 && size_of::<AllowPrefix<[u8; 16]>>() == 28);
     assert!(size_of::<FragmentKey<[u8; 4]>>() == 20 && size_of::<FragmentKey<[u8; 16]>>() == 44);
-    assert!(size_of::<Fragmented>() == 4);
+    assert!(size_of::<Fragmented>() == 8);
     assert!(size_of::<EarlyKey>() == 44 && size_of::<Early>() == 16 + EARLY_BYTES);
     assert!(size_of::<FrontendKey<[u8; 4]>>() == 8 && size_of::<FrontendKey<[u8; 16]>>() == 20);
 };

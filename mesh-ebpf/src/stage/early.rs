@@ -17,7 +17,8 @@ use crate::maps::{EARLY, EARLY_ROOM, NEW, Tables};
 use crate::outcome::{Code, Stop, encode};
 use crate::packet::tc::{NEXT, SHOT, Tc};
 use crate::stage::arrival::Arrival;
-use crate::stage::{flow, fragment};
+use crate::stage::flow;
+use crate::stage::fragment::{self, still_meets};
 
 /// Somebody waits for the first fragment of this datagram.
 #[inline(always)]
@@ -47,8 +48,8 @@ pub fn go<F: Tables>(tc: &Tc, arrival: &Arrival) -> Code {
         return encode(bring(tc, &mut key));
     }
     match keep(tc, &mut key) {
-        // The first one may have come since, and found nobody. Who takes it out sends it on.
-        Some(()) if fragment::find::<F>(&mut fragment::key(packet, id, from)).is_some() && remove(&key) => {
+        // The first one may have come since, and not found this one. Who takes it out sends it on.
+        Some(()) if (fragment::known_now(packet, id, from).is_some() || is_passed_by(&key)) && remove(&key) => {
             tc.redirect_ingress(tc.ifindex())
         }
         Some(()) => SHOT,
@@ -65,7 +66,7 @@ fn keep(tc: &Tc, key: &mut EarlyKey) -> Option<()> {
         key.place = place;
         // SAFETY: a word, written whole.
         match unsafe { EARLY.get(&*key) } {
-            Some(there) if is_fresh(there, room.came_s) => continue,
+            Some(there) if still_meets(there.came_s) => continue,
             Some(_) => _ = remove(key),
             None => {}
         }
@@ -91,9 +92,11 @@ fn hold(tc: &Tc) -> Option<&'static Early> {
     Some(room)
 }
 
+/// Nobody stands before it: the first one has taken them along, and by now looks for nobody any more.
 #[inline(always)]
-fn is_fresh(there: &Early, now_s: u32) -> bool {
-    now_s.saturating_sub(there.came_s) <= EarlyKey::MOST_S
+fn is_passed_by(key: &EarlyKey) -> bool {
+    // SAFETY: it is not looked into.
+    key.place > 0 && unsafe { EARLY.get(&EarlyKey { place: 0, ..*key }) }.is_none()
 }
 
 /// False: another CPU was first. Always looked at, for Linux 6.1 refuses a loop that ends in a call (push_insn in kernel/bpf/verifier.c there).
@@ -102,17 +105,20 @@ fn remove(key: &EarlyKey) -> bool {
     black_box(EARLY.remove(key).is_ok())
 }
 
-/// Those that wait go into their links' ingress, behind the first one, which is itself again then. For one too long to be held nobody is brought.
+/// Those that wait go into their links' ingress, behind the first one, which is itself again then. One too long to be held goes there before them.
 #[inline(always)]
 fn bring(tc: &Tc, key: &mut EarlyKey) -> Result<i32, Stop> {
     let first = hold(tc);
-    let (now_s, mut is_another) = (flow::now_s(), false);
+    let mut is_another = false;
     for place in 0..EarlyKey::PLACES {
         key.place = place;
         // SAFETY: whoever waits is written once. Its place may be another's by now; then it is not here to be removed.
         let Some(there) = (unsafe { EARLY.get(&*key) }) else { continue };
         let ifindex = there.ifindex;
-        let may_go = first.is_some() && is_fresh(there, now_s);
+        let may_go = still_meets(there.came_s);
+        if may_go && !is_another && first.is_none() && tc.copy_into_ingress(tc.ifindex()).is_err() {
+            return Err(Stop::TIMELY);
+        }
         is_another |= may_go;
         let is_made = may_go && tc.become_frame(&there.frame, there.len).is_ok();
         if remove(key) && is_made {
@@ -120,8 +126,10 @@ fn bring(tc: &Tc, key: &mut EarlyKey) -> Result<i32, Stop> {
             let _ = tc.copy_into_ingress(ifindex);
         }
     }
-    if let (true, Some(first)) = (is_another, first) {
-        tc.become_frame(&first.frame, first.len)?;
+    match (is_another, first) {
+        (true, Some(first)) => tc.become_frame(&first.frame, first.len)?,
+        (true, None) => return Ok(SHOT),
+        (false, _) => {}
     }
     Err(Stop::TIMELY)
 }

@@ -7,13 +7,15 @@
 //! Invariant: fragments from elsewhere than the first one came from (`origin::*`) never get its ports. Must not: cost a whole packet more than one
 //! comparison.
 
+use core::hint::black_box;
+
 use mesh_common::parse::{Form, Packet, protocol};
-use mesh_common::schema::{FlowKey, FragmentKey, Fragmented};
+use mesh_common::schema::{FRAGMENTS_MEET_S, FlowKey, FragmentKey, Fragmented};
 
 use crate::maps::Tables;
 use crate::outcome::Stop;
 use crate::packet::tc::Tc;
-use crate::stage::early;
+use crate::stage::{early, flow};
 
 /// Notes a first fragment's ports, and gives a later one those of its datagram, if they are known. `from` is one of `origin::*`.
 #[inline(always)]
@@ -41,11 +43,13 @@ fn learn<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32, may_wait: bool) 
         if may_wait && early::is_awaited(packet, id, from) {
             return 1; // it comes by again: who is faster than that waits, too
         }
-        F::note_fragmented(&key, &Fragmented { sport: packet.sport, dport: packet.dport });
+        F::note_fragmented(&key, &Fragmented { came_s: flow::now_s(), sport: packet.sport, dport: packet.dport });
         return (may_wait && early::is_awaited(packet, id, from)) as u32;
     }
     if let Some(known) = find::<F>(&mut key) {
-        packet.tuple = FlowKey::new(key.src, key.dst, known.sport, known.dport, key.protocol);
+        // None, as before, where they are old; not decided by a jump, behind which the verifier would walk all that follows once more.
+        let ours = black_box((flow::now_s() as i32 - known.came_s as i32 - FRAGMENTS_MEET_S as i32 - 1) >> 31) as u16;
+        packet.tuple = FlowKey::new(key.src, key.dst, known.sport & ours, known.dport & ours, key.protocol);
     }
     0
 }
@@ -55,22 +59,34 @@ fn learn<F: Tables>(tc: &Tc, packet: &mut Packet<F>, from: u32, may_wait: bool) 
 #[inline(never)]
 pub fn is_early<F: Tables>(tc: &Tc, packet: &Packet<F>, from: u32) -> u32 {
     let (true, Some(id)) = (packet.may_have_flow(), F::fragment_id(tc)) else { return 0 };
-    match find::<F>(&mut key(packet, id, from)) {
+    match known_now(packet, id, from) {
         Some(known) => (known.sport != packet.tuple.sport || known.dport != packet.tuple.dport) as u32,
         None => 1,
     }
 }
 
+/// What the first fragment said, if it has come.
+#[inline(always)]
+pub fn known_now<F: Tables>(packet: &Packet<F>, id: u32, from: u32) -> Option<&'static Fragmented> {
+    find::<F>(&mut key(packet, id, from)).filter(|known| still_meets(known.came_s))
+}
+
+/// A fragment that came then can still be of the same datagram as one that comes now.
+#[inline(always)]
+pub fn still_meets(came_s: u32) -> bool {
+    flow::now_s().saturating_sub(came_s) <= FRAGMENTS_MEET_S
+}
+
 /// The datagram's key. Of IPv6 its protocol may be a header's that stands before it.
 #[inline(always)]
-pub fn key<F: Tables>(packet: &Packet<F>, id: u32, from: u32) -> FragmentKey<F::Addr> {
+fn key<F: Tables>(packet: &Packet<F>, id: u32, from: u32) -> FragmentKey<F::Addr> {
     let FlowKey { src, dst, protocol, .. } = packet.tuple;
     FragmentKey { src, dst, from, id, protocol, pad: [0; 3] }
 }
 
-/// The ports of the datagram with this key, whose protocol is found with them.
+/// The ports of the last datagram with this key, however long ago that came; its protocol is found with them.
 #[inline(always)]
-pub fn find<F: Tables>(key: &mut FragmentKey<F::Addr>) -> Option<&'static Fragmented> {
+fn find<F: Tables>(key: &mut FragmentKey<F::Addr>) -> Option<&'static Fragmented> {
     if !F::is_extension(key.protocol) {
         return F::fragmented(key);
     }

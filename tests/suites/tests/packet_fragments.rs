@@ -270,9 +270,9 @@ fn who_waited_arrives_at_its_own_link() {
     }
 }
 
-/// It can't be put aside while it brings others.
+/// It can't be put aside while it brings others: it goes ahead of them, around by its own link.
 #[test]
-fn a_first_piece_beyond_the_room_goes_alone() {
+fn a_first_piece_beyond_the_room_brings_them_too() {
     let Some(mut rig) = Rig::new() else { return };
     let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
     published(&mut rig, &backend);
@@ -280,13 +280,50 @@ fn a_first_piece_beyond_the_room_goes_alone() {
     let sent = rig::cut(&whole, 3_000);
     rig.from_task(&client, &sent[1]).ignored();
     let capture = arrivals("mv1");
-    assert_eq!(rig.from_task(&client, &sent[0]).frame[..6], backend.mac);
-    assert_eq!(rig.from_task(&client, &sent[1]).frame[..6], backend.mac);
+    rig.from_task(&client, &sent[0]).ignored();
+    arrive(&capture, &[&sent[0], &sent[1]]);
+    for piece in &sent {
+        assert_eq!(rig.from_task(&client, piece).frame[..6], backend.mac);
+    }
+    arrive(&capture, &[&sent[0], &sent[1]]);
+}
+
+/// Its identification may have come again: what is left of another datagram has nothing to do with this one.
+#[test]
+fn pieces_meet_only_those_of_their_own_time() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    published(&mut rig, &backend);
+    let [old, new] = [40000, 40001].map(|port| cut(&large(client.to(VIP), 7, port, 80)));
+    rig.from_task(&client, &old[2]).ignored();
+    rig.fragments_came_earlier(11);
+    let capture = arrivals("mv1");
+    assert_eq!(rig.from_task(&client, &old[0]).action, Action::Redirect);
     arrive(&capture, &[]);
-    let late = cut(&large(client.to(VIP), 8, 40000, 80));
-    rig.from_task(&client, &late[1]).ignored();
-    rig.from_task(&client, &late[0]);
-    arrive(&capture, &[&late[1]]);
+    assert_eq!(rig.waiting(), 0, "nor does it wait any longer");
+
+    assert_eq!(rig.from_task(&client, &old[1]).action, Action::Redirect, "its ports are known");
+    rig.fragments_came_earlier(11);
+    rig.from_task(&client, &new[1]).ignored();
+    assert_eq!(rig.waiting(), 1, "those of long ago are not its own");
+    assert_eq!(rig.from_task(&client, &new[0]).action, Action::Redirect);
+    arrive(&capture, &[&new[1]]);
+}
+
+/// On another CPU, while this one was put where it waits.
+#[test]
+fn a_piece_whose_first_one_came_meanwhile_comes_again() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (client, backend) = (rig.task_here("10.0.16.3"), rig.task_here("10.0.16.4"));
+    published(&mut rig, &backend);
+    let sent = cut(&large(client.to(VIP), 7, 40000, 80));
+    rig.out_of_order(&client, &sent[1]).ignored();
+    assert_eq!(rig.waiting(), 1);
+    rig.nobody_waits();
+    assert_eq!(rig.from_task(&client, &sent[0]).frame[..6], backend.mac);
+    let outcome = rig.out_of_order(&client, &sent[1]);
+    assert_eq!((&outcome.action, &outcome.drops, &outcome.frame), (&Action::Redirect, &vec![], &sent[1]));
+    assert_eq!(rig.waiting(), 0);
 }
 
 #[test]

@@ -55,7 +55,7 @@ use mesh_packet::{Frame, eth};
 use mesh_tests::rig::{HERE, Outcome, PEER_2, ROUTER_MAC, Rig, UPLINK_MAC, cut, spoken};
 
 /// Packet suites that are not in this table, and why.
-const ELSEWHERE: [(&str, &str); 13] = [
+const ELSEWHERE: [(&str, &str); 14] = [
     ("bench", "what the benchmark sends is of IPv4"),
     ("drops", "a list of reasons is of no family"),
     ("explain", "its packets are of both"),
@@ -66,6 +66,7 @@ const ELSEWHERE: [(&str, &str); 13] = [
     ("maps", "its maps are of both"),
     ("model", "its packets are of both"),
     ("over_ipv6", "this one"),
+    ("rig", "what one test leaves to the next is of no family"),
     ("underlay6", "its tunnels are of IPv6, their packets of both"),
     ("xdp", "it plays each test over both"),
     ("xdp_over_ipv6", "it is a table, too, of another way"),

@@ -28,7 +28,7 @@ pub fn budget(program: &str) -> u64 {
             400_000
         }
         "sweep" => 300_000,
-        "fragments" => 100_000,
+        "fragments" => 150_000,
         "xdp_uplink" => 150_000,
         // Socket hooks.
         _ => 20_000,

@@ -13,7 +13,7 @@ use aya::programs::Program;
 use super::BpfError;
 use super::pin::chain;
 
-/// At most: what the verifier remembers while it walks counts as the agent's memory.
+/// At most: each walk remembers megabytes, which newer kernels count as the agent's memory.
 const AT_ONCE: usize = 4;
 
 /// Loads every program but those of XDP, which may be refused (`xdp.rs`). Of several errors one is told.
@@ -28,7 +28,9 @@ pub(super) fn all(ebpf: &mut Ebpf) -> Result<(), BpfError> {
         Ok(())
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(load)).collect();
+        // A thread that can't be had is no loss: this one loads all that is left.
+        let others: Vec<_> =
+            (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, load).ok()).collect();
         let ours = load();
         let theirs =
             others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

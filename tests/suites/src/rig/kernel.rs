@@ -24,6 +24,7 @@ const SKB_LEN: usize = 192;
 /// Offsets in `struct __sk_buff`.
 const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
+const SKB_CB: usize = 48;
 const SKB_GSO_SEGS: usize = 164;
 const SKB_GSO_SIZE: usize = 176;
 
@@ -66,6 +67,8 @@ pub struct RunOptions {
     /// Device the packet arrives at (or leaves by), in the namespace of the calling thread; 0 or 1: loopback.
     pub ifindex: u32,
     pub mark: u32,
+    /// What the program before it left with the packet (`cb`).
+    pub left: [u32; 3],
     pub flags: u32,
     /// 0 counts as 1.
     pub repeat: u32,
@@ -90,6 +93,9 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], options: RunOptions) -> i
     let mut context = [0u8; SKB_LEN];
     context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&options.mark.to_ne_bytes());
     context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&options.ifindex.to_ne_bytes());
+    for (word, at) in options.left.iter().zip((SKB_CB..).step_by(4)) {
+        context[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    }
     if options.gso_size != 0 {
         let segments = (frame.len() as u32).div_ceil(options.gso_size);
         context[SKB_GSO_SEGS..SKB_GSO_SEGS + 4].copy_from_slice(&segments.to_ne_bytes());

@@ -89,7 +89,7 @@ impl Rig {
     }
 
     /// Every entry of a hash map.
-    fn all<K: Pod, V: Pod + Debug>(&self, name: &str) -> Vec<(K, V)> {
+    pub(super) fn all<K: Pod, V: Pod + Debug>(&self, name: &str) -> Vec<(K, V)> {
         let map = self.read::<K, V>(name);
         map.iter().map(|entry| entry.unwrap_or_else(|error| panic!("{name}: {error}"))).collect()
     }

@@ -20,6 +20,7 @@ mod dual;
 pub mod errors;
 mod family;
 mod flood;
+mod fragments;
 pub mod kernel;
 mod loaded;
 pub mod mirror;
@@ -59,7 +60,6 @@ pub type Flows = BTreeMap<FlowKey<[u8; 4]>, Flow<[u8; 4]>>;
 
 /// See the module.
 pub struct Rig {
-    ebpf: Loaded,
     devices: Devices,
     tunnelled: Option<kernel::Tunnelled>,
     /// Endpoint numbers and pools given out so far.
@@ -74,6 +74,8 @@ pub struct Rig {
     xdp_first: bool,
     /// And while this is open, its program on it.
     xdp: Option<OwnedFd>,
+    /// After the link, which must be gone when the next test has the maps.
+    ebpf: Loaded,
     /// New flows that each CPU is told to have counted, if a test asked for a flood or its end.
     flood: Option<u32>,
     /// The namespace is this thread's.

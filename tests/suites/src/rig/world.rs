@@ -127,11 +127,6 @@ impl Rig {
         self.furnish();
     }
 
-    /// Of no datagram a fragment waits for the first one.
-    pub fn nobody_waits(&mut self) {
-        self.clear::<EarlyKey, Early>("EARLY");
-    }
-
     pub(super) fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {
         super::batch::clear(self.map(name), size_of::<K>(), size_of::<V>())
             .unwrap_or_else(|error| panic!("{name}: {error}"));
