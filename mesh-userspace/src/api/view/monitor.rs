@@ -1,6 +1,6 @@
 //! Events of the programs with names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use mesh_common::parse::tcp_flag;
@@ -22,6 +22,9 @@ pub fn monitor_query(facts: &Facts, request: MonitorRequest) -> Result<MonitorQu
 /// Names of addresses, endpoints and nodes, made once for a whole listing.
 pub struct EventNames {
     addrs: HashMap<IpAddr, String>,
+    vips: HashSet<IpAddr>,
+    /// Of tasks.
+    endpoints: HashMap<IpAddr, u32>,
     services: HashMap<u32, String>,
     tasks: HashMap<u32, String>,
     nodes: HashMap<u16, String>,
@@ -32,6 +35,8 @@ impl EventNames {
         let cluster = &facts.cluster;
         let mut names = EventNames {
             addrs: HashMap::new(),
+            vips: HashSet::new(),
+            endpoints: HashMap::new(),
             services: HashMap::new(),
             tasks: HashMap::new(),
             nodes: HashMap::new(),
@@ -44,11 +49,13 @@ impl EventNames {
         for service in cluster.services.values() {
             for vip in &service.vips {
                 names.addrs.extend(vip.addrs.each().map(|addr| (addr, service.spec.name.clone())));
+                names.vips.extend(vip.addrs.each());
             }
         }
         for task in cluster.tasks.values() {
             for at in &task.attachments {
                 names.addrs.extend(at.addrs.each().map(|addr| (addr, task.name())));
+                names.endpoints.extend(at.addrs.each().map(|addr| (addr, at.endpoint)));
                 names.tasks.insert(at.endpoint, task.name());
                 names.services.insert(at.endpoint, task.service_name.clone());
             }
@@ -76,11 +83,17 @@ impl EventNames {
             flags: flags(event),
             bytes: event.len,
             from: name(&src),
-            to: self.tasks.get(&event.backend).cloned().unwrap_or_else(|| name(&dst)),
+            to: self.chosen(event, &src, &dst).cloned().unwrap_or_else(|| name(&dst)),
             service: self.services.get(&event.backend).cloned().unwrap_or_default(),
             node: self.nodes.get(&event.node).cloned().unwrap_or_default(),
             lost: 0,
         }
+    }
+
+    /// The task that a call to a service goes to. Of an answer, and of what names its receiver, the address says who gets it.
+    fn chosen(&self, event: &Event, src: &IpAddr, dst: &IpAddr) -> Option<&String> {
+        let is_answer = self.endpoints.get(src) == Some(&event.backend) && !self.vips.contains(dst);
+        if is_answer || self.endpoints.contains_key(dst) { None } else { self.tasks.get(&event.backend) }
     }
 }
 
@@ -110,8 +123,11 @@ mod tests {
     use super::super::fixture;
     use super::*;
 
+    fn mapped(last: u8) -> [u8; 16] {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 16, last]
+    }
+
     fn event(reason: u8) -> Event {
-        let mapped = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 16, last];
         Event {
             src: mapped(0x11),
             dst: mapped(2),
@@ -135,6 +151,13 @@ mod tests {
         assert_eq!((row.hook.as_str(), row.verdict.as_str(), row.flags.as_str()), ("from_task", "tunnel", "S"));
         assert_eq!((row.source.as_str(), row.destination.as_str()), ("10.0.16.17:40000", "10.0.16.2:8000"));
         assert_eq!((row.from.as_str(), row.to.as_str(), row.node.as_str()), ("whoami.1", "whoami.2", "n2"));
+        let answer = Event { src: mapped(0x12), dst: mapped(0x11), ..event(0) };
+        let answer = names.row(&Told::Event { event: answer, at: 7 });
+        assert_eq!((answer.from.as_str(), answer.to.as_str()), ("whoami.2", "whoami.1"), "who called gets the answer");
+        let outside = Event { src: mapped(0x12), dst: [0xfd; 16], ..event(0) };
+        assert_eq!(names.row(&Told::Event { event: outside, at: 7 }).to, "", "nobody of the cluster");
+        let to_itself = names.row(&Told::Event { event: Event { src: mapped(0x12), ..event(0) }, at: 7 });
+        assert_eq!((to_itself.from.as_str(), to_itself.to.as_str()), ("whoami.2", "whoami.2"), "by the VIP");
         let dropped = names.row(&Told::Event { event: Event { backend: 0, ..event(8) }, at: 7 });
         assert_eq!((dropped.verdict.as_str(), dropped.reason.as_str()), ("dropped", "no-backend"));
         assert_eq!(dropped.to, "whoami", "the VIP's service");
