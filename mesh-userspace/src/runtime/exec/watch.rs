@@ -1,6 +1,7 @@
 //! Who waits for which task's end: one pidfd per supervisor, no polling.
 //!
-//! Invariant: each watched task's end is told once to every subscriber, and to everyone who waits for that task.
+//! Invariant: each watched task's end is told once to every subscriber, and to everyone who waits for that task; to subscribers only if the task was
+//! not removed before, for then nothing is left that says how it ended.
 //! Must not: decide whether a task should run.
 
 use std::collections::{HashMap, HashSet};
@@ -81,8 +82,12 @@ impl Watches {
             let id = task_id.clone();
             let concluded = tokio::task::spawn_blocking(move || conclude(&id, &dir, &group)).await;
             let Ok(exit) = concluded else { return };
+            // Asked before anybody who waits for the end can go on to the removal.
+            let is_there = watches.table().ends.contains_key(&task_id);
             sender.send_replace(Some(exit.clone()));
-            watches.tell(TaskEvent::Exited { task_id, exit });
+            if is_there {
+                watches.tell(TaskEvent::Exited { task_id, exit });
+            }
         });
         Ok(End(receiver))
     }
@@ -141,4 +146,44 @@ pub fn conclude(task_id: &Id, dir: &TaskDir, group: &TaskCgroup) -> TaskExit {
         log::warn!("{}: {error}: the end of the task is not on record", dir.state_file().display());
     }
     exit
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::runtime::process::ProcessRef;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn id(text: &str) -> Id {
+        Id::try_from(text.repeat(32)).expect("an id")
+    }
+
+    /// Removed at once after its command could not be started, before its supervisor's end was heard of.
+    #[tokio::test]
+    async fn of_a_task_that_was_removed_nothing_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let watches = Watches::default();
+        let mut events = watches.subscribe();
+        let (removed, left) = (id("a"), id("b"));
+        for task_id in [&removed, &left] {
+            let mut supervisor = Command::new("sleep").arg("60").spawn().expect("sleep runs");
+            let process = ProcessRef::of(supervisor.id().cast_signed()).expect("it is alive");
+            let state =
+                StateRecord { phase: Phase::Running, supervisor: process.clone(), init: process, started_at: None };
+            let (folder, group) = (TaskDir::at(dir.path().into()), TaskCgroup::at(dir.path().join("no cgroup")));
+            let end = watches.add(task_id.clone(), folder, group, &state).expect("it can be watched");
+            if *task_id == removed {
+                watches.forget(task_id);
+            }
+            supervisor.kill().expect("it is ours");
+            supervisor.wait().expect("it is ours");
+            assert!(end.within(PATIENCE).await.is_some(), "who waits hears of it in any case");
+        }
+        let told = tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time");
+        let Some(TaskEvent::Exited { task_id, .. }) = told else { panic!("no end: {told:?}") };
+        assert_eq!(task_id, left);
+    }
 }
