@@ -1,13 +1,14 @@
 //! bpftool is a first-class reader (decision 15): every pinned map that it can dump shows fields by name.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{SchedClassifier, loaded_programs};
-use mesh_common::schema::program;
+use mesh_common::schema::{LAYOUT_VERSION, program};
 use mesh_common::verdict::DropReason;
 use mesh_lab::eventually;
 use mesh_packet::eth;
@@ -85,6 +86,26 @@ fn put_zeros(path: &str) {
 
 fn has_fields(shown: &Value, names: &[&str]) -> bool {
     names.iter().all(|name| shown.get(name).is_some())
+}
+
+#[test]
+fn pages_name_this_builds_layout() {
+    let page = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let said = format!("**Layout version.** {LAYOUT_VERSION}. ");
+    assert!(page("maps.md").contains(&said), "docs/reference/maps.md does not say \"{said}\"");
+    let pinned = |text: &str| {
+        text.split("/sys/fs/bpf/mesh/v")
+            .skip(1)
+            .map(|rest| rest.split('/').next() == Some(&LAYOUT_VERSION.to_string()))
+            .collect::<Vec<_>>()
+    };
+    for name in ["maps.md", "drops.md"] {
+        let paths = pinned(&page(name));
+        assert!(!paths.is_empty() && !paths.contains(&false), "docs/reference/{name} shows pins of another layout");
+    }
 }
 
 #[test]
