@@ -10,7 +10,7 @@ use super::{Outcome, Packet, Rig, RunOptions, Task, kernel};
 impl Rig {
     /// Of no datagram a fragment waits for the first one.
     pub fn nobody_waits(&mut self) {
-        self.clear::<EarlyKey, Early>("EARLY");
+        self.wipe(&["EARLY"]);
     }
 
     /// How many wait.

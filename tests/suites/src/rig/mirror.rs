@@ -68,14 +68,7 @@ impl Rig {
 
     /// Nobody has an IPv6 address.
     pub(super) fn unmirror(&mut self) {
-        self.clear::<[u8; 16], Address>("ADDRESSES6");
-        self.clear::<[u8; 16], Endpoint<[u8; 16]>>("ENDPOINTS6");
-        self.clear::<FrontendKey<[u8; 16]>, Frontend<[u8; 16]>>("FRONTENDS6");
-        self.clear::<AffinityKey<[u8; 16]>, Affinity>("AFFINITY6");
-        let lists: Vec<_> = self.lists6().keys().collect::<Result<_, _>>().expect("the lists are read");
-        lists.iter().for_each(|prefix| self.lists6().remove(prefix).expect("it was there"));
-        self.clear::<FlowKey<[u8; 16]>, Flow<[u8; 16]>>("FLOWS6");
-        self.clear::<FragmentKey<[u8; 16]>, Fragmented>("FRAGMENTS6");
+        self.wipe(&["ADDRESSES6", "ENDPOINTS6", "FRONTENDS6", "AFFINITY6", "ALLOW6", "FLOWS6", "FRAGMENTS6"]);
     }
 
     /// A list of callers has this prefix.

@@ -112,24 +112,18 @@ impl Rig {
 
     /// Back to the world that every rig begins with: nobody there, no flow.
     pub fn empty(&mut self) {
-        self.clear::<[u8; 4], Endpoint<[u8; 4]>>("ENDPOINTS4");
-        self.clear::<FrontendKey<[u8; 4]>, Frontend<[u8; 4]>>("FRONTENDS4");
-        self.clear::<u32, Backend>("BACKENDS");
-        self.clear::<AffinityKey<[u8; 4]>, Affinity>("AFFINITY4");
-        // A trie knows no batches that delete.
-        let lists: Vec<_> = self.lists().keys().collect::<Result<_, _>>().expect("the lists are read");
-        lists.iter().for_each(|prefix| self.lists().remove(prefix).expect("it was there"));
-        self.clear::<FlowKey<[u8; 4]>, Flow<[u8; 4]>>("FLOWS4");
-        self.clear::<FragmentKey<[u8; 4]>, Fragmented>("FRAGMENTS4");
-        self.nobody_waits();
+        self.wipe(&["ENDPOINTS4", "FRONTENDS4", "BACKENDS", "AFFINITY4", "ALLOW4", "FLOWS4", "FRAGMENTS4", "EARLY"]);
         self.unmirror();
         (self.numbers, self.slots, self.links) = (0, 1, 0);
         self.furnish();
     }
 
-    pub(super) fn clear<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) {
-        super::batch::clear(self.map(name), size_of::<K>(), size_of::<V>())
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    /// Leaves maps as if they had just been made.
+    pub(super) fn wipe(&mut self, names: &[&str]) {
+        for name in names {
+            let map = self.ebpf.map_mut(name).expect("the object has this map");
+            super::batch::wipe(map).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
     }
 
     /// A task as a backend of a pool.
